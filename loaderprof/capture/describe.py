@@ -1,0 +1,211 @@
+"""Facts about a process, a loader and a batch, read without running code of the user.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import sys
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+# The environment is the user's; only these names are ever recorded.
+ENVIRONMENT = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_CPUS_PER_TASK",
+    "SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE",
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM",
+)  # fmt: skip
+_SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
+_PR_SET_PTRACER = 0x59616D61
+
+
+def host() -> str:
+    """Return this host's name, safe for a file name."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", platform.node() or "localhost")[:64]
+
+
+def redacted(arguments: List[str]) -> List[str]:
+    """Return a command line with the values of options that look like secrets replaced by `***`."""
+    shown, hide = [], False
+    for argument in arguments:
+        match = _SECRET.search(argument.split("=", 1)[0]) if argument.startswith("-") else None
+        if hide:
+            shown.append("***")
+            hide = False
+        elif match and "=" in argument:
+            shown.append(argument.split("=", 1)[0] + "=***")
+        else:
+            hide = bool(match)
+            shown.append(re.sub(r"(://[^/@:\s]*:)[^/@\s]*@", r"\1***@", argument))
+    return shown
+
+
+def process() -> Dict[str, Any]:
+    """Return the facts that head a process's journal."""
+    torch = sys.modules.get("torch")
+    return {
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+        "host": host(),
+        "argv": [argument[:200] for argument in redacted(list(getattr(sys, "argv", [])))[:20]],
+        "python": platform.python_version(),
+        "torch": str(getattr(torch, "__version__", "")) or None,
+        "threads": torch.get_num_threads() if torch is not None and hasattr(torch, "get_num_threads") else None,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "perf_ns": time.perf_counter_ns(),
+        "unix_ns": time.time_ns(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _is_grad_enabled() -> Any:
+    return getattr(sys.modules.get("torch"), "is_grad_enabled", lambda: False)
+
+
+def gradients() -> int:
+    """Return 1 where gradients are enabled in this thread, as in a training loop, else 0."""
+    return 1 if _is_grad_enabled()() else 0
+
+
+def loader(item: Any, iterator: Any, number: int) -> str:
+    """Return one loader's facts as JSON: its name in the user's code, where it is iterated, its settings."""
+    name, where = _name_and_place(item)
+    dataset, sampler = item.dataset, getattr(item, "sampler", None)
+    batch_sampler = getattr(item, "batch_sampler", None)
+    context = getattr(item, "multiprocessing_context", None)
+    facts = {
+        "number": number,
+        "name": name or "loader%d" % (number + 1),
+        "where": where,
+        "type": _type_name(item),
+        "num_workers": getattr(iterator, "_num_workers", 0),
+        "batch_size": getattr(item, "batch_size", None) or getattr(batch_sampler, "batch_size", None),
+        "prefetch_factor": getattr(item, "prefetch_factor", None),
+        "persistent_workers": bool(getattr(item, "persistent_workers", False)),
+        "pin_memory": bool(getattr(item, "pin_memory", False)),
+        "in_order": getattr(item, "in_order", True),
+        "drop_last": bool(getattr(item, "drop_last", False)),
+        "start_method": _start_method(context) if getattr(iterator, "_num_workers", 0) else None,
+        "sampler": _type_name(sampler) if sampler is not None else None,
+        "batch_sampler": _type_name(batch_sampler) if batch_sampler is not None else None,
+        "collate_fn": _function_name(getattr(item, "collate_fn", None)),
+        "worker_init_fn": _function_name(getattr(item, "worker_init_fn", None)),
+        "dataset": _type_name(dataset),
+        "dataset_where": _source_of(dataset),
+        "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
+        "samples": _length(dataset, sampler),
+    }
+    return json.dumps(facts)
+
+
+def size(batch: Any) -> Tuple[int, int, int]:
+    """Return (bytes, tensors, leaves) of a batch; containers are walked, nothing is copied."""
+    total = tensors = leaves = 0
+    queue = [batch]
+    while queue and leaves < 10_000:
+        item = queue.pop()
+        if isinstance(item, dict):
+            queue.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            queue.extend(item)
+        else:
+            leaves += 1
+            bytes_ = getattr(item, "nbytes", None)
+            if isinstance(bytes_, int):
+                total += bytes_
+                tensors += 1
+            elif isinstance(item, (bytes, str)):
+                total += len(item)
+    return total, tensors, leaves
+
+
+def allow_tracing() -> None:
+    """Let py-spy read this process where Yama restricts tracing to ancestors; without Yama this does nothing."""
+    if not os.path.exists("/proc/sys/kernel/yama/ptrace_scope"):
+        return
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return
+
+
+def _name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
+    """Find the variable that holds a loader and the user's line that iterates it, by walking the calling frames."""
+    frame: Any = sys._getframe(1)
+    place = None
+    for _ in range(40):
+        if frame is None:
+            break
+        filename = frame.f_code.co_filename
+        inside = "/torch/utils/data/" in filename or "/loaderprof/" in filename or filename.startswith("<")
+        if not inside and not _installed(filename):
+            place = place or "%s:%d" % (filename, frame.f_lineno)
+            name = _held_in(frame.f_locals, item)
+            if name:
+                return name, place
+        frame = frame.f_back
+    return None, place
+
+
+def _held_in(variables: Dict[str, Any], item: Any) -> Optional[str]:
+    for name, value in list(variables.items()):
+        if value is item and name not in ("self", "loader_"):
+            return name
+    owner = variables.get("self")
+    state = getattr(owner, "__dict__", None)
+    for name, value in list(state.items()) if isinstance(state, dict) else ():
+        if value is item:
+            return name
+    return None
+
+
+def _installed(filename: str) -> bool:
+    return any(part in filename for part in ("site-packages", "dist-packages", "/lib/python3"))
+
+
+def _type_name(item: Any) -> str:
+    return "%s.%s" % (type(item).__module__, type(item).__qualname__)
+
+
+def _function_name(function: Any) -> Optional[str]:
+    if function is None:
+        return None
+    if isinstance(function, functools.partial):
+        function = function.func
+    return "%s.%s" % (getattr(function, "__module__", "?"), getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _source_of(dataset: Any) -> Optional[str]:
+    for name in ("__getitem__", "__iter__", "__getitems__"):
+        code = getattr(getattr(type(dataset), name, None), "__code__", None)
+        if code is not None:
+            return "%s:%d" % (code.co_filename, code.co_firstlineno)
+    return None
+
+
+def _length(dataset: Any, sampler: Any) -> Optional[int]:
+    # torch's own samplers have called len(dataset) already: only then is asking again sure to change nothing.
+    if type(sampler).__module__ != "torch.utils.data.sampler":
+        return None
+    try:
+        return len(dataset)
+    except Exception:
+        return None
+
+
+def _start_method(context: Any) -> Optional[str]:
+    import multiprocessing
+
+    method = getattr(context, "_start_method", None) or getattr(type(context), "_name", None)
+    if method is None:
+        # allow_none: asking must not fix the default that the user may still set.
+        method = multiprocessing.get_start_method(allow_none=True)
+    return str(method) if method else None

@@ -1,0 +1,641 @@
+"""The hooks in the job: DataLoader iterators in the main process, and the loop of every worker.
+
+`patch(module)` is called right after one of `PATCHED_MODULES` was imported. It replaces a few functions at class or
+module level; no type, object or argument that the user can see changes. Each hook calls the original exactly once,
+returns what it returned and raises what it raised; whatever of ours fails is caught, says one line on stderr and
+takes capture out of the job (`_stand_aside`). Hooks store numbers in this process's journal and conclude nothing.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from loaderprof import journal as layout
+from loaderprof.capture import describe, settings
+from loaderprof.capture.steps import DeviceClock
+from loaderprof.capture.timers import Timers
+from loaderprof.journal import Journal
+
+TORCH = "torch.utils.data.dataloader"
+STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
+PATCHED_MODULES = (TORCH, STATEFUL)
+
+_NOW = time.perf_counter_ns
+_CPU = time.thread_time_ns
+_PROCESS_CPU = time.process_time_ns
+
+# Two snapshots and a record cost about 14 us (docs/overhead.md); a batch too short to carry that at this share is
+# measured one in K.
+FETCH_COST_NS = 14_000
+FETCH_BUDGET = 0.003
+# Below this a loop's batches are summed, one record for `GROUP` of them.
+FAST_LOOP_NS = 400_000
+GROUP = 64
+# A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
+CALL_COST_NS = 1_600
+DEPTH_BUDGET = 0.002
+DEPTH_PERIOD_NS = 1_000_000_000
+
+
+class _Process:
+    """What this process knows of the recording; forgotten and made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.directory = os.environ.get("LOADERPROF_JOURNALS") or None
+        self.lock = threading.RLock()
+        self.journal: Optional[Journal] = None
+        self.header: Dict[str, Any] = {}
+        self.iterators = 0
+        self.loaders: Dict[int, int] = {}
+        self.fetching: Dict[int, "_Fetches"] = {}
+        self.receiving: Dict[int, List[int]] = {}
+        self.off = self.directory is None
+
+    def open(self) -> Optional[Journal]:
+        """Return this process's journal, made on first use; None where capture is off."""
+        if self.journal is None and not self.off:
+            with self.lock:
+                if self.journal is None and not self.off:
+                    try:
+                        name = "%s-%d-%d.lpj" % (describe.host(), os.getpid(), _NOW())
+                        path = os.path.join(self.directory or "", name)
+                        self.journal = Journal(path, dict(describe.process(), **self.header))
+                    except Exception as error:
+                        _stand_aside(error)
+        return self.journal
+
+
+_process = _Process()
+
+
+def _after_fork() -> None:
+    global _process
+    header, directory, off = {}, _process.directory, _process.off
+    _process = _Process()
+    _process.header, _process.directory, _process.off = header, directory, off
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _stand_aside(error: BaseException) -> None:
+    """Take capture out of this process, saying so once."""
+    if not _process.off:
+        _process.off = True
+        try:
+            sys.stderr.write("loaderprof: capture stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
+        except Exception:
+            return
+
+
+def begin(directory: str) -> None:
+    """Start capture in this process into `directory`, also for loaders imported already."""
+    _process.directory, _process.off, _process.journal = directory, False, None
+    for name in PATCHED_MODULES:
+        if name in sys.modules:
+            patch(name)
+
+
+def end() -> None:
+    """Stop capture in this process; the hooks stay, and do nothing but call the originals."""
+    _process.off, _process.journal = True, None
+
+
+def patch(module_name: str) -> None:
+    """Install the hooks of one imported module; once a process, and only where its shape is the known one."""
+    module = sys.modules[module_name]
+    if getattr(module, "_loaderprof_patched", False):
+        return
+    module._loaderprof_patched = True  # type: ignore[attr-defined]
+    settings.install(module)
+    prefix = "_Stateful" if module_name == STATEFUL else "_"
+    for kind in ("SingleProcessDataLoaderIter", "MultiProcessingDataLoaderIter"):
+        iterator = getattr(module, prefix + kind)
+        _wrap(iterator, "__init__", _iterator_init)
+        _wrap(iterator, "_next_data", _next_data)
+    _wrap(getattr(module, prefix + "MultiProcessingDataLoaderIter"), "_reset", _reset)
+    if module_name == STATEFUL:
+        module._worker_loop = WorkerEntry(STATEFUL, module._worker_loop)  # type: ignore[attr-defined]
+        return
+    data_utils = module._utils
+    data_utils.worker._worker_loop = WorkerEntry(TORCH, data_utils.worker._worker_loop)
+    for name in ("_MapDatasetFetcher", "_IterableDatasetFetcher"):
+        _wrap(getattr(data_utils.fetch, name), "fetch", _fetch)
+    data_utils.pin_memory._pin_memory_loop = _pin_loop(data_utils.pin_memory._pin_memory_loop)
+    _patch_pickler()
+
+
+def _wrap(owner: Any, name: str, hook: Callable[[Any], Any]) -> None:
+    original = owner.__dict__[name]
+    setattr(owner, name, functools.wraps(original)(hook(original)))
+
+
+# --- iterators, in the main process ---------------------------------------------------------------------------------
+
+
+def _iterator_init(original: Any) -> Any:
+    def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        begun, cpu = _NOW(), _CPU()
+        original(self, loader, *args, **kwargs)
+        if _process.off or "_loaderprof" in self.__dict__:
+            return
+        try:
+            self._loaderprof = _Iteration(self, loader, begun, _CPU() - cpu)
+        except Exception as error:
+            _stand_aside(error)
+
+    return __init__
+
+
+def _reset(original: Any) -> Any:
+    def _reset(self: Any, loader: Any, first_iter: bool = False, *args: Any, **kwargs: Any) -> Any:
+        begun, cpu = _NOW(), _CPU()
+        result = original(self, loader, first_iter, *args, **kwargs)
+        iteration = self.__dict__.get("_loaderprof")
+        if iteration is not None and not first_iter and not _process.off:
+            try:
+                iteration.restarted(begun, _CPU() - cpu)
+            except Exception as error:
+                _stand_aside(error)
+        return result
+
+    return _reset
+
+
+def _next_data(original: Any) -> Any:
+    def _next_data(self: Any) -> Any:
+        iteration = self.__dict__.get("_loaderprof")
+        # An iterator inherited over a fork has its parent's journal, which is not this process's to write.
+        if iteration is None or _process.off or iteration.journal is not _process.journal:
+            return original(self)
+        return iteration.take(self, original)
+
+    return _next_data
+
+
+class _Iteration:
+    """One iterator's stamps: when each batch was asked for and taken, and what stood ready."""
+
+    def __init__(self, iterator: Any, loader: Any, begun: int, cpu_ns: int) -> None:
+        with _process.lock:
+            _process.iterators += 1
+            self.number = _process.iterators
+        journal = _process.open()
+        if journal is None:
+            raise RuntimeError("no journal")
+        self.journal = journal
+        key = id(loader)
+        if key not in _process.loaders:
+            _process.loaders[key] = journal.text(describe.loader(loader, iterator, len(_process.loaders)))
+        self.loader = _process.loaders[key]
+        workers = getattr(iterator, "_workers", None) or ()
+        self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
+        self.queue = getattr(iterator, "_data_queue", None)
+        self.stat = _SchedStat()
+        self.device = DeviceClock()
+        self.group = 1
+        self.fast = 0
+        self._clear()
+        journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns)
+        for number, worker in enumerate(workers):
+            journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
+
+    def _clear(self) -> None:
+        self.count = self.wait_ns = self.t_first = 0
+
+    def restarted(self, begun: int, cpu_ns: int) -> None:
+        self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns)
+
+    def take(self, iterator: Any, original: Any) -> Any:
+        """Take one batch through the original, with its stamps."""
+        if self.group > 1:
+            return self._take_fast(iterator, original)
+        thread = threading.get_ident()
+        receive = [0, 0]
+        _process.receiving[thread] = receive
+        # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
+        outer = _process.fetching.get(thread)
+        if self.fetches is not None:
+            _process.fetching[thread] = self.fetches
+        ready = self._ready()
+        self.device.asked()
+        process_cpu, cpu, asked = _PROCESS_CPU(), _CPU(), _NOW()
+        try:
+            data = original(iterator)
+        except BaseException as error:
+            self._ended(asked, error)
+            raise
+        finally:
+            _process.receiving.pop(thread, None)
+            if outer is not None:
+                _process.fetching[thread] = outer
+            elif self.fetches is not None:
+                _process.fetching.pop(thread, None)
+        taken = _NOW()
+        try:
+            self.device.taken(self.journal, self.number)
+            self._taken(iterator, ready, asked, taken, cpu, process_cpu, receive)
+        except Exception as error:
+            _stand_aside(error)
+        return data
+
+    def _taken(
+        self, iterator: Any, ready: int, asked: int, taken: int, cpu: int, process_cpu: int, receive: List[int]
+    ) -> None:
+        parked = 0
+        if taken - asked > 1_000_000 and self.queue is not None:
+            # A later batch in hand while the loop waited for an earlier one: head-of-line blocking.
+            parked = sum(len(info) == 2 for info in list(getattr(iterator, "_task_info", {}).values()))
+        task = getattr(iterator, "_rcvd_idx", 0) - 1 if getattr(iterator, "_in_order", True) else -1
+        self.journal.write(
+            layout.TAKE, describe.gradients(), 0, self.number, asked, taken, ready, parked, cpu, _CPU(), process_cpu,
+            _PROCESS_CPU(), self.stat.read(), task, receive[0], receive[1], 1, taken - asked,
+        )  # fmt: skip
+        if self.t_first and asked - self.t_first < FAST_LOOP_NS:
+            self.fast += 1
+        else:
+            self.fast = 0
+        self.t_first = asked
+        if self.fast >= GROUP or self.journal.pressure() > 1:
+            self.group = max(GROUP, self.journal.pressure())
+            self._clear()
+
+    def _take_fast(self, iterator: Any, original: Any) -> Any:
+        """Take one batch of a loop so fast that stamping each would cost too much: sums only."""
+        asked = _NOW()
+        try:
+            data = original(iterator)
+        except BaseException as error:
+            self._ended(asked, error)
+            raise
+        taken = _NOW()
+        if self.count == 0:
+            self.t_first = asked
+        self.count += 1
+        self.wait_ns += taken - asked
+        if self.count >= self.group:
+            self._flush(taken)
+        return data
+
+    def _flush(self, taken: int) -> None:
+        try:
+            if self.count:
+                self.journal.write(
+                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, -1, 0, 0, _CPU(), 0,
+                    _PROCESS_CPU(), 0, -1, 0, 0, self.count, self.wait_ns,
+                )  # fmt: skip
+                if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and self.journal.pressure() == 1:
+                    self.group, self.fast = 1, 0
+            self._clear()
+        except Exception as error:
+            _stand_aside(error)
+
+    def _ended(self, asked: int, error: BaseException) -> None:
+        if self.group > 1:
+            self._flush(asked)
+        try:
+            raised = 0 if isinstance(error, StopIteration) else 1
+            self.journal.write(layout.END, 0, 0, self.number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU())
+        except Exception as failure:
+            _stand_aside(failure)
+
+    def _ready(self) -> int:
+        try:
+            return int(self.queue.qsize()) if self.queue is not None else -1
+        except (NotImplementedError, OSError, ValueError):
+            return -1  # macOS has no sem_getvalue; a closed queue has no size
+
+
+# --- fetching, in a worker or in the main process --------------------------------------------------------------------
+
+
+def _fetch(original: Any) -> Any:
+    def fetch(self: Any, possibly_batched_index: Any) -> Any:
+        fetches = _process.fetching.get(threading.get_ident())
+        if fetches is None or _process.off:
+            return original(self, possibly_batched_index)
+        return fetches.fetch(original, self, possibly_batched_index)
+
+    return fetch
+
+
+class _Fetches:
+    """What it costs one worker (or the main process) to make batches: kernel counters around each, timers in some."""
+
+    def __init__(self, worker: int, dataset: Any, collate: Any) -> None:
+        self.worker = worker
+        self.timers = Timers(dataset, collate)
+        self.stat, self.io, self.usage = _SchedStat(), _IoStat(), _usage()
+        self.every = self.countdown = 1
+        self.unseen = self.seen = 0
+        self.depth_due = 0
+        self.pending: Optional[Tuple[int, ...]] = None
+        self.samples = 0
+
+    def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
+        """Fetch one batch through the original, measured if it is this one's turn."""
+        self.countdown -= 1
+        self.unseen += 1
+        if self.countdown > 0:
+            return original(fetcher, index)
+        collate, spent = fetcher.collate_fn, [0, 0]
+        fetcher.collate_fn = _timed_collate(collate, spent)
+        deep = self.seen > 0 and _NOW() >= self.depth_due
+        table = self._enter() if deep else None
+        before = self._snapshot()
+        try:
+            data = original(fetcher, index)
+            after = self._snapshot()
+        finally:
+            fetcher.collate_fn = collate
+            if table is not None:
+                self.timers.__exit__()
+        try:
+            self._fetched(before, after, spent, table, index, data)
+        except Exception as error:
+            _stand_aside(error)
+        return data
+
+    def put(self, task: int) -> None:
+        """Journal the batch fetched last, now that it is handed over under its task number (-1: not known)."""
+        if self.pending is None:
+            return
+        journal = _process.open()
+        pending, self.pending = self.pending, None
+        if journal is not None:
+            deep, begun, done, *rest = pending
+            journal.write(layout.FETCH, deep, self.samples, self.worker, task, begun, done, _NOW(), *rest)
+
+    def _snapshot(self) -> Tuple[int, ...]:
+        usage = self.usage()
+        return (
+            _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0,
+            (usage.ru_nvcsw << 32 | usage.ru_nivcsw) if usage else 0, _PROCESS_CPU(), _NOW(),
+        )  # fmt: skip
+
+    def _enter(self) -> Any:
+        try:
+            return self.timers.__enter__()
+        except Exception as error:
+            self.timers.__exit__()
+            self.depth_due = 1 << 62
+            _stand_aside(error)
+            return None
+
+    def _fetched(self, a: Tuple[int, ...], b: Tuple[int, ...], spent: List[int], table: Any, index: Any, data: Any) -> None:
+        wall = b[-1] - a[-1]
+        diff = [after - before for before, after in zip(a, b)]
+        cpu, runq, rchar, read, faults, switches, process_cpu = diff[:7]
+        self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
+        self.pending = (
+            table is not None, a[-1], b[-1], cpu, runq, spent[0], spent[1], rchar, read, faults, switches,
+            process_cpu, self.unseen,
+        )  # fmt: skip
+        self.unseen = 0
+        self.seen += 1
+        journal = _process.open()
+        if journal is None:
+            return
+        if table is not None or self.seen == 1:
+            self._write_depth(journal, table, wall, data)
+        self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(wall, 1)))), journal.pressure())
+        self.countdown = self.every
+        if self.worker < 0:
+            self.put(-1)
+
+    def _write_depth(self, journal: Journal, table: Any, wall: int, data: Any) -> None:
+        size = describe.size(data)
+        journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples)
+        if table is None:
+            return
+        cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
+        self.depth_due = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
+        number = self.seen
+        for name, (calls, self_wall, self_cpu) in table.rows.items():
+            if calls:
+                journal.write(
+                    layout.OPERATOR, 0, 0, self.worker, number, journal.text(name), calls, self_wall, self_cpu, self.samples
+                )
+        for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
+            journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
+
+
+def _timed_collate(collate: Any, spent: List[int]) -> Any:
+    def timed_collate(samples: Any) -> Any:
+        cpu, wall = _CPU(), _NOW()
+        try:
+            return collate(samples)
+        finally:
+            spent[0] += _NOW() - wall
+            spent[1] += _CPU() - cpu
+
+    return timed_collate
+
+
+class WorkerEntry:
+    """Stands in for torch's `_worker_loop`: arms the hooks in the worker, then runs the original.
+
+    An object of a module-level class, so that spawn and forkserver can send it; the child finds the original by
+    importing the module it came from.
+    """
+
+    def __init__(self, module: str, original: Any) -> None:
+        self.module, self.original = module, original
+        self.__wrapped__ = original
+        self.__name__ = "_worker_loop"
+
+    def __reduce__(self) -> Any:
+        return _restore_entry, (self.module, _process.directory, _process.off)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if not _process.off:
+                _arm_worker(*_loop_arguments(self.original, args, kwargs))
+        except Exception as error:
+            _stand_aside(error)
+        return self.original(*args, **kwargs)
+
+
+def _restore_entry(module: str, directory: Optional[str], off: bool) -> Any:
+    import importlib
+
+    _process.directory, _process.off = directory, off
+    source = importlib.import_module(module)
+    patch(module)
+    return source._worker_loop if module == STATEFUL else source._utils.worker._worker_loop
+
+
+def _loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, int]:
+    names = original.__code__.co_varnames[: original.__code__.co_argcount]
+    given = dict(zip(names, args), **kwargs)
+    return given["dataset"], given["collate_fn"], given["data_queue"], given["worker_id"]
+
+
+def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> None:
+    entered = _NOW()
+    describe.allow_tracing()
+    _process.header = {"worker": worker}
+    journal = _process.open()
+    if journal is None:
+        return
+    fetches = _Fetches(worker, dataset, collate)
+    _process.fetching[threading.get_ident()] = fetches
+    put = data_queue.put
+
+    def put_batch(item: Any, *args: Any, **kwargs: Any) -> Any:
+        if fetches.pending is None:
+            return put(item, *args, **kwargs)
+        task = item[0] if isinstance(item, tuple) and isinstance(item[0], int) else -1
+        result = put(item, *args, **kwargs)
+        try:
+            fetches.put(task)
+        except Exception as error:
+            _stand_aside(error)
+        return result
+
+    data_queue.put = put_batch
+    journal.write(layout.WORKER, 1, 0, worker, entered, _NOW(), 0, os.getpid())
+
+
+# --- hand-over: pickling, receiving, pinning -------------------------------------------------------------------------
+
+
+def _patch_pickler() -> None:
+    """Time pickling of batches in workers and unpickling in whoever takes them, by the one name both look up."""
+    import multiprocessing.queues as queues
+
+    base = queues._ForkingPickler  # type: ignore[attr-defined]
+
+    class _ForkingPickler(base):  # type: ignore[misc, valid-type]
+        @classmethod
+        def dumps(cls, item: Any, *args: Any, **kwargs: Any) -> Any:
+            if "worker" not in _process.header or _process.off or not isinstance(item, tuple):
+                return base.dumps(item, *args, **kwargs)
+            cpu, begun = _CPU(), _NOW()
+            raw = base.dumps(item, *args, **kwargs)
+            done = _NOW()
+            task = item[0] if item and isinstance(item[0], int) else -1
+            if task >= 0 and done - begun > 20_000:
+                _dumped(task, begun, done, _CPU() - cpu, len(raw))
+            return raw
+
+        @staticmethod
+        def loads(raw: Any, *args: Any, **kwargs: Any) -> Any:
+            receive = _process.receiving.get(threading.get_ident())
+            if receive is None:
+                return base.loads(raw, *args, **kwargs)
+            cpu, begun = _CPU(), _NOW()
+            try:
+                return base.loads(raw, *args, **kwargs)
+            finally:
+                receive[0] += _NOW() - begun
+                receive[1] += _CPU() - cpu
+
+    _ForkingPickler.__qualname__ = base.__qualname__
+    _ForkingPickler.__module__ = base.__module__
+    queues._ForkingPickler = _ForkingPickler  # type: ignore[attr-defined]
+
+
+def _dumped(task: int, begun: int, done: int, cpu_ns: int, size: int) -> None:
+    try:
+        journal = _process.open()
+        if journal is not None:
+            journal.write(layout.PICKLE, 0, 0, _process.header["worker"], task, begun, done, cpu_ns, size)
+    except Exception as error:
+        _stand_aside(error)
+
+
+def _pin_loop(original: Any) -> Any:
+    @functools.wraps(original)
+    def _pin_memory_loop(*args: Any, **kwargs: Any) -> Any:
+        totals = [0, 0]
+        _process.receiving[threading.get_ident()] = totals
+        begun = _NOW()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _process.receiving.pop(threading.get_ident(), None)
+            journal = None if _process.off else _process.open()
+            if journal is not None:
+                journal.write(layout.PIN, 0, 0, begun, _NOW(), _CPU())
+                journal.write(layout.RECEIVE, 0, 0, begun, begun + totals[0], totals[1], 0)
+
+    return _pin_memory_loop
+
+
+# --- the kernel's counters -------------------------------------------------------------------------------------------
+
+
+class _KernelFile:
+    """A small file of /proc/thread-self kept open by the thread that reads it; absent: reads as zeros."""
+
+    path = ""
+
+    def __init__(self) -> None:
+        self._fd: Optional[int] = None
+        self._owner = 0
+
+    def raw(self) -> bytes:
+        thread = threading.get_ident()
+        if self._owner != thread:
+            # The descriptor is bound to the thread that opened it.
+            self._owner = thread
+            self.close()
+            try:
+                self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except OSError:
+                self._fd = None
+        if self._fd is None:
+            return b""
+        try:
+            return os.pread(self._fd, 512, 0)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        if self._fd is not None:
+            try:
+                os.close(self._fd)
+            except OSError:
+                pass
+            self._fd = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _SchedStat(_KernelFile):
+    """Nanoseconds this thread waited in a run queue."""
+
+    path = "/proc/thread-self/schedstat"
+
+    def read(self) -> int:
+        fields = self.raw().split()
+        return int(fields[1]) if len(fields) == 3 else 0
+
+
+class _IoStat(_KernelFile):
+    """Bytes this thread asked to read, and bytes that came from a device."""
+
+    path = "/proc/thread-self/io"
+
+    def read(self) -> Tuple[int, int]:
+        fields = self.raw().split()
+        return (int(fields[1]), int(fields[9])) if len(fields) > 9 else (0, 0)
+
+
+def _usage() -> Callable[[], Any]:
+    try:
+        import resource
+
+        return functools.partial(resource.getrusage, resource.RUSAGE_THREAD)
+    except (ImportError, AttributeError):
+        return lambda: None

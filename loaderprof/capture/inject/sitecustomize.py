@@ -1,0 +1,120 @@
+"""Puts the hooks into every Python that the job starts: found first on PYTHONPATH, gone from `sys.path` at once.
+
+It runs in interpreters that need not be ours, so: standard library only, the syntax of Python 3.8, no output, no
+error of its own. It never imports torch; it waits until the job does.
+"""
+
+import os
+import sys
+from _thread import get_ident
+
+TYPE_CHECKING = False  # importing `typing` would cost more than all the rest of this file
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs 5 ms at every start
+PACKAGE = "loaderprof"
+HOME = FOLDER.rsplit(os.sep + PACKAGE + os.sep, 1)[0]
+HOOKED = frozenset({"torch.utils.data.dataloader", "torchdata.stateful_dataloader.stateful_dataloader"})
+
+
+class Finder:
+    """A `sys.meta_path` entry that knows where loaderprof is, and has the hooked modules patched once executed."""
+
+    def __init__(self) -> None:
+        self._searching: "set[tuple[int, str]]" = set()
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """Return a spec for the few names that concern us, None for all others and whenever anything is odd."""
+        try:
+            if name == PACKAGE:
+                from importlib.machinery import PathFinder
+
+                # Before any installed one: journals are written and read by the same version.
+                return PathFinder.find_spec(name, [HOME])
+            return self._hooked(name, path, target) if name in HOOKED else None
+        except Exception:  # noqa: BLE001 - the finders after this one then answer as if it were not there
+            return None
+
+    def _hooked(
+        self, name: str, path: "Sequence[str] | None", target: "ModuleType | None"
+    ) -> "ModuleSpec | None":
+        search = (get_ident(), name)
+        if search in self._searching:  # another tool's finder does what this one does, and asked us in turn
+            return None
+        self._searching.add(search)
+        try:
+            for finder in list(sys.meta_path):
+                find_spec = None if finder is self else getattr(finder, "find_spec", None)
+                spec: "ModuleSpec | None" = find_spec(name, path, target) if find_spec else None
+                if spec is not None:
+                    _patch_when_executed(name, spec.loader)
+                    return spec
+        finally:
+            self._searching.discard(search)
+        return None
+
+
+def _patch_when_executed(name: str, loader: "Loader | None") -> None:
+    """Shadow the loader's `exec_module` until it has executed `name`; the loader keeps its type."""
+    if isinstance(loader, type) or not hasattr(loader, "exec_module") or not hasattr(loader, "__dict__"):
+        return
+    original = loader.exec_module
+
+    def exec_module(module: "ModuleType") -> None:
+        if module.__name__ != name:  # a loader may serve many modules: a zip archive's does
+            return original(module)
+        if vars(loader).get("exec_module") is exec_module:
+            del vars(loader)["exec_module"]
+        original(module)
+        if sys.modules.get(name) is module:
+            _patch(name)
+        return None
+
+    vars(loader)["exec_module"] = exec_module
+
+
+def _patch(name: str) -> None:
+    """Hand a freshly executed module to the hooks; if that fails, say so in one line and let the job go on."""
+    try:
+        from loaderprof.capture import hooks
+
+        hooks.patch(name)
+    except Exception as error:  # noqa: BLE001 - a guest's trouble is never the job's
+        reason = " ".join(str(error).split()) or type(error).__name__
+        try:
+            sys.stderr.write("loaderprof: capture is off: " + reason + "\n")
+        except Exception:  # noqa: BLE001, S110 - stderr is closed, or is None: nobody to tell
+            pass
+
+
+def _install() -> None:
+    """Arm the finder, and patch what a `.pth` file has imported before us."""
+    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+    for name in HOOKED:
+        if name in sys.modules:
+            _patch(name)
+
+
+def _import_shadowed() -> None:
+    """Import the sitecustomize that this one hid; it takes our place, and its errors reach `site` as ever."""
+    ours = sys.modules.pop(__name__)
+    try:
+        __import__(__name__)
+    except ImportError as error:
+        if error.name != __name__:
+            raise
+        sys.modules[__name__] = ours
+
+
+if __name__ == "sitecustomize":
+    sys.path[:] = [entry for entry in sys.path if entry != FOLDER]
+    sys.path_importer_cache.pop(FOLDER, None)
+    if os.environ.get("LOADERPROF_JOURNALS"):
+        _install()
+    _import_shadowed()

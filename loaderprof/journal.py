@@ -1,0 +1,148 @@
+"""One process's journal: the layout of its records and the writer.
+
+A journal is a text header of `HEADER_BYTES` followed by records of `RECORD_BYTES`, written into a shared file
+mapping: no lock, no system call and no flush on a batch path, and whatever was stored survives a SIGKILL.
+A record counts once its kind byte is set, which is stored last. Times are `time.perf_counter_ns()`
+(CLOCK_MONOTONIC on Linux: one clock for all processes of a host). Reading is in `recording.py`.
+
+Standard library only: every DataLoader worker imports this, in whatever Python >= 3.8 the job runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+import struct
+import threading
+from typing import Any, Dict, List
+
+MAGIC = b"loaderprof-journal 1\n"
+HEADER_BYTES = 4096
+RECORD_BYTES = 128
+SEGMENT_RECORDS = 1024
+# A month-long run must not fill the disk: past this, hooks write one record for many batches.
+MAX_RECORDS = 256 * SEGMENT_RECORDS
+_SEGMENT_BYTES = SEGMENT_RECORDS * RECORD_BYTES
+_BODY = struct.Struct("<xBHI15q")
+_TEXT_HEAD = struct.Struct("<xBHIqq")
+_TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
+
+TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE = range(1, 15)
+
+# The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
+FIELDS = {
+    # `flags` 1: an epoch restarted on persistent workers. cpu_ns: of the thread that made it.
+    ITERATOR: ("iterator", "t_begun", "t_ready", "loader", "cpu_ns"),
+    # `flags` 1: gradients were enabled. ready: finished batches waiting when asked (-1: unknown), parked: later
+    # batches that waited for an earlier one. count > 1: one record for so many batches, wait_ns their sum.
+    TAKE: (
+        "iterator", "t_asked", "t_taken", "ready", "parked", "cpu_asked_ns", "cpu_taken_ns", "process_cpu_asked_ns",
+        "process_cpu_taken_ns", "runq_ns", "task", "receive_ns", "receive_cpu_ns", "count", "wait_ns",
+    ),
+    # raised 0: StopIteration. t_done: after the workers of the epoch were shut down.
+    END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns"),
+    # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples. count: batches since the last record of this kind.
+    FETCH: (
+        "worker", "task", "t_begun", "t_done", "t_put", "cpu_ns", "runq_ns", "collate_ns", "collate_cpu_ns", "rchar",
+        "read_bytes", "majflt", "switches", "process_cpu_ns", "count",
+    ),
+    PICKLE: ("worker", "task", "t_begun", "t_done", "cpu_ns", "bytes"),
+    RECEIVE: ("t_begun", "t_done", "cpu_ns", "bytes"),
+    PIN: ("t_begun", "t_done", "cpu_ns"),
+    # Self time of one operator within one batch timed in depth. `flags` 1: named by hand with `loaderprof.stage`.
+    OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples"),
+    SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns"),
+    SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples"),
+    # `flags` 1: written by the worker itself, 0: by the process that started it.
+    WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),
+    DEVICE: ("iterator", "device", "starved_ns", "busy_ns"),
+    PAUSE: ("t_begun", "t_done", "generation"),
+}  # fmt: skip
+
+
+class Journal:
+    """Writer of one process's journal.
+
+    Args:
+        path: the file to create; it must not exist.
+        header: facts about the process, as JSON; must fit in `HEADER_BYTES`.
+
+    Raises:
+        OSError: the file cannot be created or filled.
+    """
+
+    def __init__(self, path: str, header: Dict[str, Any]) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        head = MAGIC + json.dumps(header).encode()
+        os.write(self._fd, head[: HEADER_BYTES - 1].ljust(HEADER_BYTES, b"\0"))
+        self._maps: List[mmap.mmap] = []
+        self._next = itertools.count()
+        self._texts: Dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.written = 0
+        self.full = False
+        self._grow(0)
+
+    def write(self, kind: int, flags: int, extra: int, *values: int) -> None:
+        """Append one record; dropped silently where the disk is full. Never blocks on another thread's write."""
+        if self.full:
+            return
+        slot = next(self._next)
+        segment = slot // SEGMENT_RECORDS
+        if segment >= len(self._maps) and not self._grow(segment):
+            return
+        target = self._maps[segment]
+        offset = (slot % SEGMENT_RECORDS) * RECORD_BYTES
+        pad = values + _ZEROS[len(values) :]
+        _BODY.pack_into(target, offset, flags, extra, threading.get_ident() & 0xFFFFFFFF, *pad)
+        target[offset] = kind
+        self.written = slot
+
+    def text(self, text: str) -> int:
+        """Return the number of a text, writing it on first use."""
+        number = self._texts.get(text)
+        if number is None:
+            with self._lock:
+                number = self._texts.setdefault(text, len(self._texts) + 1)
+            self._write_text(number, text.encode("utf-8", "replace")[:65536])
+        return number
+
+    def pressure(self) -> int:
+        """Return how many batches one record should stand for so that the journal stays within its bound."""
+        left = max(1e-9, 1.0 - self.written / MAX_RECORDS)
+        return 8 ** min(9, int(1 / left).bit_length() - 1)
+
+    def _write_text(self, number: int, raw: bytes) -> None:
+        for offset in range(0, max(1, len(raw)), _TEXT_BYTES):
+            slot = next(self._next)
+            segment = slot // SEGMENT_RECORDS
+            if self.full or (segment >= len(self._maps) and not self._grow(segment)):
+                return
+            target, at = self._maps[segment], (slot % SEGMENT_RECORDS) * RECORD_BYTES
+            chunk = raw[offset : offset + _TEXT_BYTES]
+            _TEXT_HEAD.pack_into(target, at, 0, 0, 0, number, offset << 32 | len(raw))
+            target[at + _TEXT_HEAD.size : at + _TEXT_HEAD.size + len(chunk)] = chunk
+            target[at] = TEXT
+            self.written = slot
+
+    def _grow(self, segment: int) -> bool:
+        """Map further segments; storage is allocated first, because a full disk would else end the job by SIGBUS."""
+        with self._lock:
+            while len(self._maps) <= segment and not self.full:
+                offset = HEADER_BYTES + len(self._maps) * _SEGMENT_BYTES
+                try:
+                    if len(self._maps) * SEGMENT_RECORDS >= MAX_RECORDS:
+                        raise OSError("journal is at its bound")
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(self._fd, offset, _SEGMENT_BYTES)
+                    else:
+                        os.ftruncate(self._fd, offset + _SEGMENT_BYTES)
+                    self._maps.append(mmap.mmap(self._fd, _SEGMENT_BYTES, offset=offset))
+                except (OSError, ValueError):
+                    self.full = True
+        return not self.full
+
+
+_ZEROS = (0,) * 15

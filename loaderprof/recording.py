@@ -1,0 +1,279 @@
+"""What was seen: the recording folder, its files, and reading them into numpy tables.
+
+A folder holds `recording.json` (what was run, where and when), `journals/*.lpj` (one a process, see `journal.py`),
+`host.jsonl` and `stacks.jsonl` (the supervisor's samples, one JSON object a line) and what was made from them
+(`findings.json`, `report.html`). Reading is strict about versions and lenient about a torn tail: a journal counts to
+its last whole record, a JSON-lines file to its last whole line. Nothing read is ever executed.
+
+Imports numpy and the standard library; used by everything that thinks, and by capture for writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loaderprof import journal as layout
+from loaderprof.errors import RecordingError
+
+if TYPE_CHECKING:
+    from loaderprof.findings import Findings
+
+FORMAT = 1
+META = "recording.json"
+JOURNALS = "journals"
+HOST = "host.jsonl"
+STACKS = "stacks.jsonl"
+# A recording is data from elsewhere: no file of it is read beyond these bounds.
+MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
+MAX_LINES_BYTES = 256 << 20
+MAX_JOURNALS = 20_000
+
+_RECORD = np.dtype(
+    [("kind", "u1"), ("flags", "u1"), ("extra", "<u2"), ("thread", "<u4"), ("v", "<i8", 15)], align=False
+)  # fmt: skip
+Table = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the job. `worker` is its DataLoader worker number, None elsewhere."""
+
+    number: int
+    pid: int
+    ppid: int
+    host: str
+    worker: int | None
+    rank: int | None
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StackSamples:
+    """Samples that shared one stack in one window: root-first frames `function (file:line)`, and how many."""
+
+    t_begun: int
+    t_done: int
+    rate_hz: float
+    pid: int
+    thread: str
+    frames: tuple[str, ...]
+    count: int
+
+
+@dataclass(slots=True)
+class Recording:
+    """A recording in memory.
+
+    Attributes:
+        tables: by lower-case kind (`take`, `fetch`, ...): structured arrays with the fields of `journal.FIELDS` plus
+            `process` (index into `processes`), `flags`, `extra` and `thread`; times are nanoseconds of one clock.
+        texts: what the `loader` and `name` fields of the tables number.
+        host: the supervisor's samples, oldest first.
+        notes: what could not be read, in words for the report.
+    """
+
+    folder: Path
+    meta: dict[str, Any]
+    processes: list[Process] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    host: list[dict[str, Any]] = field(default_factory=list)
+    stacks: list[StackSamples] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def findings(self) -> Findings:
+        """Conclude from this recording."""
+        from loaderprof.diagnose.verdict import conclude
+
+        return conclude(self)
+
+
+KINDS = {name.lower(): getattr(layout, name) for name in (
+    "ITERATOR", "TAKE", "END", "FETCH", "PICKLE", "RECEIVE", "PIN", "OPERATOR", "SAMPLE", "SIZE", "WORKER", "DEVICE",
+    "PAUSE",
+)}  # fmt: skip
+
+
+def read(folder: str | os.PathLike[str]) -> Recording:
+    """Read a recording folder.
+
+    Raises:
+        RecordingError: it is no recording, its `recording.json` is damaged, or it is from a newer loaderprof.
+    """
+    path = Path(folder)
+    recording = Recording(path, _read_meta(path))
+    journals = sorted((path / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (path / JOURNALS).is_dir() else []
+    parts: dict[str, list[Table]] = {name: [] for name in KINDS}
+    for file in journals:
+        _read_journal(file, recording, parts)
+    for name, kind in KINDS.items():
+        recording.tables[name] = np.concatenate(parts[name]) if parts[name] else np.zeros(0, _dtype(kind))
+    recording.host = [line for line in _lines(path / HOST) if isinstance(line.get("t"), int)]
+    for line in _lines(path / STACKS):
+        recording.stacks.extend(_stack_samples(line))
+    return recording
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write `recording.json` whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = folder / (META + ".new")
+    temporary.write_text(json.dumps({"format": FORMAT, **meta}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / META)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise RecordingError(f"{folder} is not a folder", "loaderprof run -o DIR train.py makes a recording")
+    try:
+        with open(folder / META, encoding="utf-8") as file:
+            meta = json.loads(file.read(16 << 20))
+    except FileNotFoundError:
+        raise RecordingError(
+            f"{folder} is no recording: it has no {META}", "loaderprof run -o DIR train.py makes one"
+        ) from None
+    except (OSError, ValueError, RecursionError):
+        raise RecordingError(f"{folder / META} cannot be read or is damaged") from None
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if not isinstance(version, int):
+        raise RecordingError(f"{folder / META} is damaged: it names no format")
+    if version > FORMAT:
+        raise RecordingError(
+            f"{folder} was recorded by a newer loaderprof (format {version}, this one reads {FORMAT})",
+            "pip install --upgrade loaderprof",
+        )
+    return dict(meta)
+
+
+def _dtype(kind: int) -> np.dtype[Any]:
+    fields = [("process", "i4"), ("flags", "u1"), ("extra", "u2"), ("thread", "u4")]
+    return np.dtype(fields + [(name, "i8") for name in layout.FIELDS[kind]])
+
+
+def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]]) -> None:
+    try:
+        with open(file, "rb") as source:
+            head = source.read(layout.HEADER_BYTES)
+            body = source.read(MAX_JOURNAL_BYTES)
+    except OSError as error:
+        recording.notes.append(f"{file.name} could not be read: {error.strerror}")
+        return
+    if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
+        raise RecordingError(
+            f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof"
+        )
+    header = _header(head)
+    if header is None:
+        recording.notes.append(f"{file.name} is damaged and was left out")
+        return
+    number = len(recording.processes)
+    recording.processes.append(_process(number, header))
+    records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
+    texts = _texts(records[records["kind"] == layout.TEXT])
+    offset = _number_texts(texts, recording)
+    for name, kind in KINDS.items():
+        rows = records[records["kind"] == kind]
+        if len(rows):
+            parts[name].append(_table(kind, rows, number, offset))
+
+
+def _header(head: bytes) -> dict[str, Any] | None:
+    try:
+        header = json.loads(head[len(layout.MAGIC) :].rstrip(b"\0"))
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(header, dict) and head.startswith(layout.MAGIC)
+    return header if whole and all(isinstance(header.get(key), int) for key in ("pid", "ppid")) else None
+
+
+def _process(number: int, header: dict[str, Any]) -> Process:
+    environment = header.get("environment")
+    rank = None
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        value = environment.get(name) if isinstance(environment, dict) else None
+        if isinstance(value, str) and value.isdigit() and len(value) < 8:
+            rank = int(value)
+            break
+    worker = header.get("worker")
+    return Process(
+        number=number, pid=header["pid"], ppid=header["ppid"], host=str(header.get("host", "")),
+        worker=worker if isinstance(worker, int) else None, rank=rank, header=header,
+    )  # fmt: skip
+
+
+def _texts(rows: Table) -> dict[int, str]:
+    """Put the texts of one journal together again; a text torn by a kill is left out."""
+    chunks: dict[int, list[tuple[int, bytes]]] = {}
+    lengths: dict[int, int] = {}
+    for row in rows:
+        number, place = int(row["v"][0]), int(row["v"][1])
+        chunks.setdefault(number, []).append((place >> 32, row["v"][2:].tobytes()))
+        lengths[number] = place & 0xFFFFFFFF
+    whole = {}
+    for number, pieces in chunks.items():
+        raw = b"".join(piece for _, piece in sorted(pieces))
+        if len(raw) >= lengths[number]:
+            whole[number] = raw[: lengths[number]].decode("utf-8", "replace")
+    return whole
+
+
+def _number_texts(texts: dict[int, str], recording: Recording) -> dict[int, int]:
+    """Give one journal's texts their numbers in the whole recording."""
+    known = {text: number for number, text in enumerate(recording.texts)}
+    offset = {}
+    for number, text in texts.items():
+        if text not in known:
+            known[text] = len(recording.texts)
+            recording.texts.append(text)
+        offset[number] = known[text]
+    return offset
+
+
+def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table:
+    table = np.zeros(len(rows), _dtype(kind))
+    table["process"] = process
+    for name in ("flags", "extra", "thread"):
+        table[name] = rows[name]
+    for column, name in enumerate(layout.FIELDS[kind]):
+        values = rows["v"][:, column]
+        if name in ("loader", "name"):
+            values = np.array([texts.get(int(value), -1) for value in values])
+        table[name] = values
+    return table
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with open(file, "rb") as source:
+            raw = source.read(MAX_LINES_BYTES)
+    except OSError:
+        return
+    for line in raw.split(b"\n"):
+        try:
+            value = json.loads(line) if line else None
+        except (ValueError, RecursionError):
+            continue  # the torn last line of a killed supervisor
+        if isinstance(value, dict):
+            yield value
+
+
+def _stack_samples(line: dict[str, Any]) -> Iterator[StackSamples]:
+    try:
+        frames = [str(frame) for frame in line["frames"]]
+        for pid, thread, numbers, count in line["stacks"]:
+            yield StackSamples(
+                int(line["t0"]), int(line["t1"]), float(line["rate"]), int(pid), str(thread),
+                tuple(frames[number] for number in numbers), int(count),
+            )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError):
+        return
