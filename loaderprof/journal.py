@@ -33,12 +33,14 @@ TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, 
 
 # The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
 FIELDS = {
-    # `flags` 1: an epoch restarted on persistent workers. cpu_ns: of the thread that made it.
-    ITERATOR: ("iterator", "t_begun", "t_ready", "loader", "cpu_ns"),
-    # `flags` 1: gradients were enabled. ready: finished batches waiting when asked (-1: unknown), parked: later
-    # batches that waited for an earlier one. count > 1: one record for so many batches, wait_ns their sum.
+    # `flags` 1: an epoch restarted on persistent workers. cpu_ns: of the thread that made it,
+    # index_ns: of that, spent in the sampler. `extra`: workers started.
+    ITERATOR: ("iterator", "t_begun", "t_ready", "loader", "cpu_ns", "index_ns"),
+    # `flags` 1: gradients were enabled. `extra`: finished batches waiting when asked, plus 1 (0: unknown). index_ns:
+    # spent in the sampler. parked: later batches that waited for an earlier one. runq_ns, cpu and process cpu are the
+    # thread's and process's totals so far. count > 1: one record for so many batches, wait_ns the sum of their waits.
     TAKE: (
-        "iterator", "t_asked", "t_taken", "ready", "parked", "cpu_asked_ns", "cpu_taken_ns", "process_cpu_asked_ns",
+        "iterator", "t_asked", "t_taken", "index_ns", "parked", "cpu_asked_ns", "cpu_taken_ns", "process_cpu_asked_ns",
         "process_cpu_taken_ns", "runq_ns", "task", "receive_ns", "receive_cpu_ns", "count", "wait_ns",
     ),
     # raised 0: StopIteration. t_done: after the workers of the epoch were shut down.

@@ -1,0 +1,352 @@
+"""What is seen of a job from outside, by the supervisor: host and processes (psutil), GPUs (NVML), stacks (py-spy).
+
+A sampler's `sample()` returns a JSON-ready dictionary or None, never raises for what the job does, and says in
+`missing` why something cannot be measured. Each has its own period and stretches it where its own cost would pass its
+budget. Runs only in loaderprof's own processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+# Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
+HOST_BUDGET = 0.002
+# py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets.
+STACK_BUDGET = 0.005
+WINDOW_S = 2
+RATE_HZ = 25
+FIRST_WINDOW_AFTER_S = 2
+# Starting py-spy on a process costs it about 30 ms of CPU, so only so many are looked at in a window.
+MAX_PROCESSES = 5
+
+
+class Sampler(Protocol):
+    """Something that looks at the job from outside now and then."""
+
+    period_s: float
+    missing: str | None
+
+    def sample(self, job: Job) -> dict[str, Any] | None:
+        """Return one sample, None where there is nothing new."""
+
+    def close(self) -> None:
+        """Give back what the sampler holds."""
+
+
+class Job:
+    """The processes of a job, found from its first process and from the journals they write."""
+
+    def __init__(self, pid: int, journals: Path | None) -> None:
+        self.pid = pid
+        self.journals = journals
+        self.first_batch_at: float | None = None
+        self.cpu_s = 0.0
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the job's live processes, the first one first."""
+        try:
+            root = psutil.Process(self.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def writers(self) -> list[int]:
+        """Return the process ids that have opened a journal."""
+        if self.journals is None:
+            return [self.pid]
+        try:
+            names = [path.name for path in self.journals.glob("*.lpj")]
+        except OSError:
+            return []
+        if names and self.first_batch_at is None:
+            self.first_batch_at = time.monotonic()
+        return [int(name.rsplit("-", 2)[1]) for name in names]
+
+
+class HostSampler:
+    """CPU, memory, disk and network of the host, and every process of the job."""
+
+    def __init__(self) -> None:
+        self.period_s = 1.0
+        self.missing: str | None = None
+
+    def sample(self, job: Job) -> dict[str, Any] | None:
+        """Return cumulative counters; rates are the reader's business."""
+        begun = time.thread_time()
+        processes = [entry for entry in map(_process_entry, job.processes()) if entry is not None]
+        job.cpu_s = max(job.cpu_s, sum(entry["user"] + entry["system"] for entry in processes))
+        times, memory = psutil.cpu_times(), psutil.virtual_memory()
+        sample = {
+            "cpu": {"cores": psutil.cpu_count(), **{k: getattr(times, k) for k in _CPU_FIELDS if hasattr(times, k)}},
+            "memory": {"total": memory.total, "available": memory.available},
+            "disk": _disk(),
+            "network": _network(),
+            "shm": _shm(),
+            "processes": processes,
+        }
+        self.period_s = max(1.0, (time.thread_time() - begun) / HOST_BUDGET)
+        return sample
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+_CPU_FIELDS = ("user", "system", "nice", "iowait", "irq", "softirq", "steal", "idle")
+
+
+def _process_entry(process: psutil.Process) -> dict[str, Any] | None:
+    try:
+        with process.oneshot():
+            times, memory = process.cpu_times(), process.memory_info()
+            return {
+                "pid": process.pid, "ppid": process.ppid(), "name": process.name()[:32], "user": times.user,
+                "system": times.system, "rss": memory.rss, "threads": process.num_threads(),
+                "status": process.status(), "created": process.create_time(),
+            }  # fmt: skip
+    except psutil.Error:
+        return None
+
+
+def _disk() -> dict[str, int] | None:
+    try:
+        counters = psutil.disk_io_counters()
+    except (OSError, RuntimeError):
+        return None
+    return {"read_bytes": counters.read_bytes, "write_bytes": counters.write_bytes} if counters else None
+
+
+def _network() -> dict[str, int] | None:
+    try:
+        counters = psutil.net_io_counters()
+    except OSError:
+        return None
+    return {"received_bytes": counters.bytes_recv, "sent_bytes": counters.bytes_sent}
+
+
+def _shm() -> dict[str, int] | None:
+    try:
+        usage = psutil.disk_usage("/dev/shm")
+    except OSError:
+        return None
+    return {"total": usage.total, "free": usage.free}
+
+
+class GpuSampler:
+    """Every GPU that NVML shows: utilisation, memory, clocks, power and the processes on it."""
+
+    def __init__(self) -> None:
+        self.period_s = 1.0
+        self.missing: str | None = None
+        self._nvml: Any = None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._nvml = pynvml
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        except ImportError:
+            self.missing = "not measured: the package nvidia-ml-py is not installed"
+        except pynvml.NVMLError as error:
+            absent = error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+            self.missing = "not measured: no NVIDIA driver" if absent else f"not measured: NVML says {error}"
+
+    def names(self) -> list[str]:
+        """Return the GPUs' names; empty without a driver."""
+        return [_nvml_text(self._nvml.nvmlDeviceGetName(handle)) for handle in self._handles] if self._nvml else []
+
+    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+        """Return one entry a GPU; what a GPU does not report is None."""
+        if self._nvml is None:
+            return None
+        begun = time.thread_time()
+        sample = {"gpu": [self._one(index, handle) for index, handle in enumerate(self._handles)]}
+        self.period_s = max(1.0, (time.thread_time() - begun) / HOST_BUDGET)
+        return sample
+
+    def close(self) -> None:
+        """Leave NVML."""
+        if self._nvml is not None:
+            try:
+                self._nvml.nvmlShutdown()
+            except self._nvml.NVMLError:
+                return
+
+    def _one(self, index: int, handle: Any) -> dict[str, Any]:
+        nvml = self._nvml
+        utilisation = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        processes = self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        return {
+            "index": index,
+            "utilisation_percent": utilisation.gpu if utilisation else None,
+            "memory_used": memory.used if memory else None,
+            "memory_total": memory.total if memory else None,
+            "sm_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            "power_mw": self._ask(nvml.nvmlDeviceGetPowerUsage, handle),
+            "throttle_reasons": self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
+            "pcie_received_kb_s": self._ask(nvml.nvmlDeviceGetPcieThroughput, handle, nvml.NVML_PCIE_UTIL_RX_BYTES),
+            "pids": [process.pid for process in processes] if processes is not None else None,
+        }
+
+    def _ask(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError:
+            return None
+
+
+def _nvml_text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+class StackSampler:
+    """py-spy over the job in short windows: non-blocking, by process id, as often as its budget allows."""
+
+    def __init__(self) -> None:
+        self.period_s = 0.25
+        self.missing: str | None = None
+        self.cpu_s = 0.0
+        self._program = find_py_spy()
+        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._begun_ns = 0
+        self._windows = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
+        if self._program is None:
+            self.missing = "not measured: py-spy is not installed"
+
+    def sample(self, job: Job) -> dict[str, Any] | None:
+        """Start a window if one is due; return its stacks once it has ended."""
+        if self._program is None:
+            return None
+        if self._running:
+            return self._collect() if all([self._ended(child) for child, _ in self._running]) else None
+        if job.first_batch_at is None:
+            job.writers()
+        elif time.monotonic() - job.first_batch_at >= FIRST_WINDOW_AFTER_S:
+            cost = self.cpu_s / max(1, self._windows)
+            if self._windows == 0 or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
+                self._start(self._choose(job, job.writers()))
+        return None
+
+    def close(self) -> None:
+        """End a window under way."""
+        for child, _ in self._running:
+            child.kill()
+            child.wait()
+        self._running = []
+        self._folder.cleanup()
+
+    def _choose(self, job: Job, writers: list[int]) -> list[int]:
+        """Return the processes of this window: a main process and, the workers being alike, a few of its workers."""
+        alive = {process.pid: process for process in job.processes()}
+        mains = [pid for pid in writers if pid in alive and not _is_child_of(alive[pid], writers)]
+        main = mains[self._windows % len(mains)] if mains else job.pid
+        workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
+        return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
+
+    def _start(self, pids: list[int]) -> None:
+        self._begun_ns = time.perf_counter_ns()
+        self._windows += 1
+        for pid in pids:
+            output = Path(self._folder.name) / f"{pid}.{self._windows}"
+            command = [
+                str(self._program), "record", "--nonblocking", "--pid", str(pid), "--format", "raw", "--output",
+                str(output), "--rate", str(RATE_HZ), "--duration", str(WINDOW_S), "--idle", "--threads",
+                "--full-filenames",
+            ]  # fmt: skip
+            try:
+                child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+            except OSError as error:
+                self.missing = f"not measured: py-spy cannot be started: {error.strerror}"
+                return
+            self._running.append((child, output))
+
+    def _ended(self, child: subprocess.Popen[bytes]) -> bool:
+        """Reap a py-spy that has ended, taking its CPU time; the job must never be reaped here."""
+        if child.returncode is None:
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid == child.pid:
+                child.returncode = os.waitstatus_to_exitcode(status)
+                self.cpu_s += usage.ru_utime + usage.ru_stime
+        return child.returncode is not None
+
+    def _collect(self) -> dict[str, Any] | None:
+        window = _Window()
+        for child, output in self._running:
+            error = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
+            if child.stderr:
+                child.stderr.close()
+            if output.exists():
+                window.add(int(output.name.split(".")[0]), output.read_text("utf-8", "replace"))
+                output.unlink()
+            elif "ermission" in error:
+                self.missing = "not measured: py-spy was refused (loaderprof env tells what to type)"
+        self._running = []
+        if not window.stacks:
+            return None
+        return {
+            "t0": self._begun_ns, "t1": time.perf_counter_ns(), "rate": RATE_HZ, "frames": list(window.frames),
+            "stacks": window.stacks,
+        }  # fmt: skip
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def _is_child_of(process: psutil.Process, pids: list[int]) -> bool:
+    return _parent(process) in pids
+
+
+class _Window:
+    """The stacks of one window, frames interned."""
+
+    LINE = re.compile(
+        r'^(?:process \d+:".*?";)*(?:thread \((?:0x)?[0-9A-Fa-f]+\)(?:: (?P<name>[^;]*))?;)?(?P<stack>.*) (?P<count>\d+)$'
+    )
+
+    def __init__(self) -> None:
+        self.frames: dict[str, int] = {}
+        self.stacks: list[list[Any]] = []
+
+    def add(self, pid: int, raw: str) -> None:
+        """Take in one process's output of `py-spy record --format raw`."""
+        for line in raw.splitlines():
+            match = self.LINE.match(line)
+            if match is None:
+                continue
+            frames = _trimmed(match["stack"].split(";"))
+            if frames:
+                numbers = [self.frames.setdefault(frame, len(self.frames)) for frame in frames]
+                self.stacks.append([pid, match["name"] or "MainThread", numbers, int(match["count"])])
+
+
+def _trimmed(frames: list[str]) -> list[str]:
+    """Drop what a forked worker inherited from its parent's stack, and loaderprof's own frames."""
+    for place in range(len(frames) - 1, -1, -1):
+        if frames[place].startswith("_worker_loop ("):
+            frames = frames[place:]
+            break
+    return [frame for frame in frames if "/loaderprof/capture/" not in frame]
+
+
+def find_py_spy() -> str | None:
+    """Return the py-spy program that belongs to this Python, else the one on PATH, else None."""
+    beside = Path(sys.executable).parent / "py-spy"
+    return str(beside) if beside.exists() else shutil.which("py-spy")

@@ -1,0 +1,229 @@
+"""One profiling session from start to stop: the recording folder, the samplers beside the job, the last word.
+
+Runs in loaderprof's own process: the supervisor of `loaderprof run`, or the one that the context manager starts
+beside the user's process (`python -m loaderprof.capture.session PID FOLDER`). Must not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from loaderprof import __version__, recording
+from loaderprof.capture import describe
+from loaderprof.capture.budget import cpu_budget
+from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, StackSampler
+from loaderprof.errors import OutputError
+
+# What a recording folder may hold; `--force` removes these and nothing else.
+OWN_FILES = (recording.META, recording.META + ".new", recording.HOST, recording.STACKS, "findings.json", "report.html")
+# A live journal is a shared mapping, which these file systems do badly or not at all.
+NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "lustre", "gpfs", "beegfs", "9p", "ceph", "afs")
+
+
+def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
+    """Make the recording folder.
+
+    Args:
+        wanted: the folder the user named; None: `STEM-MMDD-HHMM` in the current folder.
+        stem: the job's short name.
+        force: replace a recording that is there already.
+
+    Raises:
+        OutputError: it exists and holds something, or cannot be written.
+    """
+    folder = Path(wanted) if wanted else _free_name(f"{stem}-{time.strftime('%m%d-%H%M')}")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder", "loaderprof run -o ANOTHER_FOLDER train.py")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not force:
+            raise OutputError(f"{folder} is not empty", "name another folder with -o, or replace the recording with --force")
+        if not (folder / recording.META).is_file():
+            raise OutputError(f"{folder} holds something that is no recording, so --force leaves it alone")
+        for name in OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / recording.JOURNALS, ignore_errors=True)
+    try:
+        (folder / recording.JOURNALS).mkdir(parents=True, exist_ok=True)
+        probe = folder / (recording.META + ".new")
+        # A full disk shows only when bytes are asked for.
+        with open(probe, "wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}", "name another folder with -o") from None
+    return folder.absolute()
+
+
+def _free_name(name: str) -> Path:
+    path, number = Path(name), 2
+    while path.exists():
+        path, number = Path(f"{name}-{number}"), number + 1
+    return path
+
+
+class Session:
+    """Samples one job from outside and keeps its recording.
+
+    Args:
+        folder: the recording folder, made by `make_folder`.
+        command: the job's command line, for the report; secrets are redacted.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+        self.folder = folder
+        self.journals, self._live = _journal_folder(folder)
+        self.meta: dict[str, Any] = {
+            "loaderprof": __version__,
+            "command": describe.redacted(list(command)),
+            "cwd": str(Path.cwd()),
+            "host": describe.host(),
+            "started_unix_ns": time.time_ns(),
+            "started_ns": time.perf_counter_ns(),
+            "cpu_budget": _as_dict(cpu_budget()),
+            "open_files_limit": _open_files_limit(),
+            "live_journals": str(self._live) if self._live else None,
+        }
+        recording.write_meta(folder, self.meta)
+        self.gpu, self.stacks = GpuSampler(), StackSampler()
+        self._samplers: list[Sampler] = [HostSampler(), self.gpu, self.stacks]
+        self._files: dict[str, IO[str]] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    def start(self, pid: int) -> None:
+        """Begin to sample the job whose first process is `pid`."""
+        self._pid = pid
+        self._thread = threading.Thread(target=self._loop, args=(pid,), name="loaderprof", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sampling; waits for the sample under way. Safe to call twice."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            self._thread = None
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+        self._files = {}
+
+    def finish(self, exit_code: int | None, signal_name: str | None) -> None:
+        """Write how the job ended. A full disk is one line on stderr, not an error."""
+        self.stop()
+        ended = time.perf_counter_ns()
+        self.meta.update(
+            ended_ns=ended,
+            exit_code=exit_code,
+            signal=signal_name,
+            gpus=self.gpu.names(),
+            missing={"gpu": self.gpu.missing, "stacks": self.stacks.missing},
+            sampler_cpu_s=time.process_time() + self.stacks.cpu_s,
+            stacks_cpu_s=self.stacks.cpu_s,
+        )
+        for sampler in self._samplers:
+            sampler.close()
+        try:
+            if self._live is not None:
+                for file in self._live.glob("*.lpj"):
+                    shutil.copyfile(file, self.folder / recording.JOURNALS / file.name)
+                shutil.rmtree(self._live, ignore_errors=True)
+                self.meta["live_journals"] = None
+            recording.write_meta(self.folder, self.meta)
+        except OSError as error:
+            sys.stderr.write(f"loaderprof: {self.folder}: {error.strerror}; the recording is incomplete\n")
+
+    def _loop(self, pid: int) -> None:
+        job = Job(pid, self.journals)
+        due = dict.fromkeys(map(id, self._samplers), 0.0)
+        while not self._stop.is_set():
+            for sampler in self._samplers:
+                if time.monotonic() >= due[id(sampler)]:
+                    self._sample(sampler, job)
+                    due[id(sampler)] = time.monotonic() + sampler.period_s
+            self._stop.wait(max(0.02, min(due.values()) - time.monotonic()))
+
+    def _sample(self, sampler: Sampler, job: Job) -> None:
+        try:
+            sample = sampler.sample(job)
+            if sample is not None:
+                name = recording.STACKS if "stacks" in sample else recording.HOST
+                self._append(name, {"t": time.perf_counter_ns(), **sample})
+        except Exception as error:  # noqa: BLE001 - a sampler that fails must not take the session with it
+            sampler.missing = f"not measured: {type(error).__name__}: {error}"
+            sampler.period_s = 1e9
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if name not in self._files:
+            self._files[name] = open(self.folder / name, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._files[name].write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _as_dict(budget: Any) -> dict[str, Any]:
+    return {name: getattr(budget, name) for name in budget.__slots__}
+
+
+def _open_files_limit() -> int | None:
+    try:
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError):
+        return None
+
+
+def _journal_folder(folder: Path) -> tuple[Path, Path | None]:
+    """Return where journals are written, and that place again where it is not in the recording itself."""
+    if file_system(folder).split(".")[0] not in NETWORK_FILE_SYSTEMS:
+        return folder / recording.JOURNALS, None
+    import tempfile
+
+    live = Path(tempfile.mkdtemp(prefix="loaderprof-"))
+    return live, live
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds a path, as the kernel names it; empty where unknown."""
+    best, kind = "", ""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    target = str(path.absolute())
+    for line in lines:
+        fields = line.split(" ")
+        mount = fields[1].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[2]
+    return kind
+
+
+def beside(pid: int, folder: Path) -> None:
+    """Sample process `pid` into `folder` until standard input closes or the process is gone."""
+    meta = json.loads((folder / recording.META).read_text(encoding="utf-8"))
+    session = Session(folder, meta["command"])
+    session.meta.update({key: meta[key] for key in ("started_ns", "started_unix_ns", "cwd")})
+    session.start(pid)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    session.finish(None, None)
+
+
+if __name__ == "__main__":
+    # Ctrl-C is the user's process's to handle; it closes our standard input when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    beside(int(sys.argv[1]), Path(sys.argv[2]))

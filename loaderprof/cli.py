@@ -1,0 +1,132 @@
+"""The verbs and their help; no logic. What a verb needs is imported when the verb is used."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from loaderprof import __version__
+from loaderprof.errors import LoaderprofError, UsageError
+
+DESCRIPTION = "Tells why PyTorch training waits for data, what it costs, which change to make and what it will gain."
+EPILOG = "First thing to type:  loaderprof run train.py"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are ours: one sentence, then what to type."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    top = _Parser(prog="loaderprof", description=DESCRIPTION, epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"loaderprof {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    _add_run(verbs.add_parser("run", help="run a training script and report on its data loading"))
+    _add_report(verbs.add_parser("report", help="render a recording again, without a new run"))
+    env = verbs.add_parser("env", help="what can be measured here: GPU, stacks, CPU budget, limits, versions")
+    env.set_defaults(call=_env)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0, 2 for a user's mistake, else the job's own.
+
+    Args:
+        arguments: as typed after `loaderprof`; the process's own by default.
+    """
+    try:
+        options = parser().parse_args(arguments)
+        if options.verb is None:
+            parser().print_help()
+            return 0
+        call: Callable[[argparse.Namespace], int] = options.call
+        return call(options)
+    except LoaderprofError as error:
+        sys.stderr.write(f"loaderprof: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _add_run(verb: argparse.ArgumentParser) -> None:
+    verb.usage = (
+        "loaderprof run [options] train.py [args]\n"
+        "       loaderprof run [options] -m package [args]\n"
+        "       loaderprof run [options] -- torchrun --nproc-per-node=2 train.py [args]"
+    )
+    verb.add_argument("-o", "--output", metavar="DIR", help="folder of the recording (default: named after the script)")
+    verb.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="apply a DataLoader setting: num_workers=4"
+    )
+    verb.add_argument("--no-html", action="store_true", help="write no report.html")
+    verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
+    verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
+    verb.add_argument("job", nargs=argparse.REMAINDER, metavar="train.py [args]", help="what to run, as for python")
+    verb.set_defaults(call=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from loaderprof import run
+
+    launcher = bool(options.job) and options.job[0] == "--"
+    job = options.job[1:] if launcher else options.job
+    return run.run(
+        job,
+        module=options.module,
+        launcher=launcher,
+        output=options.output,
+        settings=_settings(options.set),
+        html=not options.no_html,
+        force=options.force,
+    )
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return what `--set` asked for, with Python's values: 4, true, spawn."""
+    from loaderprof.capture.settings import KEYS
+
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key.split(".")[-1] not in KEYS:
+            raise UsageError(f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in KEYS))
+        if value.lower() in words:
+            settings[key] = words[value.lower()]
+        elif value.lstrip("-").isdigit():
+            settings[key] = int(value)
+        else:
+            settings[key] = value
+    return settings
+
+
+def _add_report(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("--json", action="store_true", help="print the findings and nothing else")
+    verb.add_argument("--html", metavar="FILE", help="write the page to FILE")
+    verb.add_argument("--rank", metavar="R", type=int, help="report on one rank")
+    verb.add_argument("--force", action="store_true", help="replace FILE")
+    verb.set_defaults(call=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from loaderprof import run
+
+    return run.report(
+        Path(options.folder), as_json=options.json, html=options.html, rank=options.rank, force=options.force
+    )
+
+
+def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike
+    from loaderprof.report import environment
+
+    sys.stdout.write(environment.render())
+    return 0
