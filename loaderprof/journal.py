@@ -53,7 +53,8 @@ FIELDS = {
     PICKLE: ("worker", "task", "t_begun", "t_done", "cpu_ns", "bytes"),
     RECEIVE: ("t_begun", "t_done", "cpu_ns", "bytes"),
     PIN: ("t_begun", "t_done", "cpu_ns"),
-    # Self time of one operator within one batch timed in depth. `flags` 1: named by hand with `loaderprof.stage`.
+    # Self time of one operator within one batch timed in depth. `flags` 1: inside the collate function, 2: named by
+    # hand with `loaderprof.stage`.
     OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples"),
     SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns"),
     SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples"),

@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from loaderprof import journal as layout
 from loaderprof.capture import describe, settings
+from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
 from loaderprof.capture.steps import DeviceClock
 from loaderprof.capture.timers import Timers
 from loaderprof.journal import Journal
@@ -55,7 +56,7 @@ class _Process:
         self.iterators = 0
         self.loaders: Dict[int, int] = {}
         self.fetching: Dict[int, "_Fetches"] = {}
-        self.receiving: Dict[int, List[int]] = {}
+        self.spending: Dict[int, List[int]] = {}
         self.off = self.directory is None
 
     def open(self) -> Optional[Journal]:
@@ -122,6 +123,8 @@ def patch(module_name: str) -> None:
         _wrap(iterator, "__init__", _iterator_init)
         _wrap(iterator, "_next_data", _next_data)
     _wrap(getattr(module, prefix + "MultiProcessingDataLoaderIter"), "_reset", _reset)
+    if "_next_index" in getattr(module, prefix + "BaseDataLoaderIter").__dict__:
+        _wrap(getattr(module, prefix + "BaseDataLoaderIter"), "_next_index", _next_index)
     if module_name == STATEFUL:
         module._worker_loop = WorkerEntry(STATEFUL, module._worker_loop)  # type: ignore[attr-defined]
         return
@@ -138,17 +141,19 @@ def _wrap(owner: Any, name: str, hook: Callable[[Any], Any]) -> None:
     setattr(owner, name, functools.wraps(original)(hook(original)))
 
 
-# --- iterators, in the main process ---------------------------------------------------------------------------------
 
 
 def _iterator_init(original: Any) -> Any:
     def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        begun, cpu = _NOW(), _CPU()
-        original(self, loader, *args, **kwargs)
+        begun, cpu, spent = _NOW(), _CPU(), _spending()
+        try:
+            original(self, loader, *args, **kwargs)
+        finally:
+            _process.spending.pop(threading.get_ident(), None)
         if _process.off or "_loaderprof" in self.__dict__:
             return
         try:
-            self._loaderprof = _Iteration(self, loader, begun, _CPU() - cpu)
+            self._loaderprof = _Iteration(self, loader, begun, _CPU() - cpu, spent[INDEX])
         except Exception as error:
             _stand_aside(error)
 
@@ -157,12 +162,17 @@ def _iterator_init(original: Any) -> Any:
 
 def _reset(original: Any) -> Any:
     def _reset(self: Any, loader: Any, first_iter: bool = False, *args: Any, **kwargs: Any) -> Any:
-        begun, cpu = _NOW(), _CPU()
-        result = original(self, loader, first_iter, *args, **kwargs)
+        if first_iter:
+            return original(self, loader, first_iter, *args, **kwargs)
+        begun, cpu, spent = _NOW(), _CPU(), _spending()
+        try:
+            result = original(self, loader, first_iter, *args, **kwargs)
+        finally:
+            _process.spending.pop(threading.get_ident(), None)
         iteration = self.__dict__.get("_loaderprof")
-        if iteration is not None and not first_iter and not _process.off:
+        if iteration is not None and not _process.off:
             try:
-                iteration.restarted(begun, _CPU() - cpu)
+                iteration.restarted(begun, _CPU() - cpu, spent[INDEX])
             except Exception as error:
                 _stand_aside(error)
         return result
@@ -181,10 +191,34 @@ def _next_data(original: Any) -> Any:
     return _next_data
 
 
+def _next_index(original: Any) -> Any:
+    def _next_index(self: Any) -> Any:
+        spent = _process.spending.get(threading.get_ident())
+        if spent is None:
+            return original(self)
+        begun = _NOW()
+        try:
+            return original(self)
+        finally:
+            spent[INDEX] += _NOW() - begun
+
+    return _next_index
+
+
+# What a thread spends inside the loader while it asks for a batch, in nanoseconds.
+RECEIVE, RECEIVE_CPU, INDEX = range(3)
+
+
+def _spending() -> List[int]:
+    """Return this thread's account of what it is about to spend inside the loader."""
+    spent = _process.spending[threading.get_ident()] = [0, 0, 0]
+    return spent
+
+
 class _Iteration:
     """One iterator's stamps: when each batch was asked for and taken, and what stood ready."""
 
-    def __init__(self, iterator: Any, loader: Any, begun: int, cpu_ns: int) -> None:
+    def __init__(self, iterator: Any, loader: Any, begun: int, cpu_ns: int, index_ns: int) -> None:
         with _process.lock:
             _process.iterators += 1
             self.number = _process.iterators
@@ -199,28 +233,28 @@ class _Iteration:
         workers = getattr(iterator, "_workers", None) or ()
         self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
         self.queue = getattr(iterator, "_data_queue", None)
-        self.stat = _SchedStat()
+        self.stat = SchedStat()
         self.device = DeviceClock()
         self.group = 1
         self.fast = 0
         self._clear()
-        journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns)
+        journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
         for number, worker in enumerate(workers):
             journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
 
     def _clear(self) -> None:
         self.count = self.wait_ns = self.t_first = 0
 
-    def restarted(self, begun: int, cpu_ns: int) -> None:
-        self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns)
+    def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
+        """Note that an epoch began on workers that are kept."""
+        self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
 
     def take(self, iterator: Any, original: Any) -> Any:
         """Take one batch through the original, with its stamps."""
         if self.group > 1:
             return self._take_fast(iterator, original)
         thread = threading.get_ident()
-        receive = [0, 0]
-        _process.receiving[thread] = receive
+        spent = _spending()
         # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
         outer = _process.fetching.get(thread)
         if self.fetches is not None:
@@ -234,7 +268,7 @@ class _Iteration:
             self._ended(asked, error)
             raise
         finally:
-            _process.receiving.pop(thread, None)
+            _process.spending.pop(thread, None)
             if outer is not None:
                 _process.fetching[thread] = outer
             elif self.fetches is not None:
@@ -242,13 +276,13 @@ class _Iteration:
         taken = _NOW()
         try:
             self.device.taken(self.journal, self.number)
-            self._taken(iterator, ready, asked, taken, cpu, process_cpu, receive)
+            self._taken(iterator, ready, asked, taken, cpu, process_cpu, spent)
         except Exception as error:
             _stand_aside(error)
         return data
 
     def _taken(
-        self, iterator: Any, ready: int, asked: int, taken: int, cpu: int, process_cpu: int, receive: List[int]
+        self, iterator: Any, ready: int, asked: int, taken: int, cpu: int, process_cpu: int, spent: List[int]
     ) -> None:
         parked = 0
         if taken - asked > 1_000_000 and self.queue is not None:
@@ -256,8 +290,8 @@ class _Iteration:
             parked = sum(len(info) == 2 for info in list(getattr(iterator, "_task_info", {}).values()))
         task = getattr(iterator, "_rcvd_idx", 0) - 1 if getattr(iterator, "_in_order", True) else -1
         self.journal.write(
-            layout.TAKE, describe.gradients(), 0, self.number, asked, taken, ready, parked, cpu, _CPU(), process_cpu,
-            _PROCESS_CPU(), self.stat.read(), task, receive[0], receive[1], 1, taken - asked,
+            layout.TAKE, describe.gradients(), ready + 1, self.number, asked, taken, spent[INDEX], parked, cpu, _CPU(),
+            process_cpu, _PROCESS_CPU(), self.stat.read(), task, spent[RECEIVE], spent[RECEIVE_CPU], 1, taken - asked,
         )  # fmt: skip
         if self.t_first and asked - self.t_first < FAST_LOOP_NS:
             self.fast += 1
@@ -289,7 +323,7 @@ class _Iteration:
         try:
             if self.count:
                 self.journal.write(
-                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, -1, 0, 0, _CPU(), 0,
+                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, 0, _CPU(), 0,
                     _PROCESS_CPU(), 0, -1, 0, 0, self.count, self.wait_ns,
                 )  # fmt: skip
                 if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and self.journal.pressure() == 1:
@@ -314,7 +348,6 @@ class _Iteration:
             return -1  # macOS has no sem_getvalue; a closed queue has no size
 
 
-# --- fetching, in a worker or in the main process --------------------------------------------------------------------
 
 
 def _fetch(original: Any) -> Any:
@@ -333,7 +366,7 @@ class _Fetches:
     def __init__(self, worker: int, dataset: Any, collate: Any) -> None:
         self.worker = worker
         self.timers = Timers(dataset, collate)
-        self.stat, self.io, self.usage = _SchedStat(), _IoStat(), _usage()
+        self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
         self.every = self.countdown = 1
         self.unseen = self.seen = 0
         self.depth_due = 0
@@ -347,9 +380,9 @@ class _Fetches:
         if self.countdown > 0:
             return original(fetcher, index)
         collate, spent = fetcher.collate_fn, [0, 0]
-        fetcher.collate_fn = _timed_collate(collate, spent)
-        deep = self.seen > 0 and _NOW() >= self.depth_due
-        table = self._enter() if deep else None
+        # The first batch of a process is its warm-up.
+        table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due else None
+        fetcher.collate_fn = _timed_collate(collate, spent, table)
         before = self._snapshot()
         try:
             data = original(fetcher, index)
@@ -419,23 +452,29 @@ class _Fetches:
         cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
         self.depth_due = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
         number = self.seen
-        for name, (calls, self_wall, self_cpu) in table.rows.items():
-            if calls:
-                journal.write(
-                    layout.OPERATOR, 0, 0, self.worker, number, journal.text(name), calls, self_wall, self_cpu, self.samples
-                )
+        for collating, rows in enumerate((table.rows, table.collate_rows)):
+            for name, (calls, wall_ns, cpu_ns) in rows.items():
+                if calls:
+                    text = journal.text(name)
+                    journal.write(
+                        layout.OPERATOR, collating, 0, self.worker, number, text, calls, wall_ns, cpu_ns, self.samples
+                    )
         for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
             journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
 
 
-def _timed_collate(collate: Any, spent: List[int]) -> Any:
+def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
     def timed_collate(samples: Any) -> Any:
+        if table is not None:
+            table.collating = True
         cpu, wall = _CPU(), _NOW()
         try:
             return collate(samples)
         finally:
             spent[0] += _NOW() - wall
             spent[1] += _CPU() - cpu
+            if table is not None:
+                table.collating = False
 
     return timed_collate
 
@@ -505,7 +544,6 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
     journal.write(layout.WORKER, 1, 0, worker, entered, _NOW(), 0, os.getpid())
 
 
-# --- hand-over: pickling, receiving, pinning -------------------------------------------------------------------------
 
 
 def _patch_pickler() -> None:
@@ -529,15 +567,15 @@ def _patch_pickler() -> None:
 
         @staticmethod
         def loads(raw: Any, *args: Any, **kwargs: Any) -> Any:
-            receive = _process.receiving.get(threading.get_ident())
-            if receive is None:
+            spent = _process.spending.get(threading.get_ident())
+            if spent is None:
                 return base.loads(raw, *args, **kwargs)
             cpu, begun = _CPU(), _NOW()
             try:
                 return base.loads(raw, *args, **kwargs)
             finally:
-                receive[0] += _NOW() - begun
-                receive[1] += _CPU() - cpu
+                spent[RECEIVE] += _NOW() - begun
+                spent[RECEIVE_CPU] += _CPU() - cpu
 
     _ForkingPickler.__qualname__ = base.__qualname__
     _ForkingPickler.__module__ = base.__module__
@@ -556,86 +594,14 @@ def _dumped(task: int, begun: int, done: int, cpu_ns: int, size: int) -> None:
 def _pin_loop(original: Any) -> Any:
     @functools.wraps(original)
     def _pin_memory_loop(*args: Any, **kwargs: Any) -> Any:
-        totals = [0, 0]
-        _process.receiving[threading.get_ident()] = totals
-        begun = _NOW()
+        begun, spent = _NOW(), _spending()
         try:
             return original(*args, **kwargs)
         finally:
-            _process.receiving.pop(threading.get_ident(), None)
+            _process.spending.pop(threading.get_ident(), None)
             journal = None if _process.off else _process.open()
             if journal is not None:
                 journal.write(layout.PIN, 0, 0, begun, _NOW(), _CPU())
-                journal.write(layout.RECEIVE, 0, 0, begun, begun + totals[0], totals[1], 0)
+                journal.write(layout.RECEIVE, 0, 0, begun, begun + spent[RECEIVE], spent[RECEIVE_CPU], 0)
 
     return _pin_memory_loop
-
-
-# --- the kernel's counters -------------------------------------------------------------------------------------------
-
-
-class _KernelFile:
-    """A small file of /proc/thread-self kept open by the thread that reads it; absent: reads as zeros."""
-
-    path = ""
-
-    def __init__(self) -> None:
-        self._fd: Optional[int] = None
-        self._owner = 0
-
-    def raw(self) -> bytes:
-        thread = threading.get_ident()
-        if self._owner != thread:
-            # The descriptor is bound to the thread that opened it.
-            self._owner = thread
-            self.close()
-            try:
-                self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except OSError:
-                self._fd = None
-        if self._fd is None:
-            return b""
-        try:
-            return os.pread(self._fd, 512, 0)
-        except OSError:
-            return b""
-
-    def close(self) -> None:
-        if self._fd is not None:
-            try:
-                os.close(self._fd)
-            except OSError:
-                pass
-            self._fd = None
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class _SchedStat(_KernelFile):
-    """Nanoseconds this thread waited in a run queue."""
-
-    path = "/proc/thread-self/schedstat"
-
-    def read(self) -> int:
-        fields = self.raw().split()
-        return int(fields[1]) if len(fields) == 3 else 0
-
-
-class _IoStat(_KernelFile):
-    """Bytes this thread asked to read, and bytes that came from a device."""
-
-    path = "/proc/thread-self/io"
-
-    def read(self) -> Tuple[int, int]:
-        fields = self.raw().split()
-        return (int(fields[1]), int(fields[9])) if len(fields) > 9 else (0, 0)
-
-
-def _usage() -> Callable[[], Any]:
-    try:
-        import resource
-
-        return functools.partial(resource.getrusage, resource.RUSAGE_THREAD)
-    except (ImportError, AttributeError):
-        return lambda: None

@@ -30,7 +30,6 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
     "builtins": ("open",),
     "io": ("open",),
     "os": ("read", "pread", "open", "stat", "listdir", "scandir"),
-    "time": ("sleep",),
     "pathlib": ("Path.read_bytes", "Path.read_text", "Path.open"),
     "json": ("loads", "load"),
     "pickle": ("loads", "load"),
@@ -117,10 +116,12 @@ class Target:
 
 
 class Table:
-    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns]; and (index, wall, cpu) by sample."""
+    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns], and (index, wall, cpu) by sample."""
 
     def __init__(self) -> None:
         self.rows: Dict[str, List[int]] = {}
+        self.collate_rows: Dict[str, List[int]] = {}
+        self.collating = False
         self.samples: List[Tuple[int, int, int]] = []
         self.calls = 0
         self._thread = threading.get_ident()
@@ -129,6 +130,7 @@ class Table:
     def timed(self, name: str, function: Callable[..., Any], is_sample: bool) -> Callable[..., Any]:
         """Return `function` with its self time charged to `name`; other threads pass through untimed."""
         row = self.rows.setdefault(name, [0, 0, 0])
+        collate_row = self.collate_rows.setdefault(name, [0, 0, 0])
         stack, thread, ident = self._stack, self._thread, threading.get_ident
 
         @functools.wraps(function)
@@ -143,9 +145,10 @@ class Table:
             finally:
                 wall, cpu = _NOW() - wall, _CPU() - cpu
                 stack.pop()
-                row[0] += 1
-                row[1] += wall - inner[0]
-                row[2] += cpu - inner[1]
+                mine = collate_row if self.collating else row
+                mine[0] += 1
+                mine[1] += wall - inner[0]
+                mine[2] += cpu - inner[1]
                 self.calls += 1
                 if stack:
                     stack[-1][0] += wall
@@ -266,9 +269,7 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
     if isinstance(item, (list, dict)):
         pairs = list(enumerate(item)) if isinstance(item, list) else list(item.items())
         for key, value in pairs[:64]:
-            if isinstance(value, types.FunctionType):
-                _add(found, item, key, value, _qualified(value))
-                _note_module(value.__module__, modules)
+            _add_slot(found, item, key, value, modules)
         return
     if isinstance(item, types.FunctionType):
         _note_module(item.__module__, modules)
@@ -278,9 +279,7 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
     cls = type(item)
     state = getattr(item, "__dict__", None)
     for key, value in list(state.items())[:256] if isinstance(state, dict) else ():
-        if isinstance(value, types.FunctionType) and not isinstance(item, types.ModuleType):
-            _add(found, item, key, value, _qualified(value))
-            _note_module(value.__module__, modules)
+        _add_slot(found, item, key, value, modules)
     for base in cls.__mro__[:-1]:
         if base.__module__ in ("builtins", "typing", "abc", "collections.abc"):
             continue
@@ -294,6 +293,14 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
             if entry and not _is_torch_plumbing(base) or (own and not _special(key)):
                 if not _generator(value):
                     _add(found, base, key, value, _qualified(base, key))
+
+
+def _add_slot(found: Dict[Tuple[int, Any], Target], owner: Any, key: Any, value: Any, modules: Any) -> None:
+    """Add a function, or a bound method with a life of its own, that a slot of an object or container holds."""
+    function = value.__func__ if isinstance(value, types.MethodType) else value
+    if isinstance(function, types.FunctionType) and not _generator(function):
+        _add(found, owner, key, value, _qualified(function))
+        _note_module(function.__module__, modules)
 
 
 def _module_functions(module: types.ModuleType, found: Dict[Tuple[int, Any], Target]) -> None:
