@@ -54,8 +54,8 @@ FIELDS = {
     RECEIVE: ("t_begun", "t_done", "cpu_ns", "bytes"),
     PIN: ("t_begun", "t_done", "cpu_ns"),
     # Self time of one operator within one batch timed in depth. `flags` 1: inside the collate function, 2: named by
-    # hand with `loaderprof.stage`.
-    OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples"),
+    # hand with `loaderprof.stage`. caller: the user's line that called it, `file:line`.
+    OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples", "caller"),
     SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns"),
     SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples"),
     # `flags` 1: written by the worker itself, 0: by the process that started it.

@@ -74,7 +74,7 @@ class Recording:
     Attributes:
         tables: by lower-case kind (`take`, `fetch`, ...): structured arrays with the fields of `journal.FIELDS` plus
             `process` (index into `processes`), `flags`, `extra` and `thread`; times are nanoseconds of one clock.
-        texts: what the `loader` and `name` fields of the tables number.
+        texts: what the `loader`, `name` and `caller` fields of the tables number.
         host: the supervisor's samples, oldest first.
         notes: what could not be read, in words for the report.
     """
@@ -246,7 +246,7 @@ def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table
         table[name] = rows[name]
     for column, name in enumerate(layout.FIELDS[kind]):
         values = rows["v"][:, column]
-        if name in ("loader", "name"):
+        if name in ("loader", "name", "caller"):
             values = np.array([texts.get(int(value), -1) for value in values])
         table[name] = values
     return table

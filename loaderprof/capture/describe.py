@@ -145,8 +145,7 @@ def _name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
         if frame is None:
             break
         filename = frame.f_code.co_filename
-        inside = "/torch/utils/data/" in filename or "/loaderprof/" in filename or filename.startswith("<")
-        if not inside and not _installed(filename):
+        if not filename.startswith("<") and not installed(filename):
             place = place or "%s:%d" % (filename, frame.f_lineno)
             name = _held_in(frame.f_locals, item)
             if name:
@@ -167,8 +166,17 @@ def _held_in(variables: Dict[str, Any], item: Any) -> Optional[str]:
     return None
 
 
-def _installed(filename: str) -> bool:
-    return any(part in filename for part in ("site-packages", "dist-packages", "/lib/python3"))
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def installed(filename: str) -> bool:
+    """Return whether a source file is an installed package's, the standard library's or ours: not the user's own."""
+    return (
+        "site-packages" in filename
+        or "dist-packages" in filename
+        or filename.startswith((_STANDARD_LIBRARY, _PACKAGE))
+    )
 
 
 def _type_name(item: Any) -> str:

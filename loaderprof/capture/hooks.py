@@ -455,10 +455,10 @@ class _Fetches:
         for collating, rows in enumerate((table.rows, table.collate_rows)):
             for name, (calls, wall_ns, cpu_ns) in rows.items():
                 if calls:
-                    text = journal.text(name)
                     journal.write(
-                        layout.OPERATOR, collating, 0, self.worker, number, text, calls, wall_ns, cpu_ns, self.samples
-                    )
+                        layout.OPERATOR, collating, 0, self.worker, number, journal.text(name), calls, wall_ns, cpu_ns,
+                        self.samples, journal.text(table.callers.get(name, "")),
+                    )  # fmt: skip
         for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
             journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
 

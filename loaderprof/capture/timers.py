@@ -18,6 +18,8 @@ import time
 import types
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from loaderprof.capture import describe
+
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 MAX_OBJECTS = 2000
@@ -122,6 +124,7 @@ class Table:
         self.rows: Dict[str, List[int]] = {}
         self.collate_rows: Dict[str, List[int]] = {}
         self.collating = False
+        self.callers: Dict[str, str] = {}
         self.samples: List[Tuple[int, int, int]] = []
         self.calls = 0
         self._thread = threading.get_ident()
@@ -146,6 +149,8 @@ class Table:
                 wall, cpu = _NOW() - wall, _CPU() - cpu
                 stack.pop()
                 mine = collate_row if self.collating else row
+                if not mine[0]:
+                    self.callers.setdefault(name, users_line(sys._getframe(1)))
                 mine[0] += 1
                 mine[1] += wall - inner[0]
                 mine[2] += cpu - inner[1]
@@ -158,6 +163,18 @@ class Table:
                     self.samples.append((index, wall, cpu))
 
         return loaderprof_timed
+
+
+def users_line(frame: Any) -> str:
+    """Return `file:line` of the nearest frame that is the user's own code, from `frame` outwards; empty if none is."""
+    for _ in range(30):
+        if frame is None:
+            break
+        filename = frame.f_code.co_filename
+        if not filename.startswith("<") and not describe.installed(filename):
+            return "%s:%d" % (filename, frame.f_lineno)
+        frame = frame.f_back
+    return ""
 
 
 class Timers:
@@ -325,7 +342,7 @@ def _is_users(module: Optional[str]) -> bool:
     path = getattr(sys.modules.get(module), "__file__", None) or ""
     if module in ("__main__", "__mp_main__"):
         return True
-    return bool(path) and not any(part in path for part in ("site-packages", "dist-packages", "lib/python", "lib64/python"))
+    return bool(path) and not describe.installed(path)
 
 
 def _is_torch_plumbing(cls: type) -> bool:

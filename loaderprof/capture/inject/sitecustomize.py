@@ -1,7 +1,7 @@
-"""Puts the hooks into every Python that the job starts: found first on PYTHONPATH, gone from `sys.path` at once.
+"""Puts the hooks into every Python of the job: found first on PYTHONPATH, gone from `sys.path` at once.
 
-It runs in interpreters that need not be ours, so: standard library only, the syntax of Python 3.8, no output, no
-error of its own. It never imports torch; it waits until the job does.
+It runs in interpreters that need not be ours, so: standard library only, the syntax of Python 3.8, no
+output, no error of its own. It never imports torch; it waits until the job does.
 """
 
 import os
@@ -22,15 +22,15 @@ HOOKED = frozenset({"torch.utils.data.dataloader", "torchdata.stateful_dataloade
 
 
 class Finder:
-    """A `sys.meta_path` entry that knows where loaderprof is, and has the hooked modules patched once executed."""
+    """A `sys.meta_path` entry that finds loaderprof, and has the hooked modules patched once executed."""
 
     def __init__(self) -> None:
-        self._searching: "set[tuple[int, str]]" = set()
+        self._searching: set[tuple[int, str]] = set()
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Return a spec for the few names that concern us, None for all others and whenever anything is odd."""
+        """Return a spec for the few names that concern us; None for others and where anything is odd."""
         try:
             if name == PACKAGE:
                 from importlib.machinery import PathFinder
@@ -51,7 +51,7 @@ class Finder:
         try:
             for finder in list(sys.meta_path):
                 find_spec = None if finder is self else getattr(finder, "find_spec", None)
-                spec: "ModuleSpec | None" = find_spec(name, path, target) if find_spec else None
+                spec: ModuleSpec | None = find_spec(name, path, target) if find_spec else None
                 if spec is not None:
                     _patch_when_executed(name, spec.loader)
                     return spec
@@ -62,40 +62,40 @@ class Finder:
 
 def _patch_when_executed(name: str, loader: "Loader | None") -> None:
     """Shadow the loader's `exec_module` until it has executed `name`; the loader keeps its type."""
-    if isinstance(loader, type) or not hasattr(loader, "exec_module") or not hasattr(loader, "__dict__"):
+    if loader is None or isinstance(loader, type) or not hasattr(loader, "exec_module"):
         return
     original = loader.exec_module
 
     def exec_module(module: "ModuleType") -> None:
         if module.__name__ != name:  # a loader may serve many modules: a zip archive's does
-            return original(module)
+            original(module)
+            return
         if vars(loader).get("exec_module") is exec_module:
             del vars(loader)["exec_module"]
         original(module)
         if sys.modules.get(name) is module:
             _patch(name)
-        return None
 
     vars(loader)["exec_module"] = exec_module
 
 
 def _patch(name: str) -> None:
-    """Hand a freshly executed module to the hooks; if that fails, say so in one line and let the job go on."""
+    """Hand a module just executed to the hooks; if that fails, say so in one line and let the job go on."""
     try:
         from loaderprof.capture import hooks
 
         hooks.patch(name)
     except Exception as error:  # noqa: BLE001 - a guest's trouble is never the job's
         reason = " ".join(str(error).split()) or type(error).__name__
-        try:
+        try:  # noqa: SIM105 - contextlib may not be loaded yet
             sys.stderr.write("loaderprof: capture is off: " + reason + "\n")
-        except Exception:  # noqa: BLE001, S110 - stderr is closed, or is None: nobody to tell
+        except Exception:  # noqa: BLE001 - stderr is closed, or is None: nobody to tell
             pass
 
 
 def _install() -> None:
     """Arm the finder, and patch what a `.pth` file has imported before us."""
-    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Finder())
     for name in HOOKED:
         if name in sys.modules:
             _patch(name)

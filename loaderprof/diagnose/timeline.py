@@ -1,0 +1,385 @@
+"""Recording -> loops: for each loader its epochs, and for each batch how long the loop waited and how long it stepped.
+
+A loop's time is exactly covered: `start-up of the iterator + sum(wait) + sum(step) + end of the epoch`, where a step
+leaves out whatever other loops ran inside it (a validation loop inside a training step is its own loop). Times are
+seconds since the run started; what was not seen is NaN. Pure: no torch, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loaderprof.recording import Process, Recording, Table
+
+Seconds = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+WARM_UP_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over a loader. `ended` is None where the loop left early; `restarted`: on workers that were kept."""
+
+    begun: float
+    ready: float
+    ended: float | None
+    shutdown_s: float
+    first_batch_s: float
+    batches: int
+    restarted: bool
+    index_s: float
+
+
+@dataclass(slots=True)
+class Loop:
+    """One loader in one process, and the loop that takes its batches.
+
+    Arrays have one entry a batch, in the order taken, all epochs after one another; `count` > 1 stands for that many
+    batches of a loop too fast to stamp each. `made` has one row a batch that was measured where it was made.
+    """
+
+    process: Process
+    facts: dict[str, Any]
+    iterators: tuple[int, ...]
+    epochs: list[Epoch]
+    epoch: Ints
+    position: Ints
+    asked: Seconds
+    taken: Seconds
+    wait: Seconds
+    step: Seconds
+    step_cpu: Seconds
+    step_process_cpu: Seconds
+    step_runq: Seconds
+    receive: Seconds
+    receive_cpu: Seconds
+    index: Seconds
+    ready: Ints
+    parked: Ints
+    count: Ints
+    training: bool
+    main_thread: bool
+    steady: Bools
+    made: Made
+    nested_s: float = 0.0
+    starved: Seconds = field(default_factory=lambda: np.zeros(0))
+    busy: Seconds = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def name(self) -> str:
+        """The variable that holds the loader, as far as it could be found."""
+        return str(self.facts.get("name", "loader"))
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes of the loader."""
+        return int(self.facts.get("num_workers") or 0)
+
+    @property
+    def batches(self) -> int:
+        """Batches taken in all."""
+        return int(self.count.sum())
+
+    @property
+    def span_s(self) -> float:
+        """Seconds between the first iterator's creation and the last sign of the loop, other loops inside left out."""
+        return float(np.nansum(self.wait) + np.nansum(self.step) + sum(e.ready - e.begun for e in self.epochs)
+                     + sum(e.shutdown_s for e in self.epochs))  # fmt: skip
+
+    def mean(self, values: Seconds) -> float | None:
+        """Return the steady mean per batch of a per-batch array; None where nothing steady was seen."""
+        chosen = self.steady & np.isfinite(values)
+        batches = self.count[chosen].sum()
+        return float(values[chosen].sum() / batches) if batches else None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Batches as their makers saw them, one row each. `wall = cpu + runq + blocked`, without collate's share apart.
+
+    `deep` rows were timed operator by operator and are dearer; `worker` is -1 in the main process.
+    """
+
+    worker: Ints
+    pid: Ints
+    task: Ints
+    epoch: Ints
+    begun: Seconds
+    done: Seconds
+    put: Seconds
+    wall: Seconds
+    cpu: Seconds
+    runq: Seconds
+    blocked: Seconds
+    collate: Seconds
+    collate_cpu: Seconds
+    process_cpu: Seconds
+    asked_bytes: Seconds
+    device_bytes: Seconds
+    faults: Ints
+    samples: Ints
+    count: Ints
+    deep: Bools
+    warm: Bools
+    pickle_cpu: Seconds
+    pickle_wall: Seconds
+
+
+@dataclass(slots=True)
+class Timeline:
+    """A whole run: its loops, longest first."""
+
+    recording: Recording
+    origin_ns: int
+    duration_s: float | None
+    loops: list[Loop]
+
+
+def build(recording: Recording) -> Timeline:
+    """Return the loops of a recording."""
+    tables = recording.tables
+    origin = int(recording.meta.get("started_ns") or _first_time(tables))
+    ended = recording.meta.get("ended_ns")
+    spans = _spans(tables)
+    loops = []
+    for process in recording.processes:
+        rows = tables["iterator"][tables["iterator"]["process"] == process.number]
+        for loader in np.unique(rows["loader"]):
+            if loader >= 0:
+                loop = _loop(recording, process, int(loader), rows[rows["loader"] == loader], origin, spans)
+                if loop is not None:
+                    loops.append(loop)
+    loops.sort(key=lambda loop: -loop.span_s)
+    return Timeline(recording, origin, (ended - origin) / 1e9 if ended else None, loops)
+
+
+def _first_time(tables: dict[str, Table]) -> int:
+    times = tables["iterator"]["t_begun"]
+    return int(times.min()) if len(times) else 0
+
+
+def _spans(tables: dict[str, Table]) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+    """Return, by process and thread, every epoch's (begun, last seen, iterator), in order of beginning."""
+    spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    takes, ends = tables["take"], tables["end"]
+    for row in np.sort(tables["iterator"], order="t_begun"):
+        mine = takes[(takes["process"] == row["process"]) & (takes["iterator"] == row["iterator"])]
+        over = ends[(ends["process"] == row["process"]) & (ends["iterator"] == row["iterator"])]
+        key = (int(row["process"]), int(row["thread"]))
+        last = int(max(row["t_ready"], *mine["t_taken"], *over["t_done"])) if len(mine) or len(over) else int(row["t_ready"])
+        spans.setdefault(key, []).append((int(row["t_begun"]), last, int(row["iterator"])))
+    return spans
+
+
+def _loop(
+    recording: Recording, process: Process, loader: int, rows: Table, origin: int, spans: dict[Any, Any]
+) -> Loop | None:
+    tables = recording.tables
+    rows = np.sort(rows, order="t_begun")
+    iterators = tuple(int(number) for number in np.unique(rows["iterator"]))
+    takes = _own(tables["take"], process.number, iterators, "t_asked")
+    if not len(takes):
+        return None
+    ends = _own(tables["end"], process.number, iterators, "t_asked")
+    facts = _facts(recording.texts[loader])
+    epoch = _epoch_of(rows, takes)
+    position = np.arange(len(takes)) - np.searchsorted(epoch, epoch, side="left")
+    next_asked, next_cpu, next_process_cpu = _next(takes, ends, epoch)
+    thread = int(takes["thread"][0])
+    nested = _nested(takes, next_asked, spans.get((process.number, thread), []), set(iterators))
+    step = (next_asked - takes["t_taken"]) / 1e9 - nested
+    single = takes["count"] == 1
+    # A record of many batches: what is not waiting between its first asking and the next record's is stepping.
+    step = np.where(single, step, (next_asked - takes["t_asked"] - takes["wait_ns"]) / 1e9 - nested)
+    return Loop(
+        process=process, facts=facts, iterators=iterators,
+        epochs=_epochs(rows, takes, ends, epoch, origin), epoch=epoch, position=position,
+        asked=(takes["t_asked"] - origin) / 1e9, taken=(takes["t_taken"] - origin) / 1e9,
+        wait=takes["wait_ns"] / 1e9, step=np.maximum(step, 0.0),
+        step_cpu=np.where(single, (next_cpu - takes["cpu_taken_ns"]) / 1e9, np.nan),
+        step_process_cpu=np.where(single, (next_process_cpu - takes["process_cpu_taken_ns"]) / 1e9, np.nan),
+        step_runq=np.append(np.diff(takes["runq_ns"]) / 1e9, np.nan),
+        receive=takes["receive_ns"] / 1e9, receive_cpu=takes["receive_cpu_ns"] / 1e9, index=takes["index_ns"] / 1e9,
+        ready=takes["extra"].astype(np.int64) - 1, parked=takes["parked"].astype(np.int64), count=takes["count"],
+        training=bool(np.mean(takes["flags"] & 1) > 0.5), main_thread=_is_main(tables, process, thread),
+        steady=_steady(epoch, position, int(facts.get("num_workers") or 0)),
+        made=_made(recording, process, iterators, takes, origin), nested_s=float(np.nansum(nested)),
+        **_device(tables["device"], process.number, iterators),
+    )  # fmt: skip
+
+
+def _own(table: Table, process: int, iterators: tuple[int, ...], order: str) -> Table:
+    mine = table[(table["process"] == process) & np.isin(table["iterator"], iterators)]
+    return mine[np.argsort(mine[order], kind="stable")]
+
+
+def _facts(text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        facts = {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _epoch_of(rows: Table, takes: Table) -> Ints:
+    """Return each take's epoch: the last beginning of its own iterator before it."""
+    epoch = np.zeros(len(takes), np.int64)
+    for iterator in np.unique(rows["iterator"]):
+        numbers = np.flatnonzero(rows["iterator"] == iterator)
+        mine = takes["iterator"] == iterator
+        at = np.searchsorted(rows["t_begun"][numbers], takes["t_asked"][mine], side="right") - 1
+        epoch[mine] = numbers[np.maximum(at, 0)]
+    return epoch
+
+
+def _next(takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds, Seconds, Seconds]:
+    """Return when each batch's loop came back to its loader, and the thread's and process's CPU by then; else NaN."""
+    asked = np.append(takes["t_asked"][1:].astype(float), np.nan)
+    cpu = np.append(takes["cpu_asked_ns"][1:].astype(float), np.nan)
+    process_cpu = np.append(takes["process_cpu_asked_ns"][1:].astype(float), np.nan)
+    last = np.append(epoch[1:] != epoch[:-1], True)
+    asked[last] = cpu[last] = process_cpu[last] = np.nan
+    for number in np.flatnonzero(last):
+        after = ends[(ends["iterator"] == takes["iterator"][number]) & (ends["t_asked"] >= takes["t_taken"][number])]
+        if len(after):
+            asked[number] = after["t_asked"][0]
+            process_cpu[number] = after["process_cpu_ns"][0]
+            cpu[number] = after["cpu_ns"][0]
+    return asked, cpu, process_cpu
+
+
+def _nested(takes: Table, next_asked: Seconds, spans: list[tuple[int, int, int]], own: set[int]) -> Seconds:
+    """Return seconds within each step that other loops of the thread took."""
+    nested = np.zeros(len(takes))
+    others = [(begun, last) for begun, last, iterator in spans if iterator not in own]
+    if not others:
+        return nested
+    starts = [begun for begun, _ in others]
+    for number, (taken, following) in enumerate(zip(takes["t_taken"], next_asked, strict=True)):
+        if not np.isfinite(following):
+            continue
+        covered = int(taken)
+        for begun, last in others[bisect_left(starts, int(taken)) :]:
+            if begun >= following:
+                break
+            nested[number] += max(0, min(last, int(following)) - max(begun, covered)) / 1e9
+            covered = max(covered, last)
+    return nested
+
+
+def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) -> list[Epoch]:
+    epochs = []
+    for number, row in enumerate(rows):
+        mine = takes[epoch == number]
+        over = ends[(ends["iterator"] == row["iterator"]) & (ends["t_asked"] >= row["t_ready"])][:1]
+        if not len(mine) and not len(over):
+            continue
+        first = (mine["t_taken"][0] - row["t_begun"]) / 1e9 if len(mine) and mine["count"][0] == 1 else np.nan
+        epochs.append(
+            Epoch(
+                begun=(row["t_begun"] - origin) / 1e9, ready=(row["t_ready"] - origin) / 1e9,
+                ended=(over["t_done"][0] - origin) / 1e9 if len(over) else None,
+                shutdown_s=(over["t_done"][0] - over["t_asked"][0]) / 1e9 if len(over) else 0.0,
+                first_batch_s=float(first), batches=int(mine["count"].sum()), restarted=bool(row["flags"] & 1),
+                index_s=row["index_ns"] / 1e9,
+            )
+        )  # fmt: skip
+    return epochs
+
+
+def _is_main(tables: dict[str, Table], process: Process, thread: int) -> bool:
+    # The thread that made the first iterator of a process is where its training loop runs.
+    rows = tables["iterator"][tables["iterator"]["process"] == process.number]
+    return bool(len(rows) and int(rows["thread"][0]) == thread)
+
+
+def _steady(epoch: Ints, position: Ints, workers: int) -> Bools:
+    """Return which batches lie past the warm-up and the start of their epoch, as far as there are enough of them."""
+    lengths = np.bincount(epoch)[epoch] if len(epoch) else np.zeros(0)
+    skip = np.where(lengths > 6 * max(1, workers), max(1, workers), 1)
+    steady = position >= skip
+    if steady.sum() > 4 * WARM_UP_BATCHES:
+        steady &= np.arange(len(epoch)) >= WARM_UP_BATCHES
+    return steady if steady.any() else np.ones(len(epoch), np.bool_)
+
+
+def _device(table: Table, process: int, iterators: tuple[int, ...]) -> dict[str, Seconds]:
+    mine = table[(table["process"] == process) & np.isin(table["iterator"], iterators)]
+    return {"starved": mine["starved_ns"] / 1e9, "busy": mine["busy_ns"] / 1e9}
+
+
+def _made(recording: Recording, process: Process, iterators: tuple[int, ...], takes: Table, origin: int) -> Made:
+    tables = recording.tables
+    fetches = tables["fetch"]
+    workers = _workers(recording, process, iterators)
+    if workers:
+        rows = fetches[np.isin(fetches["process"], workers)]
+    else:
+        rows = fetches[(fetches["process"] == process.number) & (fetches["worker"] < 0)]
+        at = np.clip(np.searchsorted(takes["t_asked"], rows["t_begun"], side="right") - 1, 0, None)
+        rows = rows[rows["t_begun"] <= takes["t_taken"][at]]
+    rows = rows[np.argsort(rows["t_begun"], kind="stable")]
+    pids = np.array([recording.processes[number].pid for number in rows["process"]], np.int64)
+    wall = (rows["t_done"] - rows["t_begun"]) / 1e9
+    cpu, runq = rows["cpu_ns"] / 1e9, rows["runq_ns"] / 1e9
+    first = np.ones(len(rows), np.bool_)
+    if len(rows):
+        _, index = np.unique(rows["process"], return_index=True)
+        first[:] = False
+        first[index] = True
+    pickle_cpu, pickle_wall = _pickles(tables["pickle"], rows)
+    return Made(
+        worker=rows["worker"], pid=pids, task=rows["task"], epoch=_epoch_of_tasks(rows),
+        begun=(rows["t_begun"] - origin) / 1e9, done=(rows["t_done"] - origin) / 1e9, put=(rows["t_put"] - origin) / 1e9,
+        wall=wall, cpu=np.minimum(cpu, wall), runq=runq, blocked=np.maximum(wall - cpu - runq, 0.0),
+        collate=rows["collate_ns"] / 1e9, collate_cpu=rows["collate_cpu_ns"] / 1e9,
+        process_cpu=rows["process_cpu_ns"] / 1e9, asked_bytes=rows["rchar"].astype(float),
+        device_bytes=rows["read_bytes"].astype(float), faults=rows["majflt"], samples=rows["extra"].astype(np.int64),
+        count=rows["count"], deep=(rows["flags"] & 1).astype(np.bool_), warm=~first,
+        pickle_cpu=pickle_cpu, pickle_wall=pickle_wall,
+    )  # fmt: skip
+
+
+def _workers(recording: Recording, process: Process, iterators: tuple[int, ...]) -> list[int]:
+    """Return the process numbers of the workers that these iterators started."""
+    table = recording.tables["worker"]
+    told = table[(table["process"] == process.number) & (table["flags"] == 0) & np.isin(table["iterator"], iterators)]
+    pids = set(told["pid"].tolist())
+    return [
+        other.number
+        for other in recording.processes
+        if other.worker is not None and other.pid in pids and other.host == process.host
+    ]
+
+
+def _epoch_of_tasks(rows: Table) -> Ints:
+    """Return each batch's epoch within its worker: task numbers start again at every epoch."""
+    epoch = np.zeros(len(rows), np.int64)
+    for process in np.unique(rows["process"]):
+        mine = np.flatnonzero(rows["process"] == process)
+        tasks = rows["task"][mine]
+        epoch[mine] = np.cumsum(np.append(False, tasks[1:] <= tasks[:-1]))
+    return epoch
+
+
+def _pickles(table: Table, rows: Table) -> tuple[Seconds, Seconds]:
+    """Return what the worker's feeder thread spent on pickling each batch; NaN where it was not seen."""
+    cpu, wall = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    for process in np.unique(rows["process"]) if len(table) else ():
+        mine = np.sort(table[table["process"] == process], order="t_begun")
+        if not len(mine):
+            continue
+        for number in np.flatnonzero(rows["process"] == process):
+            at = np.searchsorted(mine["t_begun"], rows["t_done"][number])
+            if at < len(mine) and mine["task"][at] == rows["task"][number]:
+                cpu[number] = mine["cpu_ns"][at] / 1e9
+                wall[number] = (mine["t_done"][at] - mine["t_begun"][at]) / 1e9
+    return cpu, wall
