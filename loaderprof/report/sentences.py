@@ -238,6 +238,12 @@ def check_command(findings: Findings, folder: str) -> str:
     return ""
 
 
+def try_command(findings: Findings, advice: Advice) -> str:
+    """Return the command that runs the job with a setting changed."""
+    settings = " ".join(f"--set {quoted(f'{key}={value}')}" for key, value in advice.change.items())
+    return again_command(findings).replace("loaderprof run", f"loaderprof run {settings}", 1)
+
+
 def again_command(findings: Findings) -> str:
     """Return the command that profiles the job again."""
     command = words.clean(findings.run.command.strip())

@@ -1,0 +1,304 @@
+"""The still pictures: where a step's time goes, what each change gains, the run over time, batches by worker.
+
+Pure functions of findings and page data, drawn with matplotlib. The same figures stand in the page and in
+files for mails and papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loaderprof.findings import Findings, Stage
+from loaderprof.report import sentences, words
+from loaderprof.report.drawing import (
+    INK,
+    LINE,
+    NARROW,
+    PAPER,
+    SOFT,
+    WIDE,
+    for_page,
+    new_axes,
+    new_figure,
+    saved,
+    say,
+)
+from loaderprof.report.merge import array, end_s, thinned
+from loaderprof.report.page import Bar, Host, PageData
+from loaderprof.report.palette import COLOURS, NAMES, STEP_STAGES, WORKER_STAGES
+
+STILL_POINTS = 600
+STILL_BARS = 160
+"""A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a stacked bar."""
+
+    name: str
+    seconds: float
+    colour: str
+    hatched: bool = False
+
+
+def write_figures(findings: Findings, data: PageData, folder: Path) -> list[Path]:
+    """Write every picture there is data for, as SVG, PNG and PDF, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in _pictures(findings, data).items():
+        figure = draw(WIDE)
+        for kind in ("svg", "png", "pdf"):
+            path = folder / f"{name}.{kind}"
+            path.write_bytes(saved(figure, kind))
+            written.append(path)
+    return written
+
+
+def inline(findings: Findings, data: PageData) -> dict[str, Any]:
+    """Return every picture as SVG for the page, by name; those drawn for a telephone end in `-narrow`."""
+    found = {}
+    for name, draw in _pictures(findings, data).items():
+        found[name] = Markup(for_page(saved(draw(WIDE), "svg").decode(), name))
+        if name in ("anatomy", "speedups"):
+            found[f"{name}-narrow"] = Markup(for_page(saved(draw(NARROW), "svg").decode(), f"{name}-narrow"))
+    return found
+
+
+def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float], Figure]]:
+    pictures: dict[str, Callable[[float], Figure]] = {}
+    if anatomy_rows(findings):
+        pictures["anatomy"] = lambda width: anatomy(findings, width)
+    if any(each.expected.speedup is not None for each in findings.advice):
+        pictures["speedups"] = lambda width: speedups(findings, width)
+    if len(data.steps.t_s) or len(data.host.t_s):
+        pictures["timeline"] = lambda width: timeline(findings, data, width)
+    if data.bars:
+        pictures["batches"] = lambda width: batches(data.bars, width)
+    return pictures
+
+
+def anatomy_rows(findings: Findings) -> list[tuple[str, list[Piece]]]:
+    """Return the bars of a step and of a worker's batch, as far as they were measured."""
+    verdict, who = findings.verdict, sentences.waiter(findings)
+    costs = {cost.stage: cost.s_per_batch for cost in findings.stages}
+    rows = []
+    if verdict.step_s and verdict.wait_s is not None:
+        work = max(verdict.step_s - verdict.wait_s, 0.0)
+        pieces = _parts_of(work, costs) or [Piece(f"{who} works", work, COLOURS["device"])]
+        waits = Piece(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
+        rows.append(("step", [waits, *pieces]))
+    worker = [
+        Piece(NAMES[stage], costs[stage] or 0.0, COLOURS[stage])
+        for stage in WORKER_STAGES
+        if costs.get(stage)
+    ]
+    if worker:
+        rows.append(("worker", worker))
+    return rows
+
+
+def _parts_of(work_s: float, costs: dict[Stage, float | None]) -> list[Piece]:
+    """Return the phases of the working part where they add up to it; on a GPU they may run side by side."""
+    parts = [
+        Piece(NAMES[stage], costs[stage] or 0.0, COLOURS[stage]) for stage in STEP_STAGES if costs.get(stage)
+    ]
+    total = sum(part.seconds for part in parts)
+    return parts if parts and 0.9 * work_s <= total <= 1.1 * work_s else []
+
+
+def anatomy(findings: Findings, width: float) -> Figure:
+    """Draw a step and a worker's batch as stacked bars; waiting is hatched."""
+    rows = anatomy_rows(findings)
+    figure = new_figure(width, 0.95 * len(rows) + 0.1)
+    axes = new_axes(figure, 0.02, 0.02, 0.02, 0.02)
+    axes.set(xlim=(0, 1), ylim=(-len(rows), 0), xticks=[], yticks=[])
+    for place, (name, pieces) in enumerate(rows):
+        total = sum(piece.seconds for piece in pieces)
+        what = "A step" if name == "step" else "A batch in its worker"
+        say(axes, 0, -place - 0.16, f"{what}: {words.duration(total)}", weight="bold", fontsize=10.5)
+        _stacked(axes, -place - 0.62, pieces, total, width)
+    return figure
+
+
+def _stacked(axes: Axes, y: float, pieces: Sequence[Piece], total: float, width: float) -> None:
+    left, factor = 0.0, words.scale(total)[0]
+    for piece in pieces:
+        share = piece.seconds / total if total else 0.0
+        fill = {"color": piece.colour} if not piece.hatched else _hatching(piece.colour)
+        axes.barh(y, share, 0.5, left, linewidth=0, **fill)
+        axes.plot([left + share] * 2, [y - 0.25, y + 0.25], color=PAPER, linewidth=1.5, solid_capstyle="butt")
+        label = f"{piece.name} {words.number(piece.seconds * factor)}"
+        room = share * width * 72 - 10
+        for text in (label, piece.name, words.number(piece.seconds * factor)):
+            if len(text) * 5.8 < room:
+                say(axes, left + share / 2, y, text, ha="center", **_over(piece))
+                break
+        left += share
+
+
+def _hatching(colour: str) -> dict[str, Any]:
+    return {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
+
+
+def _over(piece: Piece) -> dict[str, Any]:
+    """Return the colour of letters that stand on a piece."""
+    if piece.hatched:
+        return {"color": INK, "weight": "bold", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 2.5}}
+    red, green, blue = (int(piece.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return {"color": "#ffffff" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else "#16181b"}
+
+
+def speedups(findings: Findings, width: float) -> Figure:
+    """Draw each change's expected speedup with its interval, what was measured of it, and the ceiling."""
+    numbers = sentences.numbering(findings.advice)
+    shown = [each for each in findings.advice if each.expected.speedup is not None]
+    figure = new_figure(width, 0.36 * len(shown) + 0.62)
+    axes = new_axes(figure, 0.5, 0.3, 0.62, 0.3)
+    ceiling = findings.verdict.ceiling_speedup
+    values = [
+        value for each in shown for value in (each.expected.speedup, each.expected.low, each.expected.high)
+    ]
+    values += [each.measured.high for each in shown if each.measured] + [1.0, ceiling]
+    known = [value for value in values if value is not None]
+    margin = 0.04 * (max(known) - min(known)) or 0.1
+    axes.set(xlim=(min(known) - margin, max(known) + margin), ylim=(-len(shown) + 0.4, 0.6))
+    axes.set_yticks(range(0, -len(shown), -1), [numbers[each.id] for each in shown])
+    axes.tick_params(axis="y", colors=INK, labelsize=10)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_major_locator(MaxNLocator(5 if width == NARROW else 8, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.axvline(1.0, color=SOFT, linewidth=1)
+    say(axes, 1.0, 0.75, "as it is", color=SOFT, ha="left", va="bottom", fontsize=9)
+    if ceiling is not None:
+        axes.axvline(ceiling, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        say(
+            axes,
+            ceiling,
+            0.75,
+            f"ceiling {words.ratio(ceiling)}",
+            color=SOFT,
+            ha="right",
+            va="bottom",
+            fontsize=9,
+        )
+    for place, each in enumerate(shown):
+        _gain(
+            axes,
+            -place,
+            each.expected.speedup or 1.0,
+            (each.expected.low, each.expected.high),
+            COLOURS["read"],
+        )
+        if each.measured:
+            axes.plot([each.measured.low, each.measured.high], [-place - 0.2] * 2, color=INK, linewidth=2)
+            axes.plot(each.measured.speedup, -place - 0.2, "D", color=INK, markersize=5)
+    return figure
+
+
+def _gain(axes: Axes, y: float, value: float, ends: tuple[float | None, float | None], colour: str) -> None:
+    low, high = ends
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], color=colour, linewidth=8, alpha=0.35, solid_capstyle="round")
+    axes.plot(value, y, "o", color=colour, markersize=8)
+    side = max(value, high or value)
+    axes.annotate(
+        words.ratio(value),
+        (side, y),
+        (9, 0),
+        textcoords="offset points",
+        color=INK,
+        va="center",
+        weight="bold",
+    )
+
+
+def timeline(findings: Findings, data: PageData, width: float) -> Figure:
+    """Draw the run over time: steps and waits, queue, CPU, GPUs, disk, each on a lane of its own."""
+    lanes = _lanes(findings, data)
+    figure = new_figure(width, 0.95 * len(lanes) + 0.35)
+    height = figure.get_size_inches()[1]
+    for place, (title, draw) in enumerate(lanes):
+        top = 0.95 * place
+        axes = new_axes(figure, 0.55, height - top - 0.9, 0.05, top + 0.24)
+        axes.set_xlim(0, end_s(data) or 1.0)
+        draw(axes)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=3)
+        for start in array(data.steps.epoch_starts_s):
+            axes.axvline(start, color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
+        if place < len(lanes) - 1:
+            axes.set_xticklabels([])
+        else:
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    return figure
+
+
+def _lanes(findings: Findings, data: PageData) -> list[tuple[str, Callable[[Axes], None]]]:
+    steps, host = data.steps, data.host
+    lanes: list[tuple[str, Callable[[Axes], None]]] = []
+    if len(steps.t_s):
+        lanes.append(("Step time, ms (filled: waiting)", lambda axes: _step_lane(axes, findings, data)))
+    if len(steps.ready):
+        lanes.append(("Batches ready", lambda axes: _line(axes, steps.t_s, steps.ready, COLOURS["collate"])))
+    if len(host.cpu_percent):
+        lanes.append(("CPU, %", lambda axes: _line(axes, host.t_s, host.cpu_percent, COLOURS["host"])))
+    if host.gpu_percent:
+        lanes.append(("GPU, %", lambda axes: _gpu_lane(axes, host)))
+    if len(host.disk_bytes_per_s):
+        disk = array(host.disk_bytes_per_s) / 1e6
+        lanes.append(("Disk, MB/s", lambda axes: _line(axes, host.t_s, disk, COLOURS["read"])))
+    return lanes
+
+
+def _gpu_lane(axes: Axes, host: Host) -> None:
+    for values in host.gpu_percent.values():
+        _line(axes, host.t_s, values, COLOURS["device"])
+
+
+def _step_lane(axes: Axes, findings: Findings, data: PageData) -> None:
+    begun, lasted, waited = (array(each) for each in (data.steps.t_s, data.steps.step_s, data.steps.wait_s))
+    kept = thinned([lasted, waited], STILL_POINTS)
+    colour = COLOURS[findings.verdict.bottleneck]
+    axes.fill_between(begun[kept], waited[kept] * 1e3, step="post", color=colour, alpha=0.35, linewidth=0)
+    axes.plot(begun[kept], lasted[kept] * 1e3, color=INK, linewidth=0.8, drawstyle="steps-post")
+
+
+def _line(axes: Axes, times: Any, values: Any, colour: str) -> None:
+    column = array(values)
+    kept = thinned([column], STILL_POINTS)
+    axes.plot(array(times)[kept], column[kept], color=colour, linewidth=1.1, drawstyle="steps-post")
+
+
+def batches(bars: Sequence[Bar], width: float) -> Figure:
+    """Draw who fetched which batch, around the slowest: a bar while it is made, a line until it is taken."""
+    ordered = sorted(bars, key=lambda bar: bar.start_s)
+    slowest = max(range(len(ordered)), key=lambda place: ordered[place].end_s - ordered[place].start_s)
+    low = max(0, min(slowest - STILL_BARS // 2, len(ordered) - STILL_BARS))
+    shown = ordered[low : low + STILL_BARS]
+    workers = sorted({bar.worker for bar in shown})
+    lane = {worker: -place for place, worker in enumerate(workers)}
+    figure = new_figure(width, 0.3 * len(workers) + 0.4)
+    axes = new_axes(figure, 0.85, 0.3, 0.1, 0.05)
+    for bar in shown:
+        y = lane[bar.worker]
+        axes.barh(
+            y, bar.end_s - bar.start_s, 0.6, bar.start_s, color=COLOURS["read"], alpha=0.75, linewidth=0
+        )
+        if bar.taken_s is not None:
+            axes.plot([bar.end_s, bar.taken_s], [y, y], color=COLOURS["handover"], linewidth=1.2)
+    axes.set_yticks(list(lane.values()), [f"worker {worker}" for worker in workers])
+    axes.set_ylim(-len(workers) + 0.4, 0.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    return figure

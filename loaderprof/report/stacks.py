@@ -1,0 +1,170 @@
+"""Stacks merged into one tree a process, small enough for a page, with the samples of each stretch of time.
+
+A frame holds the samples that ended in it, by stretch, so that the page can add up any selection.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loaderprof.findings import Stage
+from loaderprof.report import words
+from loaderprof.report.page import Stack
+from loaderprof.report.palette import stage
+
+MAX_FRAMES = 3_000
+"""Frames a page holds: the rarest beyond it are added to their callers."""
+
+MAX_STACKS = 20_000
+"""Different stacks that are told apart; the rarest beyond it become one frame."""
+
+STRETCHES = 60
+"""Stretches of time into which samples are sorted: a selection is that exact."""
+
+MAX_NAME = 300
+"""Letters of a frame's name; a path may be thousands long."""
+
+ALWAYS = -1
+"""The stretch of samples that carry no time."""
+
+Key = tuple[tuple[str, ...], str]
+
+
+@dataclass(slots=True)
+class Frame:
+    """A node of the tree: samples that ended here by stretch of time, and all samples below it by stage."""
+
+    name: str
+    ended: Counter[int] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    callees: dict[str, Frame] = field(default_factory=dict)
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """A frame in which samples ended, and its share of all samples."""
+
+    name: str
+    stage: Stage
+    share: float
+
+
+def hottest(stacks: Sequence[Stack], limit: int = 15) -> list[Hot]:
+    """Return the frames in which most samples ended."""
+    ended: Counter[tuple[str, str]] = Counter()
+    for stack in stacks:
+        if stack.frames:
+            ended[stack.frames[-1], stack.stage] += stack.count
+    total = sum(ended.values())
+    return [
+        Hot(words.short(name, MAX_NAME), stage(of), count / total)
+        for (name, of), count in ended.most_common(limit)
+    ]
+
+
+def merged_stacks(stacks: Sequence[Stack], end_s: float, notes: dict[str, str]) -> dict[str, Any] | None:
+    """Return the trees as JSON values; `None` where no stack was taken."""
+    if not stacks:
+        return None
+    counts = _counted(stacks, end_s)
+    trees = {process: _tree(found) for process, found in counts.items()}
+    kept = _kept(trees)
+    dropped = _size(trees) - len(kept)
+    if dropped or any(len(found) > MAX_STACKS for found in counts.values()):
+        notes["flame"] = (
+            f"{len(stacks):,} stacks were merged into {len(kept):,} frames; the {dropped:,} rarest frames "
+            "are counted in their callers."
+        )
+    stages: list[str] = []
+    return {
+        "stretches": STRETCHES,
+        "timed": any(key != ALWAYS for found in counts.values() for ended in found.values() for key in ended),
+        "trees": [[process, _plain(tree, kept, stages)] for process, tree in trees.items()],
+        "stages": stages,
+    }
+
+
+def _counted(stacks: Sequence[Stack], end_s: float) -> dict[str, dict[Key, Counter[int]]]:
+    counts: dict[str, dict[Key, Counter[int]]] = {}
+    for stack in stacks:
+        found = counts.setdefault(stack.process, {})
+        found.setdefault((stack.frames, stack.stage), Counter())[_stretch(stack, end_s)] += stack.count
+    return counts
+
+
+def _stretch(stack: Stack, end_s: float) -> int:
+    if stack.t0_s is None or stack.t1_s is None or end_s <= 0 or stack.t1_s - stack.t0_s > end_s / 4:
+        return ALWAYS
+    middle = (stack.t0_s + stack.t1_s) / 2
+    return max(0, min(int(middle / end_s * STRETCHES), STRETCHES - 1))
+
+
+def _tree(found: dict[Key, Counter[int]]) -> Frame:
+    """Hang every stack into one tree; the rarest beyond the limit go into a frame of their own."""
+    root = Frame("all")
+    often = sorted(found.items(), key=lambda item: -sum(item[1].values()))
+    for place, ((frames, stage_name), ended) in enumerate(often):
+        _hang(root, frames if place < MAX_STACKS else ("(rare stacks)",), stage(stage_name), ended)
+    return root
+
+
+def _hang(root: Frame, frames: tuple[str, ...], stage_name: str, ended: Counter[int]) -> None:
+    count, frame = sum(ended.values()), root
+    for name in (None, *frames):
+        if name is not None:
+            frame = frame.callees.setdefault(name, Frame(name))
+        frame.total += count
+        frame.stages[stage_name] += count
+    frame.ended.update(ended)
+
+
+def _walk(frame: Frame) -> list[Frame]:
+    """Return a frame and all below it, callers first."""
+    found, waiting = [], [frame]
+    while waiting:
+        each = waiting.pop()
+        found.append(each)
+        waiting.extend(each.callees.values())
+    return found
+
+
+def _size(trees: dict[str, Frame]) -> int:
+    return sum(len(_walk(tree)) for tree in trees.values())
+
+
+def _kept(trees: dict[str, Frame]) -> set[int]:
+    """Return the ids of the frames to keep: the most seen, so that no frame is kept without its caller."""
+    frames = [frame for tree in trees.values() for frame in _walk(tree)]
+    frames.sort(key=lambda frame: -frame.total)
+    return {id(frame) for frame in frames[:MAX_FRAMES]}
+
+
+def _plain(root: Frame, kept: set[int], stages: list[str]) -> dict[str, list[Any]]:
+    """Return a tree as columns, callers before callees: caller's place, name, stage, samples by stretch."""
+    columns: dict[str, list[Any]] = {"caller": [], "name": [], "stage": [], "ended": []}
+    waiting = [(root, -1)]
+    while waiting:
+        frame, caller = waiting.pop()
+        place = len(columns["name"])
+        ended = Counter(frame.ended)
+        for callee in sorted(frame.callees.values(), key=lambda each: each.total):
+            if id(callee) in kept:
+                waiting.append((callee, place))
+            else:
+                for below in _walk(callee):
+                    ended.update(below.ended)
+        columns["caller"].append(caller)
+        columns["name"].append(words.short(frame.name, MAX_NAME))
+        columns["stage"].append(_place(frame.stages.most_common(1)[0][0], stages))
+        columns["ended"].append([number for item in sorted(ended.items()) for number in item])
+    return columns
+
+
+def _place(stage_name: str, stages: list[str]) -> int:
+    if stage_name not in stages:
+        stages.append(stage_name)
+    return stages.index(stage_name)
