@@ -1,0 +1,344 @@
+"""What one batch of a loop costs, by stage and by name: timers, kernel counters and stacks brought together.
+
+In the maker of a batch (a worker, or the main process without workers) wall time is thread CPU + run-queue wait +
+blocked time. Timers say which operator used the CPU and which was blocked; what they leave is told by stacks. In the
+loop's own process stacks tell the model's work from the loop's own Python. Pure: no torch, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from loaderprof.diagnose.stages import split_frame, stage_of_line, stage_of_operator, stage_of_stack
+from loaderprof.diagnose.timeline import Bools, Loop
+from loaderprof.findings import Stage
+from loaderprof.recording import Recording, StackSamples
+
+# A step this many times the median is a stall of its own kind, not a slow step.
+STALL_RATIO = 4.0
+MIN_STACK_SAMPLES = 20
+WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One named piece of a batch's making: seconds of CPU and seconds blocked, per batch."""
+
+    stage: Stage
+    name: str
+    where: str | None
+    cpu_s: float
+    blocked_s: float
+
+    @property
+    def total_s(self) -> float:
+        """CPU and blocked seconds together."""
+        return self.cpu_s + self.blocked_s
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """What a batch of one loop costs, in seconds per batch; None where nothing was measured.
+
+    Attributes:
+        pieces: what making a batch took, by name, dearest first; their CPU and blocked seconds add up to the maker's.
+        by_stack: samples of the makers by stage; empty where there were too few stacks.
+        host_share: share of the step that is the loop's own Python, by stacks; None where there were too few.
+        stall_s: seconds per step beyond the usual step, in steps that stalled.
+        threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own.
+    """
+
+    measured: int
+    wall_s: float | None
+    cpu_s: float | None
+    runq_s: float | None
+    blocked_s: float | None
+    collate_s: float | None
+    pickle_s: float | None
+    receive_s: float | None
+    index_s: float | None
+    pieces: tuple[Piece, ...]
+    timed_batches: int
+    by_stack: dict[Stage, int]
+    stack_samples: int
+    host_share: float | None
+    host_by: tuple[tuple[str, float], ...]
+    step_samples: int
+    stall_s: float
+    stall_every: float | None
+    threads: float | None
+    device_bytes: float | None
+    asked_bytes: float | None
+
+
+def break_down(recording: Recording, loop: Loop) -> Breakdown:
+    """Return what a batch of `loop` costs."""
+    made, sources = loop.made, _sources(recording)
+    usual = usual_batches(loop)
+    stacks = _maker_stacks(recording, loop)
+    by_stack = _count_stages(stacks, sources)
+    enough = sum(by_stack.values()) >= MIN_STACK_SAMPLES
+
+    def mean(values: np.ndarray) -> float | None:
+        chosen = values[usual]
+        chosen = chosen[np.isfinite(chosen)]
+        return float(chosen.mean()) if len(chosen) else None
+
+    pieces = _pieces(recording, loop, usual, stacks, sources)
+    host_share, host_by, step_samples = _host(recording, loop, sources)
+    stall_s, stall_every = _stalls(loop)
+    cpu, process_cpu = mean(made.cpu), mean(made.process_cpu)
+    return Breakdown(
+        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=cpu, runq_s=mean(made.runq),
+        blocked_s=mean(made.blocked), collate_s=mean(made.collate), pickle_s=mean(made.pickle_cpu),
+        receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
+        timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
+        host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
+        threads=process_cpu / cpu if cpu and process_cpu else None,
+        device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes),
+    )  # fmt: skip
+
+
+def usual_batches(loop: Loop) -> Bools:
+    """Return which made batches stand for the others: past a process's first one and not timed in depth."""
+    made = loop.made
+    usual = made.warm & ~made.deep
+    return usual if usual.any() else made.warm if made.warm.any() else np.ones(len(made.wall), np.bool_)
+
+
+def _sources(recording: Recording) -> dict[str, str]:
+    sources = recording.meta.get("sources")
+    return {str(key): str(value) for key, value in sources.items()} if isinstance(sources, dict) else {}
+
+
+def _pieces(
+    recording: Recording, loop: Loop, usual: Bools, stacks: list[StackSamples], sources: dict[str, str]
+) -> tuple[Piece, ...]:
+    """Return the named pieces of making a batch, scaled from batches timed in depth to the usual ones."""
+    made = loop.made
+    if not len(made.wall):
+        return ()
+    fetch_cpu = float(np.maximum(made.cpu - made.collate_cpu, 0)[usual].mean())
+    collate_blocked = np.maximum(made.collate - made.collate_cpu - made.runq * _ratio(made.collate, made.wall), 0)
+    fetch_blocked = float(np.maximum(made.blocked - collate_blocked, 0)[usual].mean())
+    rows, batches = _operators(recording, loop)
+    raw = _raw_pieces(recording, rows, batches, float(made.deep.sum()), loop)
+    pieces = _scaled(raw, fetch_cpu, fetch_blocked, stacks, sources)
+    collate_name = str(loop.facts.get("collate_fn") or "collate")
+    pieces.append(
+        Piece("collate", collate_name, None, float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean()))
+    )
+    kept = [piece for piece in pieces if piece.total_s > 0]
+    return tuple(sorted(kept, key=lambda piece: -piece.total_s))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.maximum(whole, 1e-12)
+
+
+def _operators(recording: Recording, loop: Loop) -> tuple[np.ndarray, int]:
+    """Return the operator rows of a loop's makers, and how many batches they come from."""
+    table = recording.tables["operator"]
+    pids = set(loop.made.pid.tolist())
+    numbers = [process.number for process in recording.processes if process.pid in pids]
+    rows = table[np.isin(table["process"], numbers) & (table["name"] >= 0)]
+    rows = rows[rows["worker"] >= 0] if loop.num_workers else rows[rows["worker"] < 0]
+    return rows, len(np.unique(rows[["process", "batch"]])) if len(rows) else 0
+
+
+_Raw = tuple[Stage | None, str, str | None, float, float, bool]
+
+
+def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: float, loop: Loop) -> list[_Raw]:
+    """Return (stage, name, where, cpu, blocked, is the user's own) per batch timed in depth, and the rest of it."""
+    cpu: dict[tuple[str, str], float] = defaultdict(float)
+    wall: dict[tuple[str, str], float] = defaultdict(float)
+    for row in rows[(rows["flags"] & 1) == 0]:
+        key = (recording.texts[row["name"]], recording.texts[row["caller"]] if row["caller"] >= 0 else "")
+        cpu[key] += row["cpu_ns"] / 1e9 / max(1, batches)
+        wall[key] += row["wall_ns"] / 1e9 / max(1, batches)
+    raw: list[_Raw] = []
+    for (text, caller), seconds in wall.items():
+        name, _, place = text.partition("@")
+        users_own = bool(place) and not _installed(place)
+        where = _place(recording, place if users_own else caller)
+        stage = stage_of_operator(name)
+        spent = min(cpu[text, caller], seconds)
+        raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), users_own))
+    made = loop.made
+    if deep:
+        rest_cpu = float((made.cpu - made.collate_cpu)[made.deep].mean()) - sum(cpu.values())
+        rest_wall = float((made.wall - made.collate)[made.deep].mean()) - sum(wall.values())
+        # Calls of the timers themselves are in the rest, about a microsecond each.
+        calls = float(rows["calls"].sum()) / max(1, batches) * 2e-6 if len(rows) else 0.0
+        rest_cpu, rest_wall = rest_cpu - calls, rest_wall - calls
+        if rest_cpu > 0 or rest_wall > 0:
+            rest_cpu = max(rest_cpu, 0.0)
+            where = _place(recording, str(loop.facts.get("dataset_where") or ""))
+            name = _shown(str(loop.facts.get("dataset") or "dataset"))
+            raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), True))
+    if not raw:
+        where = _place(recording, str(loop.facts.get("dataset_where") or ""))
+        raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, True))
+    return raw
+
+
+def _scaled(
+    raw: list[_Raw], fetch_cpu: float, fetch_blocked: float, stacks: list[StackSamples], sources: dict[str, str]
+) -> list[Piece]:
+    """Scale pieces to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
+    total_cpu = sum(item[3] for item in raw) or 1.0
+    total_blocked = sum(item[4] for item in raw) or 1.0
+    pieces: list[Piece] = []
+    for stage, name, where, cpu, blocked, users_own in raw:
+        cpu_s, blocked_s = cpu / total_cpu * fetch_cpu, blocked / total_blocked * fetch_blocked
+        if stage is None:
+            pieces.extend(_told_by_stacks(name, where, cpu_s, stacks, sources))
+            pieces.append(Piece("read", name, where, 0.0, blocked_s))
+        elif stage == "decode" and not users_own:
+            # A library that decodes also reads: what blocked it was the reading.
+            pieces += [Piece("decode", name, where, cpu_s, 0.0), Piece("read", name, where, 0.0, blocked_s)]
+        else:
+            pieces.append(Piece(stage, name, where, cpu_s, blocked_s))
+    return pieces
+
+
+def _told_by_stacks(
+    name: str, where: str | None, cpu_s: float, stacks: list[StackSamples], sources: dict[str, str]
+) -> list[Piece]:
+    """Split the CPU of a function that timers cannot see into by the source lines in which it was seen."""
+    function = name.rsplit(".", 1)[-1]
+    seen: Counter[tuple[Stage, str]] = Counter()
+    for sample in stacks:
+        leaf = _users_leaf(sample.frames, sources)
+        if leaf is None or leaf[0].rsplit(".", 1)[-1] != function:
+            continue
+        stage = stage_of_line(leaf[2]) or "transform"
+        seen[stage if stage in WORK else "transform", leaf[1]] += sample.count
+    total = sum(seen.values())
+    if total < 5:
+        return [Piece("transform", name, where, cpu_s, 0.0)]
+    return [Piece(stage, name, place, cpu_s * count / total, 0.0) for (stage, place), count in seen.items()]
+
+
+def _users_leaf(frames: tuple[str, ...], sources: dict[str, str]) -> tuple[str, str, str] | None:
+    """Return (function, file:line, source) of the leaf frame if it is the user's own code."""
+    function, file, line = split_frame(frames[-1])
+    source = sources.get(f"{file}:{line}")
+    return (function, f"{file}:{line}", source) if source is not None else None
+
+
+def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
+    """Return the stacks of this loop's makers while they made batches."""
+    pids = set(loop.made.pid.tolist())
+    found = []
+    for sample in recording.stacks:
+        if sample.pid not in pids or (sample.thread != "MainThread" and loop.num_workers):
+            continue
+        at = _fetch_frame(sample.frames)
+        if at is not None:
+            found.append(
+                StackSamples(
+                    sample.t_begun, sample.t_done, sample.rate_hz, sample.pid, sample.thread, sample.frames[at:], sample.count
+                )
+            )
+    return found
+
+
+def _fetch_frame(frames: tuple[str, ...]) -> int | None:
+    for number in range(len(frames) - 1, -1, -1):
+        if "utils/data/_utils/fetch.py" in frames[number]:
+            return number
+    return None
+
+
+def _count_stages(stacks: list[StackSamples], sources: dict[str, str]) -> dict[Stage, int]:
+    counts: Counter[Stage] = Counter()
+    for sample in stacks:
+        stage = stage_of_stack(sample.frames, sources) or "transform"
+        counts[stage if stage in WORK else "transform"] += sample.count
+    return dict(counts)
+
+
+_HOST_FRAMES = re.compile(
+    r"torch/serialization\.py|/(json|logging|csv|pickle|tqdm|wandb|mlflow|tensorboard|matplotlib|pandas)/|"
+    r"/(csv|pickle|shutil|print|traceback|gzip)\.py|/sklearn/metrics|torchmetrics"
+)
+_HOST_LINES = re.compile(
+    r"\.item\(\)|\.cpu\(\)|\.tolist\(\)|\.numpy\(\)|\bprint\(|\blog(ger|ging)?\b|\.log\(|\bsave\(|\.write\(|json\.dump|\.add_scalar|"
+    r"checkpoint|metric|accuracy|evaluate|validate|\bplt\.|\bfsync\(|\bflush\("
+)
+_DEVICE_FRAMES = re.compile(r"torch/(optim|nn|autograd|_tensor\.py|_dynamo|_inductor|amp|functional\.py|distributed)")
+
+
+def _host(
+    recording: Recording, loop: Loop, sources: dict[str, str]
+) -> tuple[float | None, tuple[tuple[str, float], ...], int]:
+    """Return the share of the step that is the loop's own Python, its lines, and how many samples tell it."""
+    host: Counter[str] = Counter()
+    device = 0
+    for sample in recording.stacks:
+        if sample.pid != loop.process.pid or sample.thread != "MainThread" or _in_loader(sample.frames):
+            continue
+        place = _host_place(sample.frames, sources)
+        if place is None:
+            device += sample.count
+        else:
+            host[place] += sample.count
+    total = device + sum(host.values())
+    if total < MIN_STACK_SAMPLES:
+        return None, (), total
+    lines = tuple((_place(recording, place) or place, count / total) for place, count in host.most_common(5))
+    return sum(host.values()) / total, lines, total
+
+
+def _in_loader(frames: tuple[str, ...]) -> bool:
+    return any("torch/utils/data/dataloader.py" in frame for frame in frames)
+
+
+def _host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
+    """Return the user's line that a main-thread stack belongs to if it is the loop's own Python, else None."""
+    users = None
+    for frame in reversed(frames):
+        _, file, line = split_frame(frame)
+        place = f"{file}:{line}"
+        source = sources.get(place)
+        if source is not None:
+            return (users or place) if _HOST_LINES.search(source) or users else None
+        if _HOST_FRAMES.search(file):
+            users = users or place
+        elif _DEVICE_FRAMES.search(file) and users is None:
+            return None
+    return users
+
+
+def _stalls(loop: Loop) -> tuple[float, float | None]:
+    """Return (seconds per step beyond the usual in steps that stalled, steps from one stall to the next)."""
+    step = loop.step[loop.steady & np.isfinite(loop.step) & (loop.count == 1)]
+    if len(step) < 20:
+        return 0.0, None
+    median = float(np.median(step))
+    stalled = step > max(STALL_RATIO * median, median + 0.005)
+    if not stalled.any():
+        return 0.0, None
+    return float((step[stalled] - median).sum() / len(step)), len(step) / float(stalled.sum())
+
+
+def _installed(place: str) -> bool:
+    return "site-packages" in place or "dist-packages" in place or "/lib/python3" in place
+
+
+def _place(recording: Recording, place: str) -> str | None:
+    """Return `file:line` relative to the folder the job ran in, None for nothing."""
+    if not place or place.startswith("<"):
+        return None
+    folder = str(recording.meta.get("cwd") or "").rstrip("/") + "/"
+    return place[len(folder) :] if len(folder) > 1 and place.startswith(folder) else place
+
+
+def _shown(name: str) -> str:
+    return name.removeprefix("__main__.").removeprefix("__mp_main__.").replace(".<locals>", "")

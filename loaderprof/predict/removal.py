@@ -1,0 +1,152 @@
+"""What each stage costs the job: the loop replayed as it was, and with one stage's work taken away.
+
+The gain is causal: it says what the run would have been without the stage, not how many seconds the stage used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_batches
+from loaderprof.diagnose.timeline import Loop, Seconds
+from loaderprof.findings import Stage
+from loaderprof.predict.replay import Costs, Outcome, Settings, replay
+
+# A replay is as long as the run, up to this: it costs milliseconds, and more batches change nothing.
+MAX_BATCHES = 240
+# A batch this many times the median is a straggler.
+STRAGGLER_RATIO = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One loop as the replay sees it."""
+
+    costs: Costs
+    settings: Settings
+    cores: float
+    batches_per_epoch: int
+    epochs: int
+
+    def run(self, seed: int = 0) -> Outcome:
+        """Replay the model."""
+        return replay(
+            self.costs, self.settings, cores=self.cores, batches_per_epoch=self.batches_per_epoch, epochs=self.epochs,
+            seed=seed,
+        )  # fmt: skip
+
+
+def model(loop: Loop, parts: Breakdown, cores: float) -> Model | None:
+    """Return the replay's model of a loop; None where it was not measured enough to have one."""
+    made, usual = loop.made, usual_batches(loop)
+    stepped = loop.steady & np.isfinite(loop.step) & np.isfinite(loop.step_cpu) & (loop.count == 1)
+    if parts.cpu_s is None or not usual.any() or stepped.sum() < 3:
+        return None
+    step_cpu = np.clip(loop.step_cpu[stepped], 0, loop.step[stepped])
+    runq = np.nan_to_num(np.clip(loop.step_runq[stepped], 0, None))
+    step_blocked = np.maximum(loop.step[stepped] - step_cpu - np.minimum(runq, loop.step[stepped] - step_cpu), 0)
+    pickle = parts.pickle_s or 0.0
+    workers = loop.num_workers
+    inside = (loop.receive_cpu + loop.index)[loop.steady]
+    lengths = [epoch.batches for epoch in loop.epochs if epoch.batches]
+    epochs = max(1, len(lengths))
+    length = max(1, min(int(np.median(lengths)), MAX_BATCHES // min(epochs, 4)))
+    starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
+    costs = Costs(
+        fetch_cpu_s=made.cpu[usual] + (pickle if workers else 0.0),
+        fetch_blocked_s=made.blocked[usual],
+        step_cpu_s=step_cpu,
+        step_blocked_s=step_blocked,
+        receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
+        step_threads=_step_threads(loop, step_cpu, stepped),
+        worker_start_s=float(np.mean(starts)) / workers if workers and starts else 0.0,
+        worker_boot_s=_boot(loop) if workers else 0.0,
+        shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
+        epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
+    )
+    settings = Settings(
+        num_workers=workers, prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
+        in_order=bool(loop.facts.get("in_order", True)),
+        persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
+    )  # fmt: skip
+    return Model(costs, settings, cores, length, min(epochs, 4))
+
+
+def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
+    """Return how many cores the step's CPU part keeps busy, from the process's CPU over the thread's."""
+    process = float(np.nansum(loop.step_process_cpu[stepped]))
+    thread = float(step_cpu.sum())
+    return float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
+
+
+def _boot(loop: Loop) -> float:
+    """Return CPU seconds of a worker between its start and its usual pace: its boot and its dearer first batch."""
+    made = loop.made
+    first = made.wall[~made.warm]
+    usual = made.wall[usual_batches(loop)]
+    return max(0.0, float(np.mean(first) - np.mean(usual))) if len(first) and len(usual) else 0.0
+
+
+def without(base: Model, stage: Stage, loop: Loop, parts: Breakdown) -> Model | None:
+    """Return the model with one stage's work taken away; None where the stage has none in this loop."""
+    costs = base.costs
+    if stage in WORK:
+        cpu = sum(piece.cpu_s for piece in parts.pieces if piece.stage == stage)
+        blocked = sum(piece.blocked_s for piece in parts.pieces if piece.stage == stage)
+        if cpu + blocked <= 0:
+            return None
+        new = replace(
+            costs,
+            fetch_cpu_s=costs.fetch_cpu_s * _kept(cpu, float(costs.fetch_cpu_s.mean())),
+            fetch_blocked_s=costs.fetch_blocked_s * _kept(blocked, float(costs.fetch_blocked_s.mean())),
+        )
+    elif stage == "handover":
+        if not base.settings.num_workers:
+            return None
+        index = parts.index_s or 0.0
+        new = replace(
+            costs,
+            receive_cpu_s=min(index, costs.receive_cpu_s),
+            fetch_cpu_s=np.maximum(costs.fetch_cpu_s - (parts.pickle_s or 0.0), 0),
+        )
+    elif stage == "sampler":
+        index = parts.index_s or 0.0
+        new = replace(costs, receive_cpu_s=max(0.0, costs.receive_cpu_s - index), epoch_gap_s=0.0)
+    elif stage in ("device", "host"):
+        kept = _step_kept(stage, parts, float((costs.step_cpu_s + costs.step_blocked_s).mean()))
+        new = replace(costs, step_cpu_s=costs.step_cpu_s * kept, step_blocked_s=costs.step_blocked_s * kept)
+    elif stage == "startup":
+        new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0, worker_stop_s=0.0)
+    elif stage == "straggler":
+        return _without_stragglers(base)
+    else:
+        return None
+    return replace(base, costs=new)
+
+
+def _kept(part: float, whole: float) -> float:
+    return max(0.0, 1.0 - part / whole) if whole > 0 else 1.0
+
+
+def _step_kept(stage: Stage, parts: Breakdown, step_s: float) -> float:
+    """Return the share of the step that stays when the device's or the host's part of it is gone."""
+    stalls = min(1.0, parts.stall_s / step_s) if step_s > 0 else 0.0
+    host = stalls + (1.0 - stalls) * (parts.host_share or 0.0)
+    return 1.0 - host if stage == "host" else host
+
+
+def _without_stragglers(base: Model) -> Model | None:
+    """Return the model with slow batches brought down to the median; None where none stands out."""
+    costs = base.costs
+    total = costs.fetch_cpu_s + costs.fetch_blocked_s
+    median = float(np.median(total))
+    slow = total > STRAGGLER_RATIO * median
+    # Where slow batches are common they are no stragglers: the pipeline is simply uneven.
+    if not slow.any() or slow.mean() > 0.25:
+        return None
+    factor = np.where(slow, median / total, 1.0)
+    return replace(
+        base, costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * factor, fetch_blocked_s=costs.fetch_blocked_s * factor)
+    )
