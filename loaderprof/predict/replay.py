@@ -1,8 +1,8 @@
 """The DataLoader protocol replayed event by event with a run's own costs: "what if it were set otherwise?".
 
 Follows torch's `_MultiProcessingDataLoaderIter`: who is dealt which batch, how many are outstanding, what is
-put aside until its turn. Actors (the loop, the workers, the pin thread) are generators that ask a small machine
-for core time, for blocked time, or to be woken. Pure: standard library and numpy only, no torch, no clock.
+put aside until its turn. Actors (the loop, the workers, the pin thread) are generators that ask a small
+machine for core time, for blocked time, or to be woken. Pure: standard library and numpy, no torch, no clock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Costs:
     batch, or for a queue belongs to the outcome and must not be in them.
 
     Attributes:
-        fetch_cpu_s: CPU to make one batch: read, decode, transform, collate and the worker's own pickling.
+        fetch_cpu_s: CPU to make one batch: read, decode, transform, collate; pickling too unless it is given
+            as `send_cpu_s`.
         fetch_blocked_s: time the maker of the batch was blocked (I/O, sleep); same length.
         step_cpu_s: part of the loop's step that keeps the main thread on a core.
         step_blocked_s: part of the step that needs no core: a sleep, a synchronous device. Waits for an
@@ -56,13 +57,17 @@ class Costs:
         worker_start_s: main-thread time to start one worker.
         worker_boot_s: CPU inside a worker between its start and its first fetch.
         shutdown_s: end of an epoch with workers that are not persistent, whatever their number.
-        worker_stop_s: the same, per worker (they are joined one after the other).
         epoch_gap_s: the loop's own work between two epochs.
         pin_cpu_s: CPU of the pin thread to pin one batch.
         io_slots: how many blocked reads are served at once, first come first served; None: any number.
         device_step_s: an asynchronous device's own time per step; the loop runs ahead of it until it syncs.
         sync_every: the loop waits for the device every so many steps; None: never.
         sync_at: whether that wait ends a step (`loss.item()`) or begins it (a copy from pageable memory).
+        worker_stop_s: what `shutdown_s` grows by with each worker (they are joined one after the other).
+        send_cpu_s: CPU of a worker's queue thread to pickle and send a batch, beside the making of the next;
+            not at all without workers.
+        answer_cpu_s: CPU of the worker while the receiver waits for it in the midst of receiving (it hands
+            over file descriptors, a round trip a tensor): the receive's time less its CPU and run-queue wait.
     """
 
     fetch_cpu_s: Seconds
@@ -74,13 +79,15 @@ class Costs:
     worker_start_s: float = 0.0
     worker_boot_s: float = 0.0
     shutdown_s: float = 0.0
-    worker_stop_s: float = 0.0
     epoch_gap_s: float = 0.0
     pin_cpu_s: float = 0.0
     io_slots: int | None = None
     device_step_s: Seconds | None = None
     sync_every: int | None = None
     sync_at: Literal["end", "start"] = "end"
+    worker_stop_s: float = 0.0
+    send_cpu_s: float = 0.0
+    answer_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +167,7 @@ class _Machine:
     """Cores shared by whoever can run, and waits that overlap.
 
     Single-threaded work shares the cores evenly (processor sharing): all of it advances by one virtual clock,
-    so the next to finish is the top of a heap. A gang is the one step of several threads that meet at barriers.
+    so the next to finish is the top of a heap. A gang is the step of several threads that meet at barriers.
     """
 
     def __init__(self, cores: float, gang_threads: float, io_slots: int | None) -> None:
@@ -264,8 +271,11 @@ class _Run:
         self.device = None if device is None else [one for (one,) in _drawn((device,), total, rng)]
         self.device_free_s = self.device_idle_s = 0.0
         self.workers: list[Actor] = []
+        self.senders: list[Actor] = []
         self.pinner: Actor | None = None
         self.main: Actor | None = None
+        # While a worker answers the receiver does not run, so the two are one stretch on a core.
+        self._receive_s = costs.receive_cpu_s + costs.answer_cpu_s
         self.parked_actors: set[Actor] = set()
         self.first_batch_s = 0.0
         self.wait_s = self.parked_s = 0.0
@@ -278,6 +288,7 @@ class _Run:
         """Empty queues: nothing is dealt, made, or put aside."""
         workers = self.settings.num_workers
         self.tasks: list[deque[int]] = [deque() for _ in range(workers)]
+        self.unsent: list[deque[int]] = [deque() for _ in range(workers)]
         self.dealt = [0] * workers
         self.next_worker = 0
         self.sent = 0
@@ -312,7 +323,7 @@ class _Run:
         if has_workers:
             self.making_s += self.last_made_s - opened_s
             if not self.settings.persistent_workers:
-                self.workers = []
+                self.workers, self.senders = [], []
                 self.parked_actors.clear()
                 yield BLOCKED, self.costs.shutdown_s + self.costs.worker_stop_s * self.settings.num_workers
 
@@ -323,7 +334,9 @@ class _Run:
             for worker in range(self.settings.num_workers):
                 yield CPU, self.costs.worker_start_s
                 self.workers.append(self._work(worker))
+                self.senders.append(self._send(worker))
                 self.machine.wake(self.workers[worker])
+                self.machine.wake(self.senders[worker])
             if self.settings.pin_memory:
                 self.pinner = self._pin()
                 self.machine.wake(self.pinner)
@@ -348,7 +361,7 @@ class _Run:
     def _take(self, index: int) -> Actor:
         """Take batch `index`, or whichever is ready when order does not matter, and deal one more."""
         queue = self.pinned if self.settings.pin_memory else self.made
-        receive_s = 0.0 if self.settings.pin_memory else self.costs.receive_cpu_s
+        receive_s = 0.0 if self.settings.pin_memory else self._receive_s
         in_order = self.settings.in_order
         while True:
             if index in self.aside:
@@ -418,8 +431,24 @@ class _Run:
             yield CPU, cpu_s
             self.busy_s += machine.now - begun_s
             self.last_made_s = machine.now
-            self.made.append((index, me))
-            self._rouse(self.pinner if self.settings.pin_memory else self.main)
+            if self.costs.send_cpu_s > 0:
+                self.unsent[me].append(index)
+                self._rouse(self.senders[me])
+            else:
+                self._deliver(index, me)
+
+    def _send(self, worker: int) -> Actor:
+        """The thread of a worker's result queue: pickles and sends while the worker makes its next batch."""
+        while True:
+            if not self.unsent[worker]:
+                yield self._park(self.senders[worker])
+                continue
+            yield CPU, self.costs.send_cpu_s
+            self._deliver(self.unsent[worker].popleft(), worker)
+
+    def _deliver(self, index: int, worker: int) -> None:
+        self.made.append((index, worker))
+        self._rouse(self.pinner if self.settings.pin_memory else self.main)
 
     def _pin(self) -> Actor:
         """The pin thread: receives, pins, passes on, in the order of arrival."""
@@ -427,7 +456,7 @@ class _Run:
             if not self.made:
                 yield self._park(self.pinner)
                 continue
-            yield CPU, self.costs.receive_cpu_s + self.costs.pin_cpu_s
+            yield CPU, self._receive_s + self.costs.pin_cpu_s
             self.pinned.append(self.made.popleft())
             self._rouse(self.main)
 

@@ -1,0 +1,336 @@
+"""The replay against what must hold, against closed forms, and against real DataLoaders that sleep."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from loaderprof.predict.replay import Costs, Outcome, Settings, replay
+
+AMPLE_CORES = 64.0
+
+
+def costs(
+    fetch_s: Any = 0.0, step_s: Any = 0.0, *, fetch_cpu_s: Any = 0.0, step_cpu_s: Any = 0.0, **others: Any
+) -> Costs:
+    """Costs whose fetch and step are blocked unless given as CPU."""
+    fetch = np.broadcast_arrays(np.atleast_1d(fetch_cpu_s), np.atleast_1d(fetch_s))
+    step = np.broadcast_arrays(np.atleast_1d(step_cpu_s), np.atleast_1d(step_s))
+    return Costs(fetch[0], fetch[1], step[0], step[1], **{"receive_cpu_s": 0.0, **others})
+
+
+def run(of: Costs, settings: Settings, batches: int = 200, **others: Any) -> Outcome:
+    return replay(of, settings, **{"cores": AMPLE_CORES, "batches_per_epoch": batches, **others})
+
+
+seconds = st.lists(st.floats(0, 0.05), min_size=1, max_size=12).map(np.array)
+settings = st.builds(
+    Settings,
+    num_workers=st.integers(0, 6),
+    prefetch_factor=st.integers(1, 4),
+    in_order=st.booleans(),
+    persistent_workers=st.booleans(),
+    pin_memory=st.booleans(),
+)
+
+
+@st.composite
+def any_costs(draw: st.DrawFn) -> Costs:
+    fetch, step = draw(seconds), draw(seconds)
+    return Costs(
+        fetch * draw(st.floats(0, 1)),
+        fetch,
+        step,
+        step * draw(st.floats(0, 1)),
+        receive_cpu_s=draw(st.floats(0, 0.01)),
+        send_cpu_s=draw(st.floats(0, 0.01)),
+        worker_start_s=draw(st.floats(0, 0.01)),
+        worker_boot_s=draw(st.floats(0, 0.01)),
+        pin_cpu_s=draw(st.floats(0, 0.01)),
+        io_slots=draw(st.none() | st.integers(1, 3)),
+    )
+
+
+@given(any_costs(), settings, st.floats(0.5, 8), st.integers(1, 40), st.integers(1, 3), st.integers(0, 2))
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_every_batch_once_and_never_faster_than_its_parts(
+    of: Costs, how: Settings, cores: float, batches: int, epochs: int, seed: int
+) -> None:
+    arguments: dict[str, Any] = {"cores": cores, "batches_per_epoch": batches, "epochs": epochs, "seed": seed}
+    seen = replay(of, how, **arguments)
+    assert seen == replay(of, how, **arguments)
+    assert seen.batches == batches * epochs
+    assert 0 <= seen.parked <= 1
+    assert 0 <= seen.worker_busy_share <= 1 + 1e-9
+    if seed:
+        return
+    rows = np.arange(batches * epochs)
+    fetch_cpu, fetch, step_cpu, step = (
+        column[rows % len(column)].sum()
+        for column in (of.fetch_cpu_s, of.fetch_blocked_s, of.step_cpu_s, of.step_blocked_s)
+    )
+    makers = how.num_workers or 1
+    slack = 1 + 1e-9
+    assert seen.total_s * slack >= step_cpu + step
+    assert seen.total_s * slack >= (fetch_cpu + fetch) / makers
+    hand_over = (of.send_cpu_s + of.receive_cpu_s) * len(rows) if how.num_workers else 0.0
+    assert seen.total_s * slack >= (fetch_cpu + step_cpu + hand_over) / cores
+    if of.io_slots:
+        assert seen.total_s * slack >= fetch / of.io_slots
+    starts = 1 if how.persistent_workers else epochs
+    hand_over += of.pin_cpu_s * len(rows)
+    start_up = (of.worker_start_s + of.worker_boot_s) * how.num_workers * starts
+    one_by_one = (fetch_cpu + step_cpu + hand_over + start_up) / min(1.0, cores) + fetch + step
+    assert seen.total_s <= one_by_one * slack + 1e-9
+
+
+@given(seconds, seconds, st.floats(0, 1), st.integers(0, 6), st.integers(1, 4))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_cheaper_batches_are_never_slower(
+    fetch: Any, step: Any, factor: float, workers: int, prefetch: int
+) -> None:
+    how = Settings(workers, prefetch)
+    assert (
+        run(costs(fetch * factor, step), how, 50).total_s <= run(costs(fetch, step), how, 50).total_s + 1e-9
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("step_s", [0.002, 0.01, 0.05])
+def test_constant_costs_run_at_the_slowest_stage(workers: int, step_s: float) -> None:
+    seen = run(costs(0.04, step_s, receive_cpu_s=0.001), Settings(workers), 400)
+    stage_s = max(step_s + 0.001, 0.04 / workers)
+    assert seen.steady_step_s == pytest.approx(stage_s, rel=0.02)
+    assert seen.wait_s == pytest.approx(stage_s - step_s - 0.001, abs=0.02 * stage_s)
+    assert seen.worker_busy_share == pytest.approx(0.04 / workers / stage_s, rel=0.06)
+
+
+def test_cores_limit_what_workers_can_do() -> None:
+    of = costs(fetch_cpu_s=0.01, step_cpu_s=0.005)
+    assert run(of, Settings(4), cores=2).steady_step_s == pytest.approx(0.015 / 2, rel=0.03)
+    assert run(of, Settings(4), cores=1).steady_step_s == pytest.approx(0.015, rel=0.03)
+
+
+def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
+    alone = run(costs(step_cpu_s=0.01, step_threads=4.0), Settings(1), cores=4)
+    assert alone.steady_step_s == pytest.approx(0.01)
+    beside = costs(fetch_cpu_s=0.01, step_cpu_s=0.01)
+    wide = dataclasses.replace(beside, step_threads=4.0)
+    assert (
+        run(wide, Settings(2), cores=4).steady_step_s > 1.3 * run(beside, Settings(2), cores=4).steady_step_s
+    )
+
+
+def test_without_workers_the_loop_makes_and_steps() -> None:
+    fetch, step = np.array([0.01, 0.03, 0.02]), np.array([0.005, 0.004])
+    seen = run(costs(fetch, step, fetch_cpu_s=0.001, receive_cpu_s=1.0, send_cpu_s=1.0), Settings(0), 6)
+    assert seen.total_s == pytest.approx(2 * fetch.sum() + 3 * step.sum() + 6 * 0.001)
+    assert seen.first_batch_s == pytest.approx(0.011)
+    assert seen.worker_busy_share == 0
+
+
+def test_a_slow_batch_holds_up_those_behind_it_only_in_order() -> None:
+    slow = costs(np.where(np.arange(100) % 10 == 5, 0.06, 0.01), 0.003)
+    in_order, any_order = (run(slow, Settings(4, 2, in_order=order)) for order in (True, False))
+    assert in_order.steady_step_s > 1.15 * any_order.steady_step_s
+    assert any_order.steady_step_s == pytest.approx(0.015 / 4, rel=0.1)
+    assert in_order.parked > 0.5
+    assert any_order.parked == 0
+
+
+def test_prefetching_rides_out_slow_batches() -> None:
+    slow = costs(np.where(np.arange(100) % 10 == 5, 0.06, 0.01), 0.008)
+    assert run(slow, Settings(4, 8)).wait_s < 0.5 * run(slow, Settings(4, 1)).wait_s
+
+
+def test_reads_beyond_the_slots_wait_their_turn() -> None:
+    assert run(costs(0.01, io_slots=2), Settings(8)).steady_step_s == pytest.approx(0.005, rel=0.03)
+    assert run(costs(0.01, io_slots=8), Settings(2)).steady_step_s == pytest.approx(0.005, rel=0.03)
+
+
+def test_workers_start_again_each_epoch_unless_they_persist() -> None:
+    of = costs(0.01, 0.01, worker_start_s=0.01, worker_boot_s=0.03, shutdown_s=0.01, worker_stop_s=0.005)
+    once = run(of, Settings(2, persistent_workers=True), 50, epochs=3)
+    again = run(of, Settings(2), 50, epochs=3)
+    # The first worker boots while the second is started.
+    assert once.first_batch_s == pytest.approx(0.01 + 0.03 + 0.01)
+    assert again.first_batch_s == once.first_batch_s
+    assert again.steady_step_s == pytest.approx(once.steady_step_s)
+    assert again.total_s - once.total_s == pytest.approx(2 * 0.04 + 3 * 0.02)
+
+
+def test_the_gap_between_epochs_counts_once_less_than_epochs() -> None:
+    of = costs(0.01, 0.01)
+    gap = dataclasses.replace(of, epoch_gap_s=0.5)
+    how = Settings(2, persistent_workers=True)
+    assert run(gap, how, 9, epochs=3).total_s == pytest.approx(run(of, how, 9, epochs=3).total_s + 1.0)
+
+
+def test_the_pin_thread_receives_beside_the_step() -> None:
+    of = costs(0.001, 0.004, receive_cpu_s=0.003, pin_cpu_s=0.002)
+    assert run(of, Settings(2)).steady_step_s == pytest.approx(0.007, rel=0.02)
+    assert run(of, Settings(2, pin_memory=True)).steady_step_s == pytest.approx(0.005, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sync_every", "sync_at", "step_s"), [(None, "end", 0.013), (1, "end", 0.022), (1, "start", 0.013)]
+)
+def test_a_device_runs_behind_until_the_loop_syncs(
+    sync_every: int | None, sync_at: Any, step_s: float
+) -> None:
+    device: dict[str, Any] = {"device_step_s": np.array([0.01]), "sync_every": sync_every, "sync_at": sync_at}
+    loading = run(costs(0.012, step_cpu_s=0.001, **device), Settings(0), 100)
+    assert loading.steady_step_s == pytest.approx(step_s, rel=0.02)
+    loaded = run(costs(0.001, step_cpu_s=0.001, **device), Settings(2), 100)
+    assert loaded.steady_step_s == pytest.approx(0.01, rel=0.02)
+
+
+def test_the_device_idles_only_where_the_loop_is_late() -> None:
+    keeps_up = run(costs(0.001, step_cpu_s=0.001, device_step_s=np.array([0.01])), Settings(2))
+    starves = run(costs(0.04, step_cpu_s=0.001, device_step_s=np.array([0.01])), Settings(2))
+    assert keeps_up.device_idle_s == pytest.approx(0, abs=1e-4)
+    assert starves.device_idle_s == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_seed_draws_the_same_costs_in_another_order() -> None:
+    of = costs(np.random.default_rng(0).gamma(2, 0.01, 300), 0.001)
+    seen = run(of, Settings(2), 1000).steady_step_s
+    drawn = [run(of, Settings(2), 1000, seed=seed).steady_step_s for seed in range(1, 6)]
+    assert len(set(drawn)) == 5
+    assert np.mean(drawn) == pytest.approx(seen, rel=0.1)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    good = costs(0.01, 0.01)
+    for bad in (
+        dataclasses.replace(good, fetch_cpu_s=np.array([])),
+        dataclasses.replace(good, step_cpu_s=np.zeros(3)),
+        dataclasses.replace(good, io_slots=0),
+    ):
+        with pytest.raises(ValueError, match=r"costs|io_slots"):
+            run(bad, Settings(2))
+    with pytest.raises(ValueError, match="no such loader"):
+        run(good, Settings(2, 0))
+    with pytest.raises(ValueError, match="cannot replay"):
+        run(good, Settings(2), 0)
+
+
+def test_one_replay_takes_milliseconds() -> None:
+    rng = np.random.default_rng(0)
+    of = costs(rng.gamma(4, 0.01, 200), 0.005, fetch_cpu_s=rng.gamma(4, 0.01, 200), step_cpu_s=0.005)
+    took = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        run(of, Settings(8), cores=2)
+        took.append(time.perf_counter() - begun)
+    # Measured 2-5 ms; a factor for a busy machine.
+    assert min(took) < 0.03
+
+
+BATCHES, EPOCHS, STEP_S, FETCH_S = 30, 2, 0.008, 0.024
+
+
+class Sleeper:
+    """A dataset whose only cost is sleep: one sample is one batch."""
+
+    def __init__(self, sleeps_s: list[float]) -> None:
+        self.sleeps_s = sleeps_s
+
+    def __len__(self) -> int:
+        return len(self.sleeps_s)
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(self.sleeps_s[index])
+        return index
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """What a real run took, in seconds."""
+
+    total_s: float
+    steady_step_s: float
+    start_s: float
+    stop_s: float
+
+
+def real(sleeps_s: list[float], how: Settings) -> Real:
+    """Run a real DataLoader over sleeps; the medians are over its epochs."""
+    from torch.utils.data import DataLoader
+
+    keywords: dict[str, Any] = {"prefetch_factor": how.prefetch_factor} if how.num_workers else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*worker processes in total.*")
+        loader: DataLoader[int] = DataLoader(
+            Sleeper(sleeps_s),  # type: ignore[arg-type]
+            num_workers=how.num_workers,
+            in_order=how.in_order,
+            persistent_workers=how.persistent_workers,
+            multiprocessing_context="fork" if how.num_workers else None,
+            **keywords,
+        )
+        begun = time.perf_counter()
+        epochs = [one_epoch(loader, how) for _ in range(EPOCHS)]
+        total_s = time.perf_counter() - begun
+    return Real(total_s, *np.median(epochs, axis=0))
+
+
+def one_epoch(loader: Any, how: Settings) -> tuple[float, float, float]:
+    """(Steady step, start, stop) seconds of an epoch, with the replay's definition of steady."""
+    begun = time.perf_counter()
+    batches = iter(loader)
+    start_s = time.perf_counter() - begun
+    ends = []
+    while next(batches, None) is not None:
+        time.sleep(STEP_S)
+        ends.append(time.perf_counter())
+    stop_s = time.perf_counter() - ends[-1]
+    skip = how.num_workers * how.prefetch_factor or 1
+    return (ends[-1] - ends[skip - 1]) / (len(ends) - skip), start_s, stop_s
+
+
+def assert_replayed(sleeps_s: list[float], how: Settings, within: float = 0.15) -> None:
+    """The replay must come near the real run; once more where a neighbour on the machine disturbed it."""
+    for _ in range(3):
+        seen = real(sleeps_s, how)
+        workers = max(1, how.num_workers)
+        # What torch spends on an empty batch: about 0.3 ms on either side, 8 ms for a worker to wake up.
+        of = costs(
+            np.array(sleeps_s) + 0.0003,
+            STEP_S + 0.0002,
+            receive_cpu_s=0.0006,
+            worker_start_s=seen.start_s / workers,
+            worker_boot_s=0.008,
+            worker_stop_s=seen.stop_s / workers,
+        )
+        predicted = replay(of, how, cores=AMPLE_CORES, batches_per_epoch=len(sleeps_s), epochs=EPOCHS)
+        errors = (
+            predicted.steady_step_s / seen.steady_step_s - 1,
+            predicted.total_s / seen.total_s - 1,
+        )
+        if max(map(abs, errors)) < within:
+            return
+    raise AssertionError(f"{how}: steady and total are off by {errors}, three times over")
+
+
+def test_real_loaders_follow_the_replay() -> None:
+    for workers in (0, 1, 2, 4):
+        assert_replayed([FETCH_S] * BATCHES, Settings(workers))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_real_slow_batches_follow_the_replay(in_order: bool) -> None:
+    sleeps_s = [0.09 if index % 10 == 5 else 0.015 for index in range(40)]
+    assert_replayed(sleeps_s, Settings(3, 2, in_order=in_order))
+
+
+def test_real_persistent_workers_follow_the_replay() -> None:
+    assert_replayed([FETCH_S] * BATCHES, Settings(2, 2, persistent_workers=True), within=0.2)
