@@ -246,11 +246,16 @@ def _stand_by(pid: int) -> None:
         if received.si_signo == signal.SIGCHLD:
             if _has_ended(pid):
                 return
-        # From the kernel means from the terminal, whose own copy reached the job. But an alarm that was set
-        # before we started is ours alone: timers outlive exec, not fork.
-        elif received.si_code <= 0 or received.si_signo == signal.SIGALRM:
+        elif received.si_code <= 0 or _is_for_us_alone(received.si_signo):
             with contextlib.suppress(PermissionError):  # a job that runs as another user, below sudo
                 os.kill(pid, received.si_signo)
+
+
+def _is_for_us_alone(number: int) -> bool:
+    """Tell whether the kernel sent this to one process; what a key sends, the job received as well."""
+    if number == signal.SIGHUP:  # the terminal is gone: the session's leader is told
+        return os.getpid() == os.getsid(0)
+    return number == signal.SIGALRM  # set before we started: timers outlive exec, but not fork
 
 
 def _has_ended(pid: int) -> bool:
@@ -271,7 +276,8 @@ def _stop_too(pid: int, number: int) -> None:
     os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # here we stop
     signal.pthread_sigmask(signal.SIG_BLOCK, {number} & WAITED_FOR)
-    if os.waitid(os.P_PID, pid, os.WCONTINUED | os.WNOHANG) is None:  # sent to us alone, not to the group
+    anything = os.WEXITED | os.WSTOPPED | os.WCONTINUED
+    if os.waitid(os.P_PID, pid, anything | os.WNOHANG | os.WNOWAIT) is None:  # only we were continued
         os.kill(pid, signal.SIGCONT)
 
 

@@ -60,23 +60,36 @@ class Finder:
         return None
 
 
+class Execution:
+    """Stands in for the `exec_module` of one loader, whose type stays, until it has executed one module."""
+
+    def __init__(self, name: str, loader: "Loader") -> None:
+        self._name = name
+        self._loader = loader
+        self._original = loader.exec_module
+
+    def __call__(self, module: "ModuleType") -> None:
+        """Execute the module, and have it patched if it is the one."""
+        if module.__name__ != self._name:  # a loader may serve many modules: a zip archive's does
+            self._original(module)
+            return
+        if vars(self._loader).get("exec_module") is self:
+            del vars(self._loader)["exec_module"]
+        self._original(module)
+        if sys.modules.get(self._name) is module:
+            _patch(self._name)
+
+    def watches(self, name: str) -> bool:
+        """Tell whether this is the module waited for."""
+        return name == self._name
+
+
 def _patch_when_executed(name: str, loader: "Loader | None") -> None:
-    """Shadow the loader's `exec_module` until it has executed `name`; the loader keeps its type."""
     if loader is None or isinstance(loader, type) or not hasattr(loader, "exec_module"):
         return
-    original = loader.exec_module
-
-    def exec_module(module: "ModuleType") -> None:
-        if module.__name__ != name:  # a loader may serve many modules: a zip archive's does
-            original(module)
-            return
-        if vars(loader).get("exec_module") is exec_module:
-            del vars(loader)["exec_module"]
-        original(module)
-        if sys.modules.get(name) is module:
-            _patch(name)
-
-    vars(loader)["exec_module"] = exec_module
+    present = vars(loader).get("exec_module")
+    if not (isinstance(present, Execution) and present.watches(name)):
+        vars(loader)["exec_module"] = Execution(name, loader)
 
 
 def _patch(name: str) -> None:
