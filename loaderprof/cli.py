@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as typed after `loaderprof`; the process's own by default.
     """
     try:
-        options = parser().parse_args(arguments)
+        typed = list(sys.argv[1:] if arguments is None else arguments)
+        typed, job, launcher = _split_job(typed)
+        options = parser().parse_args(typed)
+        options.job, options.launcher = job, launcher
         if options.verb is None:
             parser().print_help()
             return 0
@@ -54,6 +57,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+# Options of `run` that take the next word with them.
+_RUN_VALUES = ("-o", "--output", "--set")
+
+
+def _split_job(typed: list[str]) -> tuple[list[str], list[str], bool]:
+    """Split `run [options] job...` by hand: everything from the script on is the job's, dashes included.
+
+    Returns:
+        loaderprof's own words, the job's words, and whether `--` stood before them.
+    """
+    if not typed or typed[0] != "run":
+        return typed, [], False
+    at = 1
+    while at < len(typed):
+        word = typed[at]
+        if word == "--":
+            return typed[:at], typed[at + 1 :], True
+        if word == "-m":
+            return typed[: at + 1], typed[at + 1 :], False
+        if not word.startswith("-"):
+            break
+        at += 2 if word in _RUN_VALUES else 1
+    return typed[:at], typed[at:], False
 
 
 def _add_run(verb: argparse.ArgumentParser) -> None:
@@ -69,19 +97,16 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
-    verb.add_argument("job", nargs=argparse.REMAINDER, metavar="train.py [args]", help="what to run, as for python")
     verb.set_defaults(call=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from loaderprof import run
 
-    launcher = bool(options.job) and options.job[0] == "--"
-    job = options.job[1:] if launcher else options.job
     return run.run(
-        job,
+        options.job,
         module=options.module,
-        launcher=launcher,
+        launcher=options.launcher,
         output=options.output,
         settings=_settings(options.set),
         html=not options.no_html,

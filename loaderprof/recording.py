@@ -90,7 +90,7 @@ class Recording:
 
     def findings(self) -> Findings:
         """Conclude from this recording."""
-        from loaderprof.diagnose.verdict import conclude
+        from loaderprof.conclude import conclude
 
         return conclude(self)
 

@@ -22,11 +22,12 @@ STRAGGLER_RATIO = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One loop as the replay sees it."""
+    """One loop as the replay sees it. `cores` is what the job could use, `cores_budget` less nobody's use."""
 
     costs: Costs
     settings: Settings
     cores: float
+    cores_budget: float
     batches_per_epoch: int
     epochs: int
 
@@ -38,7 +39,7 @@ class Model:
         )  # fmt: skip
 
 
-def model(loop: Loop, parts: Breakdown, cores: float) -> Model | None:
+def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None) -> Model | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one."""
     made, usual = loop.made, usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & np.isfinite(loop.step_cpu) & (loop.count == 1)
@@ -60,6 +61,7 @@ def model(loop: Loop, parts: Breakdown, cores: float) -> Model | None:
         step_cpu_s=step_cpu,
         step_blocked_s=step_blocked,
         receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
+        answer_cpu_s=_answer(loop) if workers else 0.0,
         step_threads=_step_threads(loop, step_cpu, stepped),
         worker_start_s=float(np.mean(starts)) / workers if workers and starts else 0.0,
         worker_boot_s=_boot(loop) if workers else 0.0,
@@ -71,7 +73,9 @@ def model(loop: Loop, parts: Breakdown, cores: float) -> Model | None:
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    return Model(costs, settings, cores, length, min(epochs, 4))
+    # What other tenants took was not this job's to use; at least half of the budget is assumed to stay.
+    cores = max(budget / 2, budget - (busy_others or 0.0))
+    return Model(costs, settings, cores, budget, length, min(epochs, 4))
 
 
 def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
@@ -79,6 +83,13 @@ def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
     process = float(np.nansum(loop.step_process_cpu[stepped]))
     thread = float(step_cpu.sum())
     return float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
+
+
+def _answer(loop: Loop) -> float:
+    """Return the part of receiving a batch that the worker works for: it hands over file descriptors when asked."""
+    answer = (loop.receive - loop.receive_cpu)[loop.steady]
+    # The median: now and then the answer waits for a core.
+    return max(0.0, float(np.median(answer))) if len(answer) else 0.0
 
 
 def _boot(loop: Loop) -> float:
@@ -108,7 +119,7 @@ def without(base: Model, stage: Stage, loop: Loop, parts: Breakdown) -> Model | 
         index = parts.index_s or 0.0
         new = replace(
             costs,
-            receive_cpu_s=min(index, costs.receive_cpu_s),
+            receive_cpu_s=min(index, costs.receive_cpu_s), answer_cpu_s=0.0,
             fetch_cpu_s=np.maximum(costs.fetch_cpu_s - (parts.pickle_s or 0.0), 0),
         )
     elif stage == "sampler":

@@ -1,0 +1,277 @@
+"""The catalogue of causes: the evidence each needs, and the words it is told in.
+
+A cause refines the stage that limits the job. `examine` holds every cause against one loop: found, ruled out with the
+number that rules it out, or not measured with the reason. Every sentence a user reads about a cause stands here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loaderprof.diagnose.breakdown import Breakdown
+from loaderprof.diagnose.timeline import Loop
+from loaderprof.findings import Cause, Evidence, Stage
+
+# DESIGN's definition: a stage whose removal gains less than this is no bottleneck.
+MIN_GAIN = 0.05
+# Fetches that wait this share of their time are waiting, not working.
+MOSTLY_BLOCKED = 0.5
+# A worker whose process burns this many times its thread's CPU runs threads of a library.
+MANY_THREADS = 1.4
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything a cause may look at: one loop, what its batches cost, what each stage's removal would gain.
+
+    `gains` are speedups of the job (1.3: 30 % faster), `cores` the CPU budget, `busy_others` cores that processes
+    outside the job used (None: not measured).
+    """
+
+    loop: Loop
+    parts: Breakdown
+    gains: dict[Stage, float]
+    cores: float
+    busy_others: float | None
+    gpu_missing: str | None
+    stacks_missing: str | None
+    operators: tuple[str, ...]
+    batch_bytes: float | None
+
+    def gain(self, stage: Stage) -> float:
+        """Return what removing a stage would gain: 0.3 for 30 %."""
+        return self.gains.get(stage, 1.0) - 1.0
+
+    def share(self, stage: Stage) -> float | None:
+        """Return a stage's share of the time a batch takes its maker."""
+        total = sum(piece.total_s for piece in self.parts.pieces)
+        mine = sum(piece.total_s for piece in self.parts.pieces if piece.stage == stage)
+        return mine / total if total > 0 else None
+
+    def named(self, stage: Stage) -> str:
+        """Return the dearest piece of a stage with its line: `decode (train.py:41)`."""
+        for piece in self.parts.pieces:
+            if piece.stage == stage:
+                return f"{piece.name} ({piece.where})" if piece.where else piece.name
+        return ""
+
+    def maker(self) -> str:
+        """Return who makes the batches, in words."""
+        return "the loader workers" if self.loop.num_workers else "the training process itself (num_workers=0)"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One cause of the catalogue. `matches` says whether a bottleneck of its stage is this one."""
+
+    id: str
+    stage: Stage
+    title: str
+    matches: Callable[[Scene], bool]
+
+
+def _uses(pattern: str, stage: Stage | None = None) -> Callable[[Scene], bool]:
+    """Match where the stage's dearest operators are named like this."""
+    compiled = re.compile(pattern, re.IGNORECASE)
+
+    def matches(scene: Scene) -> bool:
+        names = [piece.name for piece in scene.parts.pieces if stage is None or piece.stage == stage][:3]
+        return any(compiled.search(name) for name in names)
+
+    return matches
+
+
+def _operator(pattern: str) -> Callable[[Scene], bool]:
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return lambda scene: any(compiled.search(name) for name in scene.operators)
+
+
+def _always(_: Scene) -> bool:
+    return True
+
+
+def _from_device(scene: Scene) -> bool:
+    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
+    return bool(device and device > 4096 and device > 0.2 * (asked or 0.0))
+
+
+def _restarts(scene: Scene) -> bool:
+    return len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
+
+
+def _many_tensors(scene: Scene) -> bool:
+    return (scene.parts.receive_s or 0.0) > 0.002
+
+
+# In the order in which they are tried: the first that matches its stage names it.
+CATALOGUE: tuple[Kind, ...] = (
+    Kind("remote-latency", "read", "Remote reads", _operator(r"^(socket|ssl|urllib|http|requests|httpx|urllib3|boto|fsspec|s3fs|gcsfs|aiohttp)")),
+    Kind("disk-read", "read", "Reads from the disk", _from_device),
+    Kind("archive-read", "read", "Reads from an archive", _uses(r"tarfile|zipfile", "read")),
+    Kind("database-read", "read", "Reads from a database file", _uses(r"h5py|lmdb|sqlite|pyarrow|zarr|datasets", "read")),
+    Kind("waiting-read", "read", "Waiting for reads", lambda scene: _blocked_share(scene) > MOSTLY_BLOCKED),
+    Kind("file-read", "read", "File reads", _always),
+    Kind("jpeg-decode", "decode", "JPEG decode", _uses(r"jpe?g", "decode")),
+    Kind("image-decode", "decode", "Image decode", _uses(r"PIL|cv2\.im|imageio|read_image|png|webp|tiff|imdecode", "decode")),
+    Kind("audio-decode", "decode", "Audio decode", _uses(r"soundfile|wave\b|audio|librosa|flac|mp3|\bsf\.", "decode")),
+    Kind("video-decode", "decode", "Video decode", _uses(r"\bav\b|decord|torchcodec|video", "decode")),
+    Kind("tokenising", "decode", "Tokenising", _uses(r"token|transformers|sentencepiece|tiktoken", "decode")),
+    Kind("decompression", "decode", "Decompression", _uses(r"zlib|gzip|bz2|lzma|npz|compress|inflate", "decode")),
+    Kind("record-parsing", "decode", "Parsing of records", _uses(r"json|csv|pickle|parse|xml|yaml|html|\bre\.|torch\.load|loads", "decode")),
+    Kind("decode", "decode", "Decoding", _always),
+    Kind("slow-transform", "transform", "Transforms", _always),
+    Kind("padding", "collate", "Collating with padding", _uses(r"\bpad|_pad|pad_", "collate")),
+    Kind("slow-collate", "collate", "Collating", _always),
+    Kind("many-tensors", "handover", "Handing batches over", _many_tensors),
+    Kind("large-batches", "handover", "Handing large batches over", _always),
+    Kind("worker-restart", "startup", "Workers start again at every epoch", _restarts),
+    Kind("slow-first-batch", "startup", "The first batch", _always),
+    Kind("slow-samples", "straggler", "A few slow samples", _always),
+    Kind("thread-oversubscription", "contention", "Too many threads in the workers", lambda scene: (scene.parts.threads or 0) > MANY_THREADS),
+    Kind("worker-oversubscription", "contention", "More workers than cores", _always),
+    Kind("slow-sampler", "sampler", "The sampler", _always),
+    Kind("validation", "host", "Validation inside the training loop", lambda scene: False),
+    Kind("periodic-stall", "host", "The loop stalls now and then", lambda scene: scene.parts.stall_s > 0.5 * _step(scene)),
+    Kind("host-python", "host", "The loop's own Python", _always),
+    Kind("compute-bound", "device", "The model's own work", _always),
+)  # fmt: skip
+
+
+def _blocked_share(scene: Scene) -> float:
+    return (scene.parts.blocked_s or 0.0) / scene.parts.wall_s if scene.parts.wall_s else 0.0
+
+
+def _step(scene: Scene) -> float:
+    return scene.loop.mean(scene.loop.step) or 0.0
+
+
+def name(stage: Stage, scene: Scene) -> Kind:
+    """Return the cause of the catalogue that a bottleneck of this stage is."""
+    for kind in CATALOGUE:
+        if kind.stage == stage and kind.matches(scene):
+            return kind
+    return Kind("balanced" if stage == "none" else "unknown", stage, "", _always)
+
+
+def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
+    """Return the verdict in one sentence."""
+    named, loader = scene.named(stage), scene.loop.name
+    if stage in ("read", "decode", "transform", "collate"):
+        return f"{kind.title} in {scene.maker()}" + (f": {named}" if named else "")
+    if stage == "startup":
+        epochs = scene.loop.epochs
+        if kind.id == "worker-restart":
+            lost = sum(_border_s(scene, number) for number in range(len(epochs)))
+            return f"{kind.title} of {loader}: {lost:.1f} s over {len(epochs)} epochs"
+        return f"{kind.title} of {loader} takes {epochs[0].first_batch_s:.1f} s"
+    if stage == "straggler":
+        slow, usual = _slow_and_usual(scene)
+        order = " and the loader keeps order" if scene.loop.facts.get("in_order", True) and scene.loop.num_workers else ""
+        return f"A few batches of {loader} take {slow:.2g} s where most take {usual:.2g} s{order}"
+    if stage == "contention":
+        if kind.id == "thread-oversubscription":
+            return (
+                f"Each of {max(1, scene.loop.num_workers)} workers keeps {scene.parts.threads or 0:.1f} threads busy "
+                f"on {scene.cores:g} cores"
+            )
+        return f"{scene.loop.num_workers} workers share {scene.cores:g} cores"
+    if stage == "handover":
+        return f"{kind.title} of {loader} from workers to the training process"
+    if stage == "sampler":
+        return f"The sampler of {loader} ({_short(str(scene.loop.facts.get('sampler') or ''))})"
+    if stage == "host":
+        line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
+        return f"{kind.title}{line}"
+    if stage == "device":
+        return "The step itself is the limit; the loader keeps up"
+    return "The loader keeps up. Nothing to change here."
+
+
+def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
+    """Return what speaks for a stage being the limit."""
+    facts = [Evidence(f"without it the job would be {scene.gains[stage]:.2f}x as fast", scene.gains[stage], "ratio", 1 + MIN_GAIN)]
+    share = scene.share(stage)
+    parts, loop = scene.parts, scene.loop
+    if share is not None and stage in ("read", "decode", "transform", "collate"):
+        made = f"{parts.measured} batches measured, {parts.timed_batches} timed in depth"
+        facts.append(Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None))
+        if parts.by_stack:
+            seen = parts.by_stack.get(stage, 0) / max(1, sum(parts.by_stack.values()))
+            facts.append(Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None))
+        if stage == "read" and parts.blocked_s is not None and parts.wall_s:
+            facts.append(Evidence(f"makers are blocked {_blocked_share(scene):.0%} of their time", _blocked_share(scene), "share", MOSTLY_BLOCKED))
+    if stage in ("device", "host", "none") or loop.num_workers:
+        empty = _empty_share(loop)
+        if empty is not None:
+            facts.append(Evidence(f"no batch was ready at {empty:.0%} of the steps", empty, "share", None))
+    if stage == "host" and parts.host_share is not None:
+        text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
+        facts.append(Evidence(text, parts.host_share, "share", None))
+    if stage == "contention" and parts.runq_s is not None and parts.wall_s:
+        waiting = parts.runq_s / parts.wall_s
+        facts.append(Evidence(f"workers wait {waiting:.0%} of their time for a core", waiting, "share", 0.25))
+    if stage == "sampler" and parts.index_s is not None:
+        facts.append(Evidence(f"{parts.index_s * 1e3:.2g} ms a batch in the sampler", parts.index_s, "s", None))
+    return tuple(facts)
+
+
+def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -> tuple[Cause, ...]:
+    """Return the causes of one loop: the found ones first, then ruled out, then not measured."""
+    causes = []
+    for stage in (found, *others):
+        if stage in ("none", "unknown"):
+            continue
+        each = kind if stage == found else name(stage, scene)
+        causes.append(
+            Cause(each.id, "found", stage, evidence(stage, scene), round(scene.gains[stage], 3), each.title)
+        )
+    for stage, gain in sorted(scene.gains.items(), key=lambda item: item[1]):
+        if stage not in (found, *others) and stage != "device":
+            text = f"without it the job would gain {max(0.0, gain - 1):.0%}"
+            each = name(stage, scene)
+            causes.append(
+                Cause(each.id, "ruled_out", stage, (Evidence(text, round(gain - 1, 4), "share", MIN_GAIN),), None, each.title)
+            )
+    return tuple(causes) + _unmeasured(scene)
+
+
+def _unmeasured(scene: Scene) -> tuple[Cause, ...]:
+    reasons: list[tuple[str, Stage, str, str]] = []
+    if not len(scene.loop.starved):
+        reason = scene.gpu_missing or "not measured: the step did not run on a GPU"
+        reasons.append(("copy-bound", "copy", "Copies to the device", reason))
+    if scene.parts.host_share is None:
+        reason = scene.stacks_missing or f"not measured: {scene.parts.step_samples} stack samples of the step are too few"
+        reasons.append(("host-python", "host", "The loop's own Python", reason))
+    return tuple(
+        Cause(each, "not_measured", stage, (Evidence(reason, None, "", None),), None, title)
+        for each, stage, title, reason in reasons
+        if stage not in scene.gains or each == "host-python"
+    )
+
+
+def _empty_share(loop: Loop) -> float | None:
+    known = loop.steady & (loop.ready >= 0) & (loop.count == 1)
+    return float((loop.ready[known] == 0).mean()) if known.any() else None
+
+
+def _border_s(scene: Scene, number: int) -> float:
+    epoch = scene.loop.epochs[number]
+    usual = scene.loop.mean(scene.loop.wait) or 0.0
+    first = epoch.first_batch_s if epoch.first_batch_s == epoch.first_batch_s else 0.0
+    return max(0.0, first - usual) + epoch.shutdown_s
+
+
+def _slow_and_usual(scene: Scene) -> tuple[float, float]:
+    import numpy as np
+
+    wall = scene.loop.made.wall
+    usual = float(np.median(wall))
+    slow = wall[wall > 3 * usual]
+    return (float(slow.mean()) if len(slow) else usual), usual
+
+
+def _short(name_: str) -> str:
+    return name_.rsplit(".", 1)[-1]

@@ -1,0 +1,88 @@
+"""One primary bottleneck, the rest ranked, or an honest refusal - from what each stage's removal would gain.
+
+Pure: numbers in, a judgement out. The numbers come from the replay (`predict.removal`); the words from `causes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loaderprof.findings import Confidence, Stage
+
+# DESIGN section 5: below this gain a stage is no bottleneck.
+MIN_GAIN = 0.05
+MIN_STEPS = 20
+SURE_STEPS = 60
+# The loop's step limits the job, rather than being in balance with the loader, where the loader alone could go this
+# much faster.
+STEP_BOUND = 1.5
+# A narrower explanation is preferred where it recovers this much of what the widest would.
+SPECIFIC = 0.6
+# Beyond this the replay does not describe the run well enough to rank what it says.
+MODEL_ERROR = 0.15
+LOADER: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "handover", "sampler", "startup", "straggler", "contention")
+# Each explains a part of what the wider stages would recover too.
+NARROW: tuple[Stage, ...] = ("straggler", "startup", "sampler", "contention")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What limits the job, what else matters in order, and how sure that is."""
+
+    stage: Stage
+    others: tuple[Stage, ...]
+    confidence: Confidence
+    reason: str = ""
+
+
+def judge(
+    gains: dict[Stage, float],
+    *,
+    steps: int,
+    model_error: float | None,
+    draws: list[dict[Stage, float]],
+    disturbed: bool,
+    sources_agree: bool | None,
+) -> Judgement:
+    """Return the bottleneck.
+
+    Args:
+        gains: by stage, the speedup of the job with the stage's work removed.
+        steps: steps that were measured in steady state.
+        model_error: how far the replay of the run as it was is from the run, as a share.
+        draws: `gains` from bootstrap replays; may be empty.
+        disturbed: other processes took a good part of the CPU.
+        sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
+    """
+    if steps < MIN_STEPS:
+        return Judgement("unknown", (), "low", f"only {steps} steps were measured, {MIN_STEPS} are needed")
+    if not gains:
+        return Judgement("unknown", (), "low", "the loader's batches were not measured")
+    stage = primary(gains)
+    ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
+    others = tuple(each for each in ranked if each in LOADER + ("host",) and gains[each] >= 1 + MIN_GAIN)
+    if stage in ("none", "device"):
+        others = ()
+    agree = sum(primary(draw) == stage for draw in draws) / len(draws) if draws else 0.0
+    doubtful = sources_agree is False or disturbed or (model_error or 0.0) > MODEL_ERROR
+    if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
+        confidence: Confidence = "high"
+    elif agree >= 0.8 and not (doubtful and steps < SURE_STEPS):
+        confidence = "medium"
+    else:
+        confidence = "low"
+    return Judgement(stage, others, confidence)
+
+
+def primary(gains: dict[Stage, float]) -> Stage:
+    """Return the stage whose removal gains the most, or a narrower one that recovers most of that."""
+    loader = {stage: gain - 1 for stage, gain in gains.items() if stage in LOADER}
+    host = gains.get("host", 1.0) - 1
+    best = max(loader, key=lambda stage: loader[stage], default=None)
+    if best is not None and loader[best] >= MIN_GAIN and loader[best] >= host:
+        narrow = [stage for stage in NARROW if loader.get(stage, 0.0) >= max(MIN_GAIN, SPECIFIC * loader[best])]
+        return max(narrow, key=lambda stage: loader[stage]) if narrow else best
+    device = gains.get("device", 1.0) - 1
+    if host >= MIN_GAIN and host >= device:
+        return "host"
+    return "device" if device >= STEP_BOUND - 1 else "none"

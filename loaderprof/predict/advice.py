@@ -1,0 +1,318 @@
+"""The catalogue of changes: when each applies, what it costs, how it edits the replay, and the words it is told in.
+
+A change is offered only where the replay says it gains, beyond the replay's own error, and where it is not what is
+set already. Settings never ask for more workers than the CPU budget has cores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from loaderprof.diagnose.causes import Scene
+from loaderprof.findings import Advice, Costs, Expected
+from loaderprof.predict.removal import Model, without
+
+MIN_SPEEDUP = 1.03
+# Half-width of the 90 % interval of a predicted speedup, found on labelled pipelines (docs/how-it-works.md): the
+# error grows with how far a change moves the run, up to a flat bound that is wider without workers to learn from.
+ERROR_FLOOR = 0.03
+ERROR_PER_LOG = 0.35
+ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
+# Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
+DECODER_RATIOS = (1.3, 1.5, 2.0)
+READ_THREADS = 8
+CACHE_SHARE_OF_MEMORY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What advice needs beyond the scene: the run's measured rate, memory, and which device the step ran on."""
+
+    samples_per_s: float | None
+    available_memory: int | None
+    bytes_per_sample: float | None
+    cuda: bool
+    torch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change before it is weighed: its words, its `--set` keys or kind, and the replay it leads to."""
+
+    id: str
+    action: str
+    why: str
+    where: str | None
+    change: dict[str, Any]
+    current: dict[str, Any]
+    model: Model
+    costs: Costs
+    code: str = ""
+    # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
+    floor: float | None = None
+    ceiling: float | None = None
+
+
+def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
+    """Return the changes worth making to one loop, best first."""
+    before = base.run().total_s
+    offers = []
+    for change in _changes(scene, base, facts):
+        after = change.model.run().total_s
+        speedup = before / after if after > 0 else 1.0
+        low, high = _interval(speedup, base.settings.num_workers)
+        low = min(low, change.floor) if change.floor is not None else low
+        high = max(high, change.ceiling) if change.ceiling is not None else high
+        if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and change.floor is None):
+            continue
+        rate = facts.samples_per_s * speedup if facts.samples_per_s else None
+        expected = Expected(round(speedup, 3), round(low, 3), round(high, 3), rate and round(rate, 1))
+        offers.append(
+            Advice(
+                change.id, change.action, change.why, change.where, change.change, change.current, expected, change.costs,
+                None, change.code,
+            )
+        )  # fmt: skip
+    return tuple(sorted(offers, key=lambda advice: -(advice.expected.low or 0.0)))
+
+
+def _interval(speedup: float, workers: int) -> tuple[float, float]:
+    bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
+    width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * abs(math.log(max(speedup, 1e-9))))
+    return speedup * (1 - width), speedup * (1 + width)
+
+
+def _changes(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    for rule in RULES:
+        yield from rule(scene, base, facts)
+
+
+def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
+    now, cap = base.settings.num_workers, max(1, int(base.cores_budget))
+    candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
+    runs = {number: _with(base, num_workers=number).run().total_s for number in candidates if number != now}
+    if not runs:
+        return
+    best = min(runs.values())
+    number = min(n for n, total in runs.items() if total <= 1.01 * best)
+    verb = "Raise" if number > now else "Lower"
+    loader = scene.loop.name
+    code = f"{loader} = DataLoader(..., num_workers={number})"
+    yield Change(
+        "num-workers", f"{verb} num_workers from {now} to {number}",
+        f"{'Batches are made in the training process' if not now else f'{now} workers make the batches'}; "
+        f"the CPU budget is {base.cores_budget:g} cores.",
+        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(base, num_workers=number),
+        Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
+    )  # fmt: skip
+
+
+def _saturation_floor(scene: Scene) -> float | None:
+    # One run cannot tell latency from a server or disk that is full: more requests at once may gain nothing.
+    read = scene.share("read") or 0.0
+    return 1.0 if read > 0.5 else None
+
+
+def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    now = base.settings.prefetch_factor
+    if base.settings.num_workers:
+        for factor in (4, 8):
+            if factor > now:
+                yield Change(
+                    "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
+                    "Batches take uneven times; a deeper queue rides over the slow ones.", scene.loop.facts.get("where"),
+                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(base, prefetch_factor=factor),
+                    Costs(0.0, _batches_bytes(scene, (factor - now) * base.settings.num_workers), "one argument"),
+                    f"{scene.loop.name} = DataLoader(..., prefetch_factor={factor})",
+                )  # fmt: skip
+                return
+
+
+def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
+        yield Change(
+            "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
+            f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
+            {"persistent_workers": True}, {"persistent_workers": False}, _with(base, persistent_workers=True),
+            Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
+        )  # fmt: skip
+
+
+def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    # In 2.6, the first release to have it, work was dealt badly; pytorch pull request 142324 mended that in 2.7.
+    recent = _version(facts.torch) >= (2, 7)
+    if recent and base.settings.num_workers > 1 and base.settings.in_order and "straggler" in scene.gains:
+        yield Change(
+            "out-of-order", "Take batches as they are ready (in_order=False)",
+            "A slow batch holds up later ones that are ready; the order of batches will change.",
+            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(base, in_order=False),
+            Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
+            f"{scene.loop.name} = DataLoader(..., in_order=False)",
+        )  # fmt: skip
+
+
+def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    if facts.cuda and base.settings.num_workers and not base.settings.pin_memory:
+        yield Change(
+            "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
+            "Batches are received on the training thread; a pinning thread would receive them beside it.",
+            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(base, pin_memory=True),
+            Costs(0.2, _batches_bytes(scene, 2), "one argument"),
+            f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
+        )  # fmt: skip
+
+
+def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    samples, size = scene.loop.facts.get("samples"), facts.bytes_per_sample
+    share = (scene.share("read") or 0.0) + (scene.share("decode") or 0.0)
+    if not samples or not size or not facts.available_memory or share < 0.2:
+        return
+    needed = int(samples * size)
+    if needed > CACHE_SHARE_OF_MEMORY * facts.available_memory:
+        return
+    model = base
+    for stage in ("read", "decode"):
+        model = without(model, stage, scene.loop, scene.parts) or model  # type: ignore[arg-type]
+    yield Change(
+        "cache-in-memory", "Cache decoded samples in memory after the last step that is not random",
+        f"Reading and decoding are {share:.0%} of making a batch, and all {samples} samples fit in memory.",
+        scene.named("decode") or scene.named("read") or None, {"kind": "cache", "place": "memory"}, {"cache": None}, model,
+        Costs(0.0, needed, "a few lines; from the second epoch on"),
+        "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
+        floor=None,
+    )  # fmt: skip
+
+
+def _decoder(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    pieces = [piece for piece in scene.parts.pieces if piece.stage == "decode" and "PIL" in piece.name]
+    if not pieces:
+        return
+    models = [_faster(base, scene, "decode", ratio) for ratio in DECODER_RATIOS]
+    slow, middle, fast = models
+    before = base.run().total_s
+    yield Change(
+        "faster-decoder", "Decode images at reduced size (PIL draft mode) or with a faster decoder",
+        f"{scene.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here.",
+        pieces[0].where, {"kind": "decoder", "from": "PIL"}, {"decoder": "PIL"}, middle,
+        Costs(0.0, 0, "a few lines"),
+        'image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
+        before / slow.run().total_s, before / fast.run().total_s,
+    )  # fmt: skip
+
+
+def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    blocked = sum(piece.blocked_s for piece in scene.parts.pieces if piece.stage == "read")
+    batch = int(scene.loop.facts.get("batch_size") or 1)
+    if batch < 2 or blocked < 0.3 * (scene.parts.wall_s or math.inf):
+        return
+    threads = min(READ_THREADS, batch)
+    costs = base.costs
+    keep = 1.0 - (1.0 - 1.0 / threads) * min(1.0, blocked / max(float(costs.fetch_blocked_s.mean()), 1e-12))
+    model = replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * keep))
+    yield Change(
+        "overlapped-reads", f"Read the samples of a batch at once: {threads} threads in __getitems__",
+        "Makers wait for reads one after another; the waiting overlaps freely until the source is full.",
+        scene.named("read") or None, {"kind": "code", "threads": threads}, {"threads": 1}, model,
+        Costs(0.0, 0, "a few lines"),
+        "def __getitems__(self, indices):\n"
+        f"    with ThreadPoolExecutor({threads}) as pool:\n        return list(pool.map(self.__getitem__, indices))",
+        1.0,
+    )  # fmt: skip
+
+
+def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """Offer the dearest piece of transform or collate as code to make cheaper: what half its cost would gain."""
+    for stage, verb in (("transform", "Make"), ("collate", "Make")):
+        pieces = [piece for piece in scene.parts.pieces if piece.stage == stage]
+        total = sum(piece.total_s for piece in scene.parts.pieces)
+        if not pieces or pieces[0].total_s < 0.2 * total:
+            continue
+        piece = pieces[0]
+        share = piece.total_s / total
+        yield Change(
+            f"cheaper-{stage}", f"{verb} {piece.name} cheaper: half its cost",
+            f"It is {share:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
+            {"kind": "code", "operator": piece.name}, {"s_per_batch": round(piece.total_s, 6)},
+            _faster(base, scene, stage, 1.0 / (1.0 - 0.5 * piece.total_s / sum(p.total_s for p in pieces))),
+            Costs(0.0, 0, "code"),
+        )  # fmt: skip
+
+
+def _threads(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    if "contention" in scene.gains and (scene.parts.threads or 1.0) > 1.4:
+        costs = base.costs
+        waited = 1.0 / scene.gains["contention"]
+        model = replace(base, costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * waited))
+        yield Change(
+            "single-threaded-workers", "Give each worker one thread: OMP_NUM_THREADS=1, cv2.setNumThreads(0)",
+            f"Each worker keeps {scene.parts.threads or 0:.1f} threads busy on {scene.cores:g} cores.", None,
+            {"kind": "code", "threads_per_worker": 1}, {"threads_per_worker": round(scene.parts.threads or 0, 1)}, model,
+            Costs(0.0, 0, "one line in worker_init_fn"),
+            "def one_thread(worker_id):\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)", 1.0,
+        )  # fmt: skip
+
+
+def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    model = without(base, "host", scene.loop, scene.parts)
+    if model is not None and scene.gain("host") >= 0.05:
+        where = scene.parts.host_by[0][0] if scene.parts.host_by else None
+        yield Change(
+            "lighter-loop", "Take logging, metrics and checkpoints off the step: less often, or beside it",
+            "The loop's own Python holds up the step.", where, {"kind": "code"}, {}, model, Costs(0.0, 0, "code"),
+            "", 1.0,
+        )  # fmt: skip
+
+
+RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
+    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _decoder, _read_ahead, _threads, _cheaper,
+    _lighter_loop,
+)  # fmt: skip
+
+
+def _with(base: Model, **settings: Any) -> Model:
+    costs = base.costs
+    workers = settings.get("num_workers", base.settings.num_workers)
+    if workers and not base.settings.num_workers:
+        # A run without workers cannot show what handing over costs: a process start and the batch's own bytes.
+        costs = replace(costs, worker_start_s=max(costs.worker_start_s, 0.02), receive_cpu_s=max(costs.receive_cpu_s, 0.0006))
+    return replace(base, costs=costs, settings=replace(base.settings, **settings))
+
+
+def _faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
+    """Return the model with one stage `ratio` times as fast."""
+    bare = without(base, stage, scene.loop, scene.parts)  # type: ignore[arg-type]
+    if bare is None:
+        return base
+    mix = 1.0 / ratio
+
+    def blend(now: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        return gone + (now - gone) * mix
+
+    costs, less = base.costs, bare.costs
+    return replace(
+        base,
+        costs=replace(
+            costs,
+            fetch_cpu_s=blend(costs.fetch_cpu_s, less.fetch_cpu_s),
+            fetch_blocked_s=blend(costs.fetch_blocked_s, less.fetch_blocked_s),
+        ),
+    )
+
+
+def _batches_bytes(scene: Scene, batches: int) -> int | None:
+    size = scene.batch_bytes
+    return int(size * batches) if size else None
+
+
+def _version(text: str | None) -> tuple[int, int]:
+    parts = (text or "0.0").split("+")[0].split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (ValueError, IndexError):
+        return 0, 0

@@ -1,0 +1,165 @@
+"""`loaderprof run` and `loaderprof report`: one run from command line to report, and rendering a recording again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loaderprof import recording
+from loaderprof.errors import LoaderprofError, OutputError
+
+if TYPE_CHECKING:
+    from loaderprof.findings import Findings
+    from loaderprof.recording import Recording
+
+
+def run(
+    job: Sequence[str],
+    *,
+    module: bool,
+    launcher: bool,
+    output: str | None,
+    settings: Mapping[str, object],
+    html: bool,
+    force: bool,
+) -> int:
+    """Run a job with the hooks in place, report on it, and leave as it left.
+
+    Args:
+        job: what to run, as typed.
+        module: `-m` was given.
+        launcher: `--` was given.
+        output: folder of the recording; None: named after the script.
+        settings: what `--set` asked for.
+        html: write report.html too.
+        force: replace a recording in `output`.
+
+    Raises:
+        LoaderprofError: a mistake that shows before the job starts.
+    """
+    from loaderprof.capture import launch
+    from loaderprof.capture.session import Session, make_folder
+
+    command = launch.job_command(job, module, launcher)
+    folder = make_folder(output, _stem(job, launcher), force)
+    session = Session(folder, _typed(job, module))
+    environment = launch.job_environment(session.journals, settings, os.environ)
+    exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
+    name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
+    session.finish(exit_.code, name)
+    try:
+        finish(folder, html=html)
+    except LoaderprofError as error:
+        sys.stderr.write(f"loaderprof: {error.message}\n")
+    except Exception as error:  # noqa: BLE001 - the job's own end must not be hidden by ours
+        sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {folder}\n")
+    launch.leave_as(exit_)
+
+
+def finish(folder: Path, *, html: bool) -> None:
+    """Conclude from a recording that was just made, write findings and page, and print the report on stderr."""
+    seen = recording.read(folder)
+    _keep_sources(seen)
+    found = seen.findings()
+    shown = _shown(folder)
+    try:
+        (folder / "findings.json").write_text(found.to_json(), encoding="utf-8")
+        if html:
+            (folder / "report.html").write_text(page(seen, found, shown), encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(f"loaderprof: {shown}: {error.strerror}; not all of the report could be written\n")
+    with suppress(OSError):
+        sys.stderr.write("\n" + screen(found, shown, sys.stderr.isatty()))
+
+
+def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, force: bool) -> int:
+    """Render a recording again; returns the exit code.
+
+    Raises:
+        LoaderprofError: the folder is no readable recording, the rank is not in it, or the page cannot be written.
+    """
+    seen = recording.read(folder)
+    if rank is not None:
+        seen = _of_rank(seen, rank)
+    found = seen.findings()
+    if rank is None:
+        with suppress(OSError):
+            (folder / "findings.json").write_text(found.to_json(), encoding="utf-8")
+    if html is not None:
+        _write_page(Path(html), page(seen, found, _shown(folder)), force)
+    if as_json:
+        sys.stdout.write(found.to_json())
+    elif html is None:
+        sys.stdout.write(screen(found, _shown(folder), sys.stdout.isatty()))
+    return 0
+
+
+def screen(found: Findings, folder: str, tty: bool) -> str:
+    """Return the terminal report, as wide as the terminal and coloured where it may be."""
+    from loaderprof.report import terminal
+
+    width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
+    colour = tty and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return terminal.render(found, folder=folder, width=width, colour=colour)
+
+
+def page(seen: Recording, found: Findings, folder: str) -> str:
+    """Return the HTML report."""
+    from loaderprof.report.pagedata import page_data
+    from loaderprof.report import html
+
+    return html.render(found, page_data(seen), folder=folder)
+
+
+def _write_page(path: Path, text: str, force: bool) -> None:
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", "replace it with --force")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _of_rank(seen: Recording, rank: int) -> Recording:
+    from loaderprof.errors import UsageError
+
+    numbers = [process.number for process in seen.processes if (process.rank or 0) == rank]
+    if not numbers:
+        ranks = sorted({process.rank or 0 for process in seen.processes})
+        raise UsageError(f"the recording has no rank {rank}", f"it has {', '.join(map(str, ranks)) or 'none'}")
+    seen.tables = {name: table[[row in numbers for row in table["process"]]] for name, table in seen.tables.items()}
+    return seen
+
+
+def _keep_sources(seen: Recording) -> None:
+    """Keep the user's source lines that stacks passed through, so that the recording can be read without the sources."""
+    from loaderprof.capture.sources import lines_of
+
+    frames = {frame for sample in seen.stacks for frame in sample.frames}
+    seen.meta["sources"] = lines_of(frames)
+    with suppress(OSError):
+        recording.write_meta(seen.folder, {key: value for key, value in seen.meta.items() if key != "format"})
+
+
+def _stem(job: Sequence[str], launcher: bool) -> str:
+    """Return the recording's default name: the script's, the module's last part, or the launcher's."""
+    scripts = [part for part in job if part.endswith(".py")] if launcher else []
+    name = Path((scripts or list(job))[0]).name
+    return (name.removesuffix(".py").rsplit(".", 1)[-1] or "run")[:64]
+
+
+def _typed(job: Sequence[str], module: bool) -> list[str]:
+    return ["-m", *job] if module else list(job)
+
+
+def _shown(folder: Path) -> str:
+    """Return a folder as the user would type it from here."""
+    with suppress(ValueError):
+        return str(folder.absolute().relative_to(Path.cwd()))
+    return str(folder)
