@@ -30,6 +30,9 @@ SCRIPTS = ("base.js", "timeline.js", "batches.js", "flame.js", "report.js")
 SECTIONS = ("timeline", "host", "batches", "flame")
 PICTURES = ("anatomy", "speedups", "timeline", "batches")
 
+LONGEST = 240
+"""Letters of a name or path on the page: a path may be thousands long, and its two ends tell it."""
+
 FEW_STEPS = 20
 """Below it a tenth is a step or two, and says nothing."""
 
@@ -114,6 +117,7 @@ def _environment() -> jinja2.Environment:
         "size": words.size,
         "number": words.number,
         "code": _code,
+        "short": _short,
         "setting": _setting,
     }
     environment.globals |= {
@@ -137,11 +141,16 @@ def _shown(value: object) -> object:
 
 def _code(text: str) -> Markup:
     """Return lines of code, kept as lines."""
-    return Markup("\n").join(escape(words.clean(line)) for line in text.splitlines())
+    return Markup("\n").join(escape(words.clean(line)) for line in text.split("\n"))
+
+
+def _short(text: str) -> str:
+    """Return a name or path that leaves room for the rest; the raw findings have all of it."""
+    return words.short(text, LONGEST)
 
 
 def _setting(value: object) -> str:
     """Return a setting's value as Python writes it."""
     if value is None or isinstance(value, bool | int | float):
         return str(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

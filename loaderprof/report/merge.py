@@ -148,6 +148,7 @@ def _host(host: Host, notes: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _bars(bars: Sequence[Bar], notes: dict[str, str]) -> dict[str, Any] | None:
+    bars = [bar for bar in bars if math.isfinite(bar.start_s) and math.isfinite(bar.end_s)]
     if not bars:
         return None
     ordered = sorted(bars, key=lambda bar: bar.start_s)
@@ -168,12 +169,14 @@ def _bars(bars: Sequence[Bar], notes: dict[str, str]) -> dict[str, Any] | None:
     values: dict[str, Any] = {
         name: [_rounded(item) for item in column] for name, column in zip(names, columns, strict=True)
     }
-    values["focus"] = _focus(detail)
+    values["focus"] = focus(detail)
     return values
 
 
 def _rounded(value: float | None) -> float | int | None:
-    return round(value, 4) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value
 
 
 def _detail(ordered: list[Bar]) -> tuple[list[Bar], list[Bar]]:
@@ -203,7 +206,7 @@ def _joined(bars: list[Bar], limit: int) -> list[list[Any]]:
     return rows[: max(limit, 0)]
 
 
-def _focus(detail: list[Bar]) -> list[float]:
+def focus(detail: Sequence[Bar]) -> list[float]:
     """Return the stretch of time to look at first: some rounds of all workers around the slowest batch."""
     slowest = max(detail, key=lambda bar: bar.end_s - bar.start_s)
     spans = sorted(bar.end_s - bar.start_s for bar in detail)

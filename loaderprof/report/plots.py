@@ -24,20 +24,30 @@ from loaderprof.report.drawing import (
     NARROW,
     PAPER,
     SOFT,
+    VERIFIED,
     WIDE,
+    WORK,
     for_page,
     new_axes,
     new_figure,
     saved,
     say,
 )
-from loaderprof.report.merge import array, end_s, thinned
+from loaderprof.report.merge import array, end_s, focus, thinned
 from loaderprof.report.page import Bar, Host, PageData
 from loaderprof.report.palette import COLOURS, NAMES, STEP_STAGES, WORKER_STAGES
 
 STILL_POINTS = 600
-STILL_BARS = 160
 """A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A stacked bar: what it shows, how long that took, and its pieces."""
+
+    name: str
+    seconds: float
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def inline(findings: Findings, data: PageData) -> dict[str, Any]:
 
 def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float], Figure]]:
     pictures: dict[str, Callable[[float], Figure]] = {}
-    if anatomy_rows(findings):
+    if wholes(findings):
         pictures["anatomy"] = lambda width: anatomy(findings, width)
     if any(each.expected.speedup is not None for each in findings.advice):
         pictures["speedups"] = lambda width: speedups(findings, width)
@@ -86,7 +96,7 @@ def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float],
     return pictures
 
 
-def anatomy_rows(findings: Findings) -> list[tuple[str, list[Piece]]]:
+def wholes(findings: Findings) -> list[Whole]:
     """Return the bars of a step and of a worker's batch, as far as they were measured."""
     verdict, who = findings.verdict, sentences.waiter(findings)
     costs = {cost.stage: cost.s_per_batch for cost in findings.stages}
@@ -95,14 +105,15 @@ def anatomy_rows(findings: Findings) -> list[tuple[str, list[Piece]]]:
         work = max(verdict.step_s - verdict.wait_s, 0.0)
         pieces = _parts_of(work, costs) or [Piece(f"{who} works", work, COLOURS["device"])]
         waits = Piece(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
-        rows.append(("step", [waits, *pieces]))
+        rows.append(Whole("A step", verdict.step_s, (waits, *pieces)))
     worker = [
         Piece(NAMES[stage], costs[stage] or 0.0, COLOURS[stage])
         for stage in WORKER_STAGES
         if costs.get(stage)
     ]
     if worker:
-        rows.append(("worker", worker))
+        total = sum(piece.seconds for piece in worker)
+        rows.append(Whole("A batch in its worker", total, tuple(worker)))
     return rows
 
 
@@ -117,21 +128,23 @@ def _parts_of(work_s: float, costs: dict[Stage, float | None]) -> list[Piece]:
 
 def anatomy(findings: Findings, width: float) -> Figure:
     """Draw a step and a worker's batch as stacked bars; waiting is hatched."""
-    rows = anatomy_rows(findings)
+    rows = wholes(findings)
     figure = new_figure(width, 0.95 * len(rows) + 0.1)
-    axes = new_axes(figure, 0.02, 0.02, 0.02, 0.02)
+    axes = new_axes(figure, 0, 0.02, 0, 0.02)
     axes.set(xlim=(0, 1), ylim=(-len(rows), 0), xticks=[], yticks=[])
-    for place, (name, pieces) in enumerate(rows):
-        total = sum(piece.seconds for piece in pieces)
-        what = "A step" if name == "step" else "A batch in its worker"
-        say(axes, 0, -place - 0.16, f"{what}: {words.duration(total)}", weight="bold", fontsize=10.5)
-        _stacked(axes, -place - 0.62, pieces, total, width)
+    for place, row in enumerate(rows):
+        say(
+            axes, 0, -place - 0.16, f"{row.name}: {words.duration(row.seconds)}", weight="bold", fontsize=10.5
+        )
+        _stacked(axes, -place - 0.62, row, width)
     return figure
 
 
-def _stacked(axes: Axes, y: float, pieces: Sequence[Piece], total: float, width: float) -> None:
-    left, factor = 0.0, words.scale(total)[0]
-    for piece in pieces:
+def _stacked(axes: Axes, y: float, whole: Whole, width: float) -> None:
+    left, factor = 0.0, words.scale(whole.seconds)[0]
+    # Phases measured one by one may miss the whole by a little: the bar keeps its length.
+    total = sum(piece.seconds for piece in whole.pieces)
+    for piece in whole.pieces:
         share = piece.seconds / total if total else 0.0
         fill = {"color": piece.colour} if not piece.hatched else _hatching(piece.colour)
         axes.barh(y, share, 0.5, left, linewidth=0, **fill)
@@ -197,19 +210,20 @@ def speedups(findings: Findings, width: float) -> Figure:
             -place,
             each.expected.speedup or 1.0,
             (each.expected.low, each.expected.high),
-            COLOURS["read"],
         )
         if each.measured:
-            axes.plot([each.measured.low, each.measured.high], [-place - 0.2] * 2, color=INK, linewidth=2)
-            axes.plot(each.measured.speedup, -place - 0.2, "D", color=INK, markersize=5)
+            axes.plot(
+                [each.measured.low, each.measured.high], [-place - 0.27] * 2, color=VERIFIED, linewidth=2
+            )
+            axes.plot(each.measured.speedup, -place - 0.27, "D", color=VERIFIED, markersize=5)
     return figure
 
 
-def _gain(axes: Axes, y: float, value: float, ends: tuple[float | None, float | None], colour: str) -> None:
+def _gain(axes: Axes, y: float, value: float, ends: tuple[float | None, float | None]) -> None:
     low, high = ends
     if low is not None and high is not None:
-        axes.plot([low, high], [y, y], color=colour, linewidth=8, alpha=0.35, solid_capstyle="round")
-    axes.plot(value, y, "o", color=colour, markersize=8)
+        axes.plot([low, high], [y, y], color=INK, linewidth=8, alpha=0.22, solid_capstyle="round")
+    axes.plot(value, y, "o", color=INK, markersize=7)
     side = max(value, high or value)
     axes.annotate(
         words.ratio(value),
@@ -283,22 +297,18 @@ def _line(axes: Axes, times: Any, values: Any, colour: str) -> None:
 
 def batches(bars: Sequence[Bar], width: float) -> Figure:
     """Draw who fetched which batch, around the slowest: a bar while it is made, a line until it is taken."""
-    ordered = sorted(bars, key=lambda bar: bar.start_s)
-    slowest = max(range(len(ordered)), key=lambda place: ordered[place].end_s - ordered[place].start_s)
-    low = max(0, min(slowest - STILL_BARS // 2, len(ordered) - STILL_BARS))
-    shown = ordered[low : low + STILL_BARS]
+    low, high = focus(bars)
+    shown = [bar for bar in bars if bar.end_s > low and bar.start_s < high]
     workers = sorted({bar.worker for bar in shown})
     lane = {worker: -place for place, worker in enumerate(workers)}
     figure = new_figure(width, 0.3 * len(workers) + 0.4)
     axes = new_axes(figure, 0.85, 0.3, 0.1, 0.05)
     for bar in shown:
         y = lane[bar.worker]
-        axes.barh(
-            y, bar.end_s - bar.start_s, 0.6, bar.start_s, color=COLOURS["read"], alpha=0.75, linewidth=0
-        )
+        axes.barh(y, bar.end_s - bar.start_s, 0.6, bar.start_s, color=WORK, edgecolor=PAPER, linewidth=0.8)
         if bar.taken_s is not None:
             axes.plot([bar.end_s, bar.taken_s], [y, y], color=COLOURS["handover"], linewidth=1.2)
     axes.set_yticks(list(lane.values()), [f"worker {worker}" for worker in workers])
-    axes.set_ylim(-len(workers) + 0.4, 0.6)
+    axes.set(xlim=(low, high), ylim=(-len(workers) + 0.4, 0.6))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
     return figure

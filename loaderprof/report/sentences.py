@@ -44,7 +44,7 @@ class Lead:
 def lead(findings: Findings) -> Lead:
     """Return the first lines of every report."""
     verdict = findings.verdict
-    headline = words.clean(verdict.headline)
+    headline = words.short(verdict.headline, 240)
     if verdict.bottleneck == "none":
         label, text = "Verdict", KEEPS_UP
     elif verdict.bottleneck == "unknown":
@@ -144,10 +144,10 @@ def script(command: str) -> str:
         return "a job"
     scripts = [part for part in parts if part.endswith(".py")]
     if scripts:
-        return words.clean(PurePath(scripts[0]).name)
+        return words.short(PurePath(scripts[0]).name, 60)
     if "-m" in parts[:-1]:
-        return words.clean(parts[parts.index("-m") + 1])
-    return words.clean(PurePath(parts[0]).name or parts[0])
+        return words.short(parts[parts.index("-m") + 1], 60)
+    return words.short(PurePath(parts[0]).name or parts[0], 60)
 
 
 def late_rank(findings: Findings) -> str:

@@ -22,7 +22,7 @@ MAX_STACKS = 20_000
 """Different stacks that are told apart; the rarest beyond it become one frame."""
 
 STRETCHES = 60
-"""Stretches of time into which samples are sorted: a selection is that exact."""
+"""Most stretches of time into which samples are sorted: a selection is that exact."""
 
 MAX_NAME = 300
 """Letters of a frame's name; a path may be thousands long."""
@@ -70,7 +70,8 @@ def merged_stacks(stacks: Sequence[Stack], end_s: float, notes: dict[str, str]) 
     """Return the trees as JSON values; `None` where no stack was taken."""
     if not stacks:
         return None
-    counts = _counted(stacks, end_s)
+    stretches = _stretches(stacks, end_s)
+    counts = _counted(stacks, end_s, stretches)
     trees = {process: _tree(found) for process, found in counts.items()}
     kept = _kept(trees)
     dropped = _size(trees) - len(kept)
@@ -81,26 +82,37 @@ def merged_stacks(stacks: Sequence[Stack], end_s: float, notes: dict[str, str]) 
         )
     stages: list[str] = []
     return {
-        "stretches": STRETCHES,
+        "stretches": stretches,
         "timed": any(key != ALWAYS for found in counts.values() for ended in found.values() for key in ended),
         "trees": [[process, _plain(tree, kept, stages)] for process, tree in trees.items()],
         "stages": stages,
     }
 
 
-def _counted(stacks: Sequence[Stack], end_s: float) -> dict[str, dict[Key, Counter[int]]]:
+def _stretches(stacks: Sequence[Stack], end_s: float) -> int:
+    """Return into how many stretches to sort: none is shorter than the time a stack was usually watched."""
+    spans = sorted(
+        each.t1_s - each.t0_s for each in stacks if each.t0_s is not None and each.t1_s is not None
+    )
+    usual = spans[len(spans) // 2] if spans else 0.0
+    return STRETCHES if usual <= 0 else max(1, min(STRETCHES, round(end_s / usual)))
+
+
+def _counted(stacks: Sequence[Stack], end_s: float, stretches: int) -> dict[str, dict[Key, Counter[int]]]:
     counts: dict[str, dict[Key, Counter[int]]] = {}
     for stack in stacks:
         found = counts.setdefault(stack.process, {})
-        found.setdefault((stack.frames, stack.stage), Counter())[_stretch(stack, end_s)] += stack.count
+        found.setdefault((stack.frames, stack.stage), Counter())[_stretch(stack, end_s, stretches)] += (
+            stack.count
+        )
     return counts
 
 
-def _stretch(stack: Stack, end_s: float) -> int:
+def _stretch(stack: Stack, end_s: float, stretches: int) -> int:
     if stack.t0_s is None or stack.t1_s is None or end_s <= 0 or stack.t1_s - stack.t0_s > end_s / 4:
         return ALWAYS
     middle = (stack.t0_s + stack.t1_s) / 2
-    return max(0, min(int(middle / end_s * STRETCHES), STRETCHES - 1))
+    return max(0, min(int(middle / end_s * stretches), stretches - 1))
 
 
 def _tree(found: dict[Key, Counter[int]]) -> Frame:

@@ -20,7 +20,7 @@ from loaderprof.report import sentences, words
 from loaderprof.report.bars import rows as bar_rows
 from loaderprof.report.palette import NAMES
 
-NARROW, WIDE = 40, 120
+NARROW, WIDE = 60, 120
 """Below the first the columns fall apart; above the second a line is longer than an eye follows."""
 
 MAX_ACTIONS = 4
@@ -84,7 +84,11 @@ def _lead(findings: Findings, width: int) -> RenderableType:
     table = _grid(12)
     table.add_column(justify="right", no_wrap=True)
     confidence = "" if bottleneck == "unknown" else lead.confidence
-    table.add_row(lead.label, Text(words.short(lead.bottleneck, 100), style="bold"), Text(confidence))
+    table.add_row(
+        lead.label,
+        Text(words.short(lead.bottleneck, 120), style="bold"),
+        Text(confidence and f"  {confidence}"),
+    )
     if bottleneck == "unknown" and findings.verdict.wait_share is None:
         return Padding(table, (0, 0, 0, INDENT))
     lower = _grid(12)
@@ -118,9 +122,9 @@ def _actions(findings: Findings, folder: str) -> RenderableType | None:
         return None
     numbers = sentences.numbering(findings.advice)
     shown = findings.advice[:MAX_ACTIONS]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     table.add_column("", no_wrap=True, width=max(3, *(len(numbers[each.id]) for each in shown)))
-    table.add_column("What to change", ratio=1, overflow="fold")
+    table.add_column("What to change", min_width=16, overflow="fold")
     table.add_column("expected", no_wrap=True)
     table.add_column("costs", no_wrap=True)
     for each in shown:

@@ -89,7 +89,7 @@ def size(count: float | None) -> str:
     """Return bytes: 12 kB, 38 MB, 0.6 GB."""
     if count is None or not math.isfinite(count):
         return NOT_MEASURED
-    for limit, factor, unit in ((1e11, 1e12, "TB"), (1e8, 1e9, "GB"), (1e5, 1e6, "MB"), (1e3, 1e3, "kB")):
+    for limit, factor, unit in ((1e11, 1e12, "TB"), (5e8, 1e9, "GB"), (1e5, 1e6, "MB"), (1e3, 1e3, "kB")):
         if abs(count) >= limit:
             return f"{number(count / factor)} {unit}"
     return f"{number(count)} B"
@@ -111,7 +111,7 @@ def quantity(value: float | None, unit: str) -> str:
         return ratio(value)
     if unit in ("1", "count"):
         return number(value)
-    return f"{number(value)} {clean(unit)}".rstrip()
+    return f"{number(value)} {short(unit, 12)}".rstrip()
 
 
 def plural(count: int, noun: str) -> str:

@@ -74,8 +74,10 @@ def bars(batches: int = 412, workers: int = 2, seed: int = 1) -> list[Bar]:
     for batch in range(batches):
         worker = batch % workers
         cost = dice.gauss(0.42, 0.03) * (4 if batch % 40 == 37 else 1)
-        start, end = free[worker], free[worker] + max(cost, 0.05)
-        free[worker] = end
+        # A worker gets its next batch when one of the `2 * workers` batches that may be under way is taken.
+        asked = found[batch - 2 * workers].taken_s or 0.0 if batch >= 2 * workers else 0.0
+        start = max(free[worker], asked)
+        free[worker] = end = start + max(cost, 0.05)
         loop = max(loop + WORK_S, end + 0.002)
         found.append(Bar(worker, start, end, batch, loop))
     return found

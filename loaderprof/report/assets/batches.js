@@ -1,6 +1,6 @@
 // Who fetched which batch: a lane a worker, a bar while a batch is made, a line until it is taken; above, who waited.
 
-const ROW = 22, NAMES_WIDE = 74;
+const ROW = 25, NAMES_WIDE = 74;
 
 function startBatches() {
   const view = byId("batches-view"), readout = byId("batches-readout"), bars = page.bars;
@@ -14,7 +14,7 @@ function startBatches() {
 
   function drawWaits(svg) {
     const { t, wait } = page.steps;
-    shape(svg, "text", { x: NAMES_WIDE - 8, y: ROW - 7, "text-anchor": "end", class: "title" }, "the loop");
+    shape(svg, "text", { x: NAMES_WIDE - 8, y: ROW - 8.5, "text-anchor": "end", class: "title" }, "the loop");
     let drawn = 0;
     for (let i = 0; i < t.length && drawn < 1500; i++) {
       const until = t[i] + (wait[i] || 0);
@@ -29,14 +29,14 @@ function startBatches() {
     const many = bars.count[i] > 1;
     const bar = shape(svg, "rect", {
       x: left, y, width: Math.max(right - left - 0.7, 0.7), height: ROW - 8, rx: 2, class: many ? "bar many" : "bar",
-      fill: "var(--read)", opacity: many ? 0.4 : 0.82, "data-place": i,
+      fill: "var(--work)", opacity: many ? 0.45 : 1, "data-place": i,
     });
     batchAt[i] = bar;
     if (bars.taken[i] !== null && clip(bars.taken[i]) > right + 0.5) {
       shape(svg, "line", { x1: right, x2: clip(bars.taken[i]), y1: y + ROW / 2 - 4, y2: y + ROW / 2 - 4, stroke: "var(--handover)", "stroke-width": 2.5 });
     }
     if (!many && right - left > 34) {
-      shape(svg, "text", { x: (left + right) / 2, y: y + 11, "text-anchor": "middle", style: "fill: #fff; pointer-events: none; font-size: 10.5px" }, bars.batch[i]);
+      shape(svg, "text", { x: (left + right) / 2, y: y + 12.5, "text-anchor": "middle", style: "fill: #fff; pointer-events: none; font-size: 10.5px" }, bars.batch[i]);
     }
   }
 
@@ -50,7 +50,7 @@ function startBatches() {
       shape(svg, "text", { x: x(at), y: height - 6, "text-anchor": "middle" }, moment(at, range[1] - range[0]));
     }
     for (const worker of workers) {
-      shape(svg, "text", { x: NAMES_WIDE - 8, y: lanes.get(worker) * ROW + 15, "text-anchor": "end" }, `worker ${worker}`);
+      shape(svg, "text", { x: NAMES_WIDE - 8, y: lanes.get(worker) * ROW + 16.5, "text-anchor": "end" }, `worker ${worker}`);
     }
     batchAt = [];
     if (page.steps) drawWaits(svg);

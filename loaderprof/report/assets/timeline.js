@@ -1,13 +1,13 @@
 // The run over time: one lane a quantity, one axis, a stretch to select by dragging or with the arrow keys.
 
-const LANE = 62, GAP = 26, LEFT = 46, RIGHT = 10;
+const LANE = 60, GAP = 33, LEFT = 66, RIGHT = 10;
 
 function laneData() {
   const { steps, host } = page;
   const lanes = [];
   if (steps) {
     lanes.push({ title: "Step time", times: steps.t, values: steps.step, waits: steps.wait, unit: inSeconds });
-    if (steps.ready) lanes.push({ title: "Batches ready", times: steps.t, values: steps.ready, unit: digits, tone: "collate" });
+    if (steps.ready) lanes.push({ title: "Batches ready", times: steps.t, values: steps.ready, unit: digits, tone: "collate", whole: true });
   }
   if (host) {
     const percent = (value) => `${digits(value)} %`;
@@ -25,6 +25,7 @@ function laneData() {
 function scaleTop(lane) {
   const known = lane.values.filter((value) => value !== null).sort((a, b) => a - b);
   if (!known.length) return 1;
+  if (lane.whole) return Math.max(Math.ceil(known[known.length - 1]), 1);
   const usual = known[Math.floor(known.length * 0.985)] * 1.25;
   return Math.max(lane.least || 0, Math.min(known[known.length - 1] * 1.05, usual)) || 1;
 }
@@ -52,7 +53,7 @@ function drawLane(drawing, lane, top, x, width) {
   const high = scaleTop(lane);
   const y = (value) => top + LANE - (Math.min(value, high) / high) * LANE;
   shape(drawing, "line", { x1: LEFT, x2: width - RIGHT, y1: top + LANE, y2: top + LANE, stroke: "var(--line)" });
-  const title = shape(drawing, "text", { x: LEFT, y: top - 8, class: "title" });
+  const title = shape(drawing, "text", { x: LEFT, y: top - 9, class: "title" });
   title.textContent = lane.title.length > 40 ? `${lane.title.slice(0, 39)}…` : lane.title;
   if (lane.waits) shape(title, "tspan", { "font-weight": 400, fill: "var(--soft)", dx: 8 }, "hatched: waiting");
   shape(drawing, "text", { x: LEFT - 6, y: top + 9, "text-anchor": "end" }, lane.unit(high));
@@ -118,10 +119,10 @@ function startTimeline() {
       shape(drawing, "text", { x: x(at), y: height - 6, "text-anchor": "middle" }, `${digits(at)} s`);
     }
     const epochs = page.steps ? page.steps.epochs : [];
-    const labelled = epochs.length * 70 < width;
+    const labelled = epochs.length * 90 < width;
     epochs.forEach((at, place) => {
       shape(drawing, "line", { x1: x(at), x2: x(at), y1: 4, y2: height - 22, stroke: "var(--soft)", "stroke-dasharray": "2 4", class: "epoch" });
-      if (labelled && place) shape(drawing, "text", { x: x(at) + 4, y: 14 }, `epoch ${place + 1}`);
+      if (labelled && place && x(at) > LEFT + 180) shape(drawing, "text", { x: x(at) + 4, y: 14 }, `epoch ${place + 1}`);
     });
   }
 
