@@ -33,9 +33,7 @@ def page_data(recording: Recording) -> PageData:
 def _bars(loop: Loop) -> list[Bar]:
     """Return each made batch; taken when the loop took the batch of the same task in the same epoch."""
     taken: dict[tuple[int, int], float] = {}
-    for epoch, position, moment in zip(
-        loop.epoch.tolist(), loop.position.tolist(), loop.taken.tolist(), strict=True
-    ):
+    for epoch, position, moment in zip(loop.epoch.tolist(), loop.position.tolist(), loop.taken.tolist(), strict=True):
         taken[epoch, position] = moment
     made = loop.made
     starts = np.array([epoch.begun for epoch in loop.epochs] or [0.0])
@@ -54,18 +52,12 @@ def _bars(loop: Loop) -> list[Bar]:
 def _slow(loop: Loop) -> list[Slow]:
     made = loop.made
     order = np.argsort(-made.wall)[:SLOWEST]
-    return [
-        Slow(int(made.task[n]), int(made.worker[n]), float(made.wall[n]), _note(loop, int(n))) for n in order
-    ]
+    return [Slow(int(made.task[n]), int(made.worker[n]), float(made.wall[n]), _note(loop, int(n))) for n in order]
 
 
 def _note(loop: Loop, number: int) -> str:
     made = loop.made
-    parts = {
-        "CPU": made.cpu[number],
-        "blocked": made.blocked[number],
-        "waiting for a core": made.runq[number],
-    }
+    parts = {"CPU": made.cpu[number], "blocked": made.blocked[number], "waiting for a core": made.runq[number]}
     word, seconds = max(parts.items(), key=lambda item: item[1])
     return f"{seconds / max(made.wall[number], 1e-9):.0%} {word}"
 
