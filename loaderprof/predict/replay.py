@@ -125,27 +125,33 @@ def replay(
     batches_per_epoch: int,
     epochs: int = 1,
     seed: int = 0,
+    neighbours: float = 0.0,
 ) -> Outcome:
     """Replay `epochs` epochs of a loader and its loop.
 
     Args:
         costs: what batches, steps and hand-over cost in the run that was seen.
         settings: how the loader is set in this replay; need not be what the run used.
-        cores: cores that this loop and its workers can have together; need not be whole.
+        cores: cores that this loop and its workers may use together; need not be whole.
         batches_per_epoch: batches the sampler yields.
         epochs: how many times the loop goes over the loader.
         seed: 0 takes costs in the order seen, over and over; any other number draws blocks of them anew.
+        neighbours: how many threads of other programs want these cores, on average; they get an even share.
+            From a run: the cores they used / that run's own share, which is CPU / (CPU + run-queue wait).
 
     Raises:
         ValueError: no costs, arrays of unlike length, or a count that cannot be.
     """
-    _check(costs, settings, cores, batches_per_epoch, epochs)
-    run = _Run(costs, settings, cores, batches_per_epoch, epochs, seed)
-    run.machine.run(run.loop())
+    _check(costs, settings, cores, neighbours, batches_per_epoch, epochs)
+    machine = _Machine(cores, neighbours, max(1.0, costs.step_threads), costs.io_slots)
+    run = _Run(costs, settings, machine, batches_per_epoch, epochs, seed)
+    machine.run(run.loop())
     return run.outcome()
 
 
-def _check(costs: Costs, settings: Settings, cores: float, batches: int, epochs: int) -> None:
+def _check(
+    costs: Costs, settings: Settings, cores: float, neighbours: float, batches: int, epochs: int
+) -> None:
     """Refuse what has no meaning, before it loops for ever."""
     for name, pair in {
         "fetch": (costs.fetch_cpu_s, costs.fetch_blocked_s),
@@ -155,7 +161,7 @@ def _check(costs: Costs, settings: Settings, cores: float, batches: int, epochs:
             raise ValueError(
                 f"{name} costs need two arrays of one length, not {len(pair[0])} and {len(pair[1])}"
             )
-    if cores <= 0 or batches < 1 or epochs < 1:
+    if cores <= 0 or neighbours < 0 or batches < 1 or epochs < 1:
         raise ValueError(f"cannot replay {epochs} epochs of {batches} batches on {cores} cores")
     if settings.num_workers < 0 or settings.prefetch_factor < 1:
         raise ValueError(f"no such loader: {settings}")
@@ -170,9 +176,10 @@ class _Machine:
     so the next to finish is the top of a heap. A gang is the step of several threads that meet at barriers.
     """
 
-    def __init__(self, cores: float, gang_threads: float, io_slots: int | None) -> None:
+    def __init__(self, cores: float, neighbours: float, gang_threads: float, io_slots: int | None) -> None:
         self.now = 0.0
         self._cores = cores
+        self._neighbours = neighbours
         # More threads than cores keep no more than the cores busy.
         self._gang_threads = min(gang_threads, cores)
         self._free_slots = math.inf if io_slots is None else io_slots
@@ -220,7 +227,7 @@ class _Machine:
 
     def _advance(self) -> None:
         """Move time to the next thing that ends, and wake who waited for it."""
-        demand = len(self._running) + (self._gang_threads if self._gang else 0.0)
+        demand = self._neighbours + len(self._running) + (self._gang_threads if self._gang else 0.0)
         share = 1.0 if demand <= self._cores else self._cores / demand
         # Between barriers a gang advances only while all its threads are on a core.
         gang_share = share**self._gang_threads
@@ -259,10 +266,10 @@ class _Run:
     """One replayed run: the loop, its workers and pin thread, and what is between them."""
 
     def __init__(
-        self, costs: Costs, settings: Settings, cores: float, batches: int, epochs: int, seed: int
+        self, costs: Costs, settings: Settings, machine: _Machine, batches: int, epochs: int, seed: int
     ) -> None:
         self.costs, self.settings, self.batches, self.epochs = costs, settings, batches, epochs
-        self.machine = _Machine(cores, max(1.0, costs.step_threads), costs.io_slots)
+        self.machine = machine
         rng = np.random.default_rng(seed) if seed else None
         total = batches * epochs
         self.fetch = _drawn((costs.fetch_blocked_s, costs.fetch_cpu_s), total, rng)

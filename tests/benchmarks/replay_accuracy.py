@@ -1,8 +1,9 @@
 """How well the replay predicts real DataLoaders: `python tests/benchmarks/replay_accuracy.py [--quick]`.
 
 Small real pipelines run at a base setting, whose costs are measured, and at other settings. The replay
-predicts the others' speedup over the base. Each run's cores are those its neighbours left it, so that what is
-scored is the replay and not the weather. Run-queue waits are taken out of the costs: they are an outcome.
+predicts the others' speedup over the base. Each replay is told how busy the machine's other users were during
+its run, so that what is scored is the replay and not the weather. Run-queue waits are taken out of the costs:
+they are an outcome.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ OTHERS = (
 )
 QUICK = (Settings(0), Settings(4), Settings(2, 2, persistent_workers=True))
 BATCHES, EPOCHS = 40, 2
-# A neighbour that takes more than this many cores spoils a run; it is tried again.
-NOISY_CORES, TRIES = 0.35, 4
+# A run that others took more than this many cores from is tried again.
+NOISY_CORES, TRIES = 0.35, 2
+CORES = os.cpu_count() or 1
 
 _NUMBERS = np.random.default_rng(0).random(4096)
 
@@ -87,7 +89,7 @@ class Seen:
     """One run: its wall time in seconds, and the clocks from which its costs are made."""
 
     total_s: float
-    cores: float
+    others: float
     stamps: list[Stamp]
     steps: list[Clocks]
     nexts: list[Clocks]
@@ -132,9 +134,16 @@ def run(case: Case, settings: Settings) -> Seen:
     """Run a case's loop over a real DataLoader, again where the neighbours were too noisy."""
     for _ in range(TRIES):
         seen = run_once(case, settings)
-        if seen.cores >= (os.cpu_count() or 1) - NOISY_CORES:
+        if seen.others <= NOISY_CORES:
             break
     return seen
+
+
+def neighbours(seen: Seen) -> float:
+    """How many threads of others wanted a core: what they used over the share that our own threads got."""
+    own = [*seen.nexts, *seen.steps, *(stamp.begun.until(stamp.done) for stamp in seen.stamps)]
+    cpu_s, delay_s = sum(one.cpu for one in own), sum(one.delay for one in own)
+    return seen.others * (cpu_s + delay_s) / cpu_s
 
 
 def run_once(case: Case, settings: Settings) -> Seen:
@@ -159,7 +168,7 @@ def run_once(case: Case, settings: Settings) -> Seen:
     seen.total_s = time.perf_counter() - begun
     loader._iterator = None  # stops persistent workers, so that their CPU time is known
     others_s = busy_s() - machine_s - (sum(os.times()[:4]) - own_s)
-    seen.cores = (os.cpu_count() or 1) - max(0.0, others_s) / (time.perf_counter() - begun)
+    seen.others = max(0.0, others_s) / (time.perf_counter() - begun)
     return seen
 
 
@@ -234,8 +243,12 @@ def between_batches(stamps: list[Stamp]) -> tuple[float, float]:
     return float(own_s), float(others_s)
 
 
-def predict(costs: Costs, case: Case, settings: Settings, cores: float) -> float:
-    return replay(costs, settings, cores=cores, batches_per_epoch=case.batches, epochs=EPOCHS).total_s
+def predict(costs: Costs, case: Case, settings: Settings, seen: Seen) -> float:
+    """Total seconds of a case at some settings, beside the neighbours of the run that was seen."""
+    busy = neighbours(seen)
+    return replay(
+        costs, settings, cores=CORES, batches_per_epoch=case.batches, epochs=EPOCHS, neighbours=busy
+    ).total_s
 
 
 def burn(ms: float) -> None:
@@ -351,15 +364,15 @@ def score(case: Case, settings: tuple[Settings, ...], rounds: int) -> tuple[list
         base = run(case, BASE)
         costs = costs_of(base, BASE, case)
         totals[BASE].append(base.total_s)
-        base_predicted = predict(costs, case, BASE, base.cores)
+        base_predicted = predict(costs, case, BASE, base)
         say(f"{case.name:30} base: model {base_predicted / base.total_s - 1:+.1%}  {brief(costs, base)}")
         for one in settings:
             seen = run(case, one)
             totals[one].append(seen.total_s)
-            predicted = base_predicted / predict(costs, case, one, seen.cores)
+            predicted = base_predicted / predict(costs, case, one, seen)
             logs[one].append((np.log(predicted), np.log(base.total_s / seen.total_s)))
     points = [Point(case.name, one, *np.exp(np.mean(pairs, axis=0))) for one, pairs in logs.items()]
-    noise = [abs(total / np.mean(all_) - 1) for all_ in totals.values() for total in all_]
+    noise = [float(abs(total / np.mean(all_) - 1)) for all_ in totals.values() for total in all_]
     return points, noise
 
 
@@ -371,7 +384,7 @@ def brief(costs: Costs, seen: Seen) -> str:
     }
     pairs = "  ".join(f"{key} {a.mean() * 1e3:.1f}+{b.mean() * 1e3:.1f}" for key, (a, b) in means.items())
     hand_over = f"{costs.send_cpu_s * 1e3:.2f}+{costs.receive_cpu_s * 1e3:.2f}+{costs.answer_cpu_s * 1e3:.2f}"
-    return f"{pairs}  hand-over {hand_over}  cores {seen.cores:.2f}"
+    return f"{pairs}  hand-over {hand_over}  neighbours {neighbours(seen):.2f}"
 
 
 def label(settings: Settings) -> str:

@@ -119,6 +119,12 @@ def test_cores_limit_what_workers_can_do() -> None:
     assert run(of, Settings(4), cores=1).steady_step_s == pytest.approx(0.015, rel=0.03)
 
 
+def test_neighbours_take_an_even_share_of_busy_cores() -> None:
+    of = costs(fetch_cpu_s=0.01)
+    assert run(of, Settings(2), cores=2, neighbours=2).steady_step_s == pytest.approx(0.01, rel=0.03)
+    assert run(of, Settings(2), cores=4, neighbours=2).steady_step_s == pytest.approx(0.005, rel=0.03)
+
+
 def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
     alone = run(costs(step_cpu_s=0.01, step_threads=4.0), Settings(1), cores=4)
     assert alone.steady_step_s == pytest.approx(0.01)
