@@ -151,7 +151,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike
-    from loaderprof.report import environment
+    from loaderprof.capture import environment
 
     sys.stdout.write(environment.render())
     return 0

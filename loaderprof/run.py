@@ -62,7 +62,7 @@ def run(
     launch.leave_as(exit_)
 
 
-def finish(folder: Path, *, html: bool) -> None:
+def finish(folder: Path, *, html: bool) -> Findings:
     """Conclude from a recording that was just made, write findings and page, and print the report on stderr."""
     seen = recording.read(folder)
     _keep_sources(seen)
@@ -76,6 +76,7 @@ def finish(folder: Path, *, html: bool) -> None:
         sys.stderr.write(f"loaderprof: {shown}: {error.strerror}; not all of the report could be written\n")
     with suppress(OSError):
         sys.stderr.write("\n" + screen(found, shown, sys.stderr.isatty()))
+    return found
 
 
 def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, force: bool) -> int:

@@ -104,6 +104,14 @@ def loader(item: Any, iterator: Any, number: int) -> str:
     return json.dumps(facts)
 
 
+def watched(iterable: Any, name: str) -> str:
+    """Return the facts of an iterable that is no DataLoader, as JSON."""
+    _, where = _name_and_place(iterable)
+    facts = {"name": name, "where": where, "type": _type_name(iterable), "num_workers": 0, "watched": True,
+             "dataset": _type_name(iterable), "dataset_where": _source_of(iterable)}  # fmt: skip
+    return json.dumps(facts)
+
+
 def size(batch: Any) -> Tuple[int, int, int]:
     """Return (bytes, tensors, leaves) of a batch; containers are walked, nothing is copied."""
     total = tensors = leaves = 0

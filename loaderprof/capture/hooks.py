@@ -57,6 +57,7 @@ class _Process:
         self.loaders: Dict[int, int] = {}
         self.fetching: Dict[int, "_Fetches"] = {}
         self.spending: Dict[int, List[int]] = {}
+        self.tables: Dict[int, Any] = {}
         self.off = self.directory is None
 
     def open(self) -> Optional[Journal]:
@@ -218,6 +219,8 @@ def _spending() -> List[int]:
 class _Iteration:
     """One iterator's stamps: when each batch was asked for and taken, and what stood ready."""
 
+    fetches: Optional["_Fetches"]
+
     def __init__(self, iterator: Any, loader: Any, begun: int, cpu_ns: int, index_ns: int) -> None:
         with _process.lock:
             _process.iterators += 1
@@ -226,12 +229,16 @@ class _Iteration:
         if journal is None:
             raise RuntimeError("no journal")
         self.journal = journal
-        key = id(loader)
-        if key not in _process.loaders:
-            _process.loaders[key] = journal.text(describe.loader(loader, iterator, len(_process.loaders)))
-        self.loader = _process.loaders[key]
         workers = getattr(iterator, "_workers", None) or ()
-        self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
+        if iterator is None:
+            # A watched iterable: its facts stand for the loader's.
+            self.loader, self.fetches = journal.text(loader[1]), _Fetches(-1, loader[0], None)
+        else:
+            key = id(loader)
+            if key not in _process.loaders:
+                _process.loaders[key] = journal.text(describe.loader(loader, iterator, len(_process.loaders)))
+            self.loader = _process.loaders[key]
+            self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
         self.device = DeviceClock()
@@ -241,6 +248,11 @@ class _Iteration:
         journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
         for number, worker in enumerate(workers):
             journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
+
+    @classmethod
+    def of_iterable(cls, iterable: Any, facts: str, begun: int, cpu_ns: int) -> "_Iteration":
+        """Return the iteration of something that is no DataLoader."""
+        return cls(None, (iterable, facts), begun, cpu_ns, 0)
 
     def _clear(self) -> None:
         self.count = self.wait_ns = self.t_first = 0
@@ -391,6 +403,7 @@ class _Fetches:
             fetcher.collate_fn = collate
             if table is not None:
                 self.timers.__exit__()
+                _process.tables.pop(threading.get_ident(), None)
         try:
             self._fetched(before, after, spent, table, index, data)
         except Exception as error:
@@ -416,7 +429,8 @@ class _Fetches:
 
     def _enter(self) -> Any:
         try:
-            return self.timers.__enter__()
+            table = _process.tables[threading.get_ident()] = self.timers.__enter__()
+            return table
         except Exception as error:
             self.timers.__exit__()
             self.depth_due = 1 << 62
@@ -477,6 +491,59 @@ def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
                 table.collating = False
 
     return timed_collate
+
+
+class Watched:
+    """An iterable that is no DataLoader, recorded as a loader without workers; made by `loaderprof.watch`."""
+
+    def __init__(self, iterable: Any, iteration: "_Iteration") -> None:
+        self.collate_fn = None
+        self._iterator = iter(iterable)
+        self._loaderprof = iteration
+
+    @classmethod
+    def begin(cls, iterable: Any, name: str) -> Optional["Watched"]:
+        """Return the watched iterator, None where nothing is recorded."""
+        if _process.off:
+            return None
+        begun, cpu = _NOW(), _CPU()
+        try:
+            facts = describe.watched(iterable, name)
+            return cls(iterable, _Iteration.of_iterable(iterable, facts, begun, _CPU() - cpu))
+        except Exception as error:
+            _stand_aside(error)
+            return None
+
+    def __iter__(self) -> "Watched":
+        return self
+
+    def __next__(self) -> Any:
+        if _process.off or self._loaderprof.journal is not _process.journal:
+            return next(self._iterator)
+        return self._loaderprof.take(self, _next_watched)
+
+
+def _next_watched(watched: Watched) -> Any:
+    fetches = _process.fetching.get(threading.get_ident())
+    if fetches is None:
+        return next(watched._iterator)
+    return fetches.fetch(_pull, watched, None)
+
+
+def _pull(watched: Watched, _: Any) -> Any:
+    return next(watched._iterator)
+
+
+def stage_begins(name: str) -> Any:
+    """Begin a stage named by hand, where the batch under way is timed in depth; return what `stage_ends` takes."""
+    table = _process.tables.get(threading.get_ident())
+    return None if table is None else (table, table.begin_stage(name))
+
+
+def stage_ends(begun: Any) -> None:
+    """End a stage named by hand."""
+    if begun is not None:
+        begun[0].end_stage(begun[1])
 
 
 class WorkerEntry:

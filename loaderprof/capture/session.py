@@ -88,6 +88,7 @@ class Session:
             "loaderprof": __version__,
             "command": describe.redacted(list(command)),
             "cwd": str(Path.cwd()),
+            "script_folder": _script_folder(command),
             "host": describe.host(),
             "started_unix_ns": time.time_ns(),
             "started_ns": time.perf_counter_ns(),
@@ -169,6 +170,11 @@ class Session:
         if name not in self._files:
             self._files[name] = open(self.folder / name, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._files[name].write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _script_folder(command: Sequence[str]) -> str | None:
+    script = next((part for part in command if part.endswith(".py") and Path(part).is_file()), None)
+    return str(Path(script).absolute().parent) if script else None
 
 
 def _as_dict(budget: Any) -> dict[str, Any]:

@@ -63,7 +63,11 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
         "Image.thumbnail", "Image.filter", "Image.reduce", "Image.tobytes", "fromarray",
     ),
     "PIL.ImageFile": ("ImageFile.load", "ImageFile.draft"),
-    "PIL.JpegImagePlugin": ("JpegImageFile.draft",),
+    # Opening is lazy; these tell which format it is that is decoded later.
+    "PIL.JpegImagePlugin": ("JpegImageFile._open", "JpegImageFile.draft"),
+    "PIL.PngImagePlugin": ("PngImageFile._open",),
+    "PIL.WebPImagePlugin": ("WebPImageFile._open", "WebPImageFile.load"),
+    "PIL.TiffImagePlugin": ("TiffImageFile._open",),
     "cv2": (
         "imread", "imdecode", "resize", "cvtColor", "warpAffine", "warpPerspective", "GaussianBlur", "flip", "remap",
         "medianBlur", "bilateralFilter", "LUT",
@@ -127,6 +131,7 @@ class Table:
         self.callers: Dict[str, str] = {}
         self.samples: List[Tuple[int, int, int]] = []
         self.calls = 0
+        self._by_hand: List[str] = []
         self._thread = threading.get_ident()
         self._stack: List[List[int]] = []
 
@@ -151,18 +156,40 @@ class Table:
                 mine = collate_row if self.collating else row
                 if not mine[0]:
                     self.callers.setdefault(name, users_line(sys._getframe(1)))
-                mine[0] += 1
-                mine[1] += wall - inner[0]
-                mine[2] += cpu - inner[1]
-                self.calls += 1
-                if stack:
-                    stack[-1][0] += wall
-                    stack[-1][1] += cpu
+                self._charge(mine, inner, wall, cpu)
                 if is_sample and len(self.samples) < MAX_SAMPLES:
                     index = args[-1] if args and isinstance(args[-1], int) else -1
                     self.samples.append((index, wall, cpu))
 
         return loaderprof_timed
+
+    def begin_stage(self, name: str) -> Tuple[List[int], int, int]:
+        """Charge what follows in this thread to a stage named by hand, whatever operators run inside it."""
+        inner = [0, 0]
+        self._stack.append(inner)
+        self._by_hand.append("loaderprof.stage.%s" % name)
+        self.callers.setdefault(self._by_hand[-1], users_line(sys._getframe(3)))
+        return inner, _CPU(), _NOW()
+
+    def end_stage(self, begun: Tuple[List[int], int, int]) -> None:
+        """End the stage that `begin_stage` returned."""
+        inner, cpu, wall = begun
+        wall, cpu = _NOW() - wall, _CPU() - cpu
+        self._stack.pop()
+        self._charge([0, 0, 0], inner, wall, cpu)
+        self._by_hand.pop()
+
+    def _charge(self, row: List[int], inner: List[int], wall: int, cpu: int) -> None:
+        """Book one call's self time, and its whole time in what called it."""
+        if self._by_hand:
+            row = self.rows.setdefault(self._by_hand[-1], [0, 0, 0])
+        row[0] += 1
+        row[1] += wall - inner[0]
+        row[2] += cpu - inner[1]
+        self.calls += 1
+        if self._stack:
+            self._stack[-1][0] += wall
+            self._stack[-1][1] += cpu
 
 
 def users_line(frame: Any) -> str:

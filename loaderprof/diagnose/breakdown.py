@@ -333,11 +333,14 @@ def _installed(place: str) -> bool:
 
 
 def _place(recording: Recording, place: str) -> str | None:
-    """Return `file:line` relative to the folder the job ran in, None for nothing."""
+    """Return `file:line` relative to the folder the job ran in or the script lies in, None for nothing."""
     if not place or place.startswith("<"):
         return None
-    folder = str(recording.meta.get("cwd") or "").rstrip("/") + "/"
-    return place[len(folder) :] if len(folder) > 1 and place.startswith(folder) else place
+    for folder in (recording.meta.get("cwd"), recording.meta.get("script_folder")):
+        inside = str(folder or "").rstrip("/") + "/"
+        if len(inside) > 1 and place.startswith(inside):
+            return place[len(inside) :]
+    return place
 
 
 def _shown(name: str) -> str:

@@ -54,12 +54,13 @@ class Scene:
         """Return the dearest piece of a stage with its line: `decode (train.py:41)`."""
         for piece in self.parts.pieces:
             if piece.stage == stage:
-                return f"{piece.name} ({piece.where})" if piece.where else piece.name
+                short = ".".join(piece.name.split(".")[-2:])
+                return f"{short}, {piece.where}" if piece.where else short
         return ""
 
     def maker(self) -> str:
         """Return who makes the batches, in words."""
-        return "the loader workers" if self.loop.num_workers else "the training process itself (num_workers=0)"
+        return "the loader workers" if self.loop.num_workers else "the training process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("database-read", "read", "Reads from a database file", _uses(r"h5py|lmdb|sqlite|pyarrow|zarr|datasets", "read")),
     Kind("waiting-read", "read", "Waiting for reads", lambda scene: _blocked_share(scene) > MOSTLY_BLOCKED),
     Kind("file-read", "read", "File reads", _always),
-    Kind("jpeg-decode", "decode", "JPEG decode", _uses(r"jpe?g", "decode")),
+    Kind("jpeg-decode", "decode", "JPEG decode", lambda scene: _uses(r"jpe?g", "decode")(scene) or _decodes(scene, r"jpe?g")),
+    Kind("png-decode", "decode", "PNG decode", lambda scene: _uses(r"png", "decode")(scene) or _decodes(scene, r"png")),
     Kind("image-decode", "decode", "Image decode", _uses(r"PIL|cv2\.im|imageio|read_image|png|webp|tiff|imdecode", "decode")),
     Kind("audio-decode", "decode", "Audio decode", _uses(r"soundfile|wave\b|audio|librosa|flac|mp3|\bsf\.", "decode")),
     Kind("video-decode", "decode", "Video decode", _uses(r"\bav\b|decord|torchcodec|video", "decode")),
@@ -139,6 +141,12 @@ CATALOGUE: tuple[Kind, ...] = (
 )  # fmt: skip
 
 
+def _decodes(scene: Scene, format_: str) -> bool:
+    """Whether PIL's lazy decode is of this format: its plugin opened the files that `load` then decoded."""
+    opened = [each for each in scene.operators if re.search(r"^PIL\.\w+ImagePlugin", each)]
+    return bool(opened) and _uses(r"PIL\.", "decode")(scene) and all(re.search(format_, each, re.IGNORECASE) for each in opened)
+
+
 def _blocked_share(scene: Scene) -> float:
     return (scene.parts.blocked_s or 0.0) / scene.parts.wall_s if scene.parts.wall_s else 0.0
 
@@ -159,7 +167,7 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
     """Return the verdict in one sentence."""
     named, loader = scene.named(stage), scene.loop.name
     if stage in ("read", "decode", "transform", "collate"):
-        return f"{kind.title} in {scene.maker()}" + (f": {named}" if named else "")
+        return f"{kind.title} in {scene.maker()}" + (f" ({named})" if named else "")
     if stage == "startup":
         epochs = scene.loop.epochs
         if kind.id == "worker-restart":

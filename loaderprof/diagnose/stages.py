@@ -9,8 +9,12 @@ from __future__ import annotations
 import ast
 import re
 from functools import lru_cache
+from typing import cast
 
-from loaderprof.findings import Stage
+from loaderprof.findings import STAGES, Stage
+
+# How `loaderprof.stage` names what it times.
+BY_HAND = "loaderprof.stage."
 
 # Library operators by dotted name, the first match wins.
 OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
@@ -100,6 +104,9 @@ _FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::(?P<line>\d+))?\)$")
 
 def stage_of_operator(name: str) -> Stage | None:
     """Return the stage of a timed operator by its dotted name; None where only a closer look can tell."""
+    if name.startswith(BY_HAND):
+        by_hand = name.removeprefix(BY_HAND)
+        return cast(Stage, by_hand) if by_hand in STAGES else "transform"
     for pattern, stage in OPERATORS:
         if pattern.search(name):
             return stage

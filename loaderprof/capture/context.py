@@ -1,0 +1,166 @@
+"""loaderprof from code: `profile()` around a loop, `watch()` around any iterable, `stage()` to name a stage by hand.
+
+`profile()` arms the same hooks in this process that `loaderprof run` injects, and starts the same samplers beside it.
+Nothing here raises into the user's loop: what fails says so once on stderr, and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loaderprof.capture import hooks
+
+if TYPE_CHECKING:
+    from loaderprof.findings import Findings
+
+Item = TypeVar("Item")
+READY_S = 20.0
+
+
+class Profile:
+    """A profiling session around a block of code; made by `profile`."""
+
+    def __init__(self, folder: str | None, force: bool, html: bool) -> None:
+        self._wanted, self._force, self._html = folder, force, html
+        self._beside: subprocess.Popen[str] | None = None
+        self._environment: dict[str, str | None] = {}
+        self.folder: Path | None = None
+        self._findings: Findings | None = None
+
+    def __enter__(self) -> Profile:
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001 - the user's loop must run
+            _say(f"not profiling: {error}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end()
+        except Exception as failure:  # noqa: BLE001 - the user's loop has run, and must end as it would have
+            _say(f"no report: {failure}")
+
+    def step(self) -> None:
+        """Say that a training step ended. Steps are seen without it; it is here for loops written around it."""
+
+    @property
+    def findings(self) -> Findings | None:
+        """What was concluded; None inside the block, and where nothing could be recorded."""
+        return self._findings
+
+    def _begin(self) -> None:
+        from loaderprof import recording
+        from loaderprof.capture import describe
+        from loaderprof.capture.session import make_folder
+
+        self.folder = make_folder(self._wanted, "profile", self._force)
+        recording.write_meta(
+            self.folder,
+            {
+                "command": describe.redacted(list(sys.argv)),
+                "cwd": str(Path.cwd()),
+                "started_ns": time.perf_counter_ns(),
+                "started_unix_ns": time.time_ns(),
+            },
+        )
+        # Workers that are spawned find the recording through the environment, as under `loaderprof run`.
+        journals = str(self.folder / recording.JOURNALS)
+        self._environment = {"LOADERPROF_JOURNALS": os.environ.get("LOADERPROF_JOURNALS")}
+        os.environ["LOADERPROF_JOURNALS"] = journals
+        hooks.begin(journals)
+        describe.allow_tracing()
+        command = [sys.executable, "-m", "loaderprof.capture.session", str(os.getpid()), str(self.folder)]
+        self._beside = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def _end(self) -> None:
+        hooks.end()
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._beside is not None:
+            with suppress(subprocess.TimeoutExpired, OSError):
+                self._beside.communicate(timeout=READY_S)
+        if self.folder is not None:
+            from loaderprof.run import finish
+
+            self._findings = finish(self.folder, html=self._html)
+
+
+def profile(folder: str | os.PathLike[str] | None = None, *, force: bool = False, html: bool = True) -> Profile:
+    """Profile the loaders used inside a `with` block.
+
+    Args:
+        folder: where to keep the recording; None: `profile-MMDD-HHMM` in the current folder.
+        force: replace a recording in `folder`.
+        html: write report.html too.
+
+    Example:
+        with loaderprof.profile("out") as prof:
+            train()
+        print(prof.findings.verdict.headline)
+    """
+    return Profile(os.fspath(folder) if folder is not None else None, force, html)
+
+
+def watch(iterable: Iterable[Item], name: str = "watched") -> Iterator[Item]:
+    """Iterate anything that yields batches, recorded as a loader; outside a recording, just iterate it.
+
+    Args:
+        iterable: the batches.
+        name: what the report calls it.
+    """
+    watched = hooks.Watched.begin(iterable, name)
+    if watched is None:
+        return iter(iterable)
+    return watched
+
+
+class stage:  # noqa: N801 - reads as a statement: `with loaderprof.stage("decode"):`
+    """Name a stage by hand, as a decorator or a `with` block around the code that does it.
+
+    Args:
+        name: one of the stages of findings.json: read, decode, transform, collate.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._begun: list[Any] = []
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` with its time charged to the stage."""
+
+        @functools.wraps(function)
+        def staged(*args: Any, **kwargs: Any) -> Any:
+            with stage(self.name):
+                return function(*args, **kwargs)
+
+        return staged
+
+    def __enter__(self) -> stage:
+        self._begun.append(hooks.stage_begins(self.name))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hooks.stage_ends(self._begun.pop())
+
+
+def _say(text: str) -> None:
+    with suppress(Exception):
+        sys.stderr.write(f"loaderprof: {text}\n")
