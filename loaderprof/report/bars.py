@@ -2,87 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loaderprof.findings import Findings, Stage
-from loaderprof.report import sentences, words
-from loaderprof.report.palette import COLOURS, NAMES, WORKER_STAGES
+from loaderprof.findings import Findings
+from loaderprof.report import anatomy, words
+from loaderprof.report.anatomy import Piece, Whole
 
 INDENT, LABEL = 2, 15
 _SHORTEST = 4
 """A stage's name is cut to this many letters before it is left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of a bar. `fill` is the letter that makes up its length."""
-
-    name: str
-    value_s: float
-    fill: str
-    colour: str
-
-
 def rows(findings: Findings, width: int) -> RenderableType | None:
     """Return the bars that can be drawn; `None` if neither the step nor the worker was measured."""
-    lines = [line for line in (_step(findings, width), _worker(findings, width)) if line is not None]
+    step, worker = anatomy.step(findings, phases=False), anatomy.worker(findings)
+    lines = [_line("step", step, "=", width)] if step else []
+    lines += [_line("worker", worker, "#", width)] if worker else []
     return Group(*lines) if lines else None
 
 
-def _step(findings: Findings, width: int) -> Text | None:
-    verdict, who = findings.verdict, sentences.waiter(findings)
-    if verdict.step_s is None or verdict.wait_s is None or verdict.step_s <= 0:
-        return None
-    segments = [
-        Segment(f"{who} waits", verdict.wait_s, "/", COLOURS[verdict.bottleneck]),
-        Segment(f"{who} works", max(verdict.step_s - verdict.wait_s, 0.0), "=", COLOURS["device"]),
-    ]
-    return _line("step", verdict.step_s, segments, width)
-
-
-def _worker(findings: Findings, width: int) -> Text | None:
-    by_stage: dict[Stage, float] = {
-        cost.stage: cost.s_per_batch for cost in findings.stages if cost.s_per_batch is not None
-    }
-    segments = [
-        Segment(NAMES[stage], by_stage[stage], "#", COLOURS[stage])
-        for stage in WORKER_STAGES
-        if by_stage.get(stage)
-    ]
-    total = sum(segment.value_s for segment in segments)
-    return _line("worker", total, segments, width) if total > 0 else None
-
-
-def _line(name: str, total_s: float, segments: list[Segment], width: int) -> Text:
-    line = Text(" " * INDENT + f"{name:<6} {words.duration(total_s)}".ljust(LABEL) + " ")
-    for segment, inner in layout(segments, total_s, width - INDENT - LABEL - 1):
-        line.append("[").append(inner, style=segment.colour).append("]")
+def _line(name: str, whole: Whole, fill: str, width: int) -> Text:
+    line = Text(" " * INDENT + f"{name:<6} {words.duration(whole.seconds)}".ljust(LABEL) + " ")
+    for piece, label, columns in layout(whole, width - INDENT - LABEL - 1):
+        inner = _filled(label, "/" if piece.waiting else fill, columns - 2)
+        line.append("[").append(inner, style=piece.colour).append("]")
     return line
 
 
-def layout(segments: list[Segment], total_s: float, room: int) -> list[tuple[Segment, str]]:
-    """Return each segment with its text, sized by its part of the total; all together fill `room` columns."""
-    factor, _ = words.scale(total_s)
-    labels = [f"{segment.name} {words.number(segment.value_s * factor)}" for segment in segments]
-    if sum(len(label) + 4 for label in labels) > room:
-        labels = [
-            f"{segment.name[:_SHORTEST]} {words.number(segment.value_s * factor)}"
-            if segment.value_s < total_s / 4
-            else label
-            for segment, label in zip(segments, labels, strict=True)
-        ]
-    while len(segments) > 1 and sum(len(label) + 4 for label in labels) > room:
-        least = min(range(len(segments)), key=lambda place: segments[place].value_s)
-        segments = segments[:least] + segments[least + 1 :]
-        labels = labels[:least] + labels[least + 1 :]
-    widths = _widths([segment.value_s for segment in segments], [len(label) + 4 for label in labels], room)
+def layout(whole: Whole, room: int) -> list[tuple[Piece, str, int]]:
+    """Return each piece with its label and columns, by its part of the whole; together they fill `room`."""
+    pieces = list(whole.pieces)
+    labels = _labels(whole, room)
+    while len(pieces) > 1 and sum(map(_least, labels)) > room:
+        smallest = min(range(len(pieces)), key=lambda place: pieces[place].seconds)
+        del pieces[smallest], labels[smallest]
+    widths = _widths([piece.seconds for piece in pieces], [_least(label) for label in labels], room)
+    return list(zip(pieces, labels, widths, strict=True))
+
+
+def _labels(whole: Whole, room: int) -> list[str]:
+    """Return the name and number of each piece; small pieces lose letters where not all names fit."""
+    factor, _ = words.scale(whole.seconds)
+    numbers = [words.number(piece.seconds * factor) for piece in whole.pieces]
+    labels = [f"{piece.name} {number}" for piece, number in zip(whole.pieces, numbers, strict=True)]
+    if sum(map(_least, labels)) <= room:
+        return labels
     return [
-        (segment, _filled(label, segment.fill, columns - 2))
-        for segment, label, columns in zip(segments, labels, widths, strict=True)
+        f"{piece.name[:_SHORTEST]} {number}" if piece.seconds < whole.seconds / 4 else label
+        for piece, number, label in zip(whole.pieces, numbers, labels, strict=True)
     ]
+
+
+def _least(label: str) -> int:
+    return len(label) + len("[  ]")
 
 
 def _widths(values: list[float], least: list[int], room: int) -> list[int]:
@@ -90,7 +63,7 @@ def _widths(values: list[float], least: list[int], room: int) -> list[int]:
     total = sum(values) or 1.0
     widths = [max(low, round(room * value / total)) for value, low in zip(values, least, strict=True)]
     while sum(widths) != room:
-        # The widest segment that may still change takes up what rounding and the least widths left over.
+        # The widest piece that may still change takes up what rounding and the least widths left over.
         step = 1 if sum(widths) < room else -1
         able = [place for place in range(len(widths)) if step > 0 or widths[place] > least[place]]
         if not able:

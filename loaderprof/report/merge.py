@@ -212,4 +212,8 @@ def focus(detail: Sequence[Bar]) -> list[float]:
     spans = sorted(bar.end_s - bar.start_s for bar in detail)
     half = max(6 * spans[len(spans) // 2], (slowest.end_s - slowest.start_s))
     middle = (slowest.start_s + slowest.end_s) / 2
-    return [_seconds(max(middle - half, 0.0)), _seconds(middle + half)]
+    first, last = (
+        min(bar.start_s for bar in detail),
+        max(max(bar.end_s, bar.taken_s or 0.0) for bar in detail),
+    )
+    return [_seconds(max(middle - half, first)), _seconds(min(middle + half, last))]

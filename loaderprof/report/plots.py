@@ -7,7 +7,6 @@ files for mails and papers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loaderprof.findings import Findings, Stage
-from loaderprof.report import sentences, words
+from loaderprof.findings import Findings
+from loaderprof.report import anatomy, sentences, words
+from loaderprof.report.anatomy import Piece, Whole
 from loaderprof.report.drawing import (
     INK,
     LINE,
@@ -35,29 +35,10 @@ from loaderprof.report.drawing import (
 )
 from loaderprof.report.merge import array, end_s, focus, thinned
 from loaderprof.report.page import Bar, Host, PageData
-from loaderprof.report.palette import COLOURS, NAMES, STEP_STAGES, WORKER_STAGES
+from loaderprof.report.palette import COLOURS
 
 STILL_POINTS = 600
 """A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A stacked bar: what it shows, how long that took, and its pieces."""
-
-    name: str
-    seconds: float
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of a stacked bar."""
-
-    name: str
-    seconds: float
-    colour: str
-    hatched: bool = False
 
 
 def write_figures(findings: Findings, data: PageData, folder: Path) -> list[Path]:
@@ -85,8 +66,8 @@ def inline(findings: Findings, data: PageData) -> dict[str, Any]:
 
 def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float], Figure]]:
     pictures: dict[str, Callable[[float], Figure]] = {}
-    if wholes(findings):
-        pictures["anatomy"] = lambda width: anatomy(findings, width)
+    if _wholes(findings):
+        pictures["anatomy"] = lambda width: anatomy_bars(findings, width)
     if any(each.expected.speedup is not None for each in findings.advice):
         pictures["speedups"] = lambda width: speedups(findings, width)
     if len(data.steps.t_s) or len(data.host.t_s):
@@ -96,39 +77,13 @@ def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float],
     return pictures
 
 
-def wholes(findings: Findings) -> list[Whole]:
-    """Return the bars of a step and of a worker's batch, as far as they were measured."""
-    verdict, who = findings.verdict, sentences.waiter(findings)
-    costs = {cost.stage: cost.s_per_batch for cost in findings.stages}
-    rows = []
-    if verdict.step_s and verdict.wait_s is not None:
-        work = max(verdict.step_s - verdict.wait_s, 0.0)
-        pieces = _parts_of(work, costs) or [Piece(f"{who} works", work, COLOURS["device"])]
-        waits = Piece(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
-        rows.append(Whole("A step", verdict.step_s, (waits, *pieces)))
-    worker = [
-        Piece(NAMES[stage], costs[stage] or 0.0, COLOURS[stage])
-        for stage in WORKER_STAGES
-        if costs.get(stage)
-    ]
-    if worker:
-        total = sum(piece.seconds for piece in worker)
-        rows.append(Whole("A batch in its worker", total, tuple(worker)))
-    return rows
+def _wholes(findings: Findings) -> list[Whole]:
+    return [whole for whole in (anatomy.step(findings, phases=True), anatomy.worker(findings)) if whole]
 
 
-def _parts_of(work_s: float, costs: dict[Stage, float | None]) -> list[Piece]:
-    """Return the phases of the working part where they add up to it; on a GPU they may run side by side."""
-    parts = [
-        Piece(NAMES[stage], costs[stage] or 0.0, COLOURS[stage]) for stage in STEP_STAGES if costs.get(stage)
-    ]
-    total = sum(part.seconds for part in parts)
-    return parts if parts and 0.9 * work_s <= total <= 1.1 * work_s else []
-
-
-def anatomy(findings: Findings, width: float) -> Figure:
+def anatomy_bars(findings: Findings, width: float) -> Figure:
     """Draw a step and a worker's batch as stacked bars; waiting is hatched."""
-    rows = wholes(findings)
+    rows = _wholes(findings)
     figure = new_figure(width, 0.95 * len(rows) + 0.1)
     axes = new_axes(figure, 0, 0.02, 0, 0.02)
     axes.set(xlim=(0, 1), ylim=(-len(rows), 0), xticks=[], yticks=[])
@@ -146,7 +101,7 @@ def _stacked(axes: Axes, y: float, whole: Whole, width: float) -> None:
     total = sum(piece.seconds for piece in whole.pieces)
     for piece in whole.pieces:
         share = piece.seconds / total if total else 0.0
-        fill = {"color": piece.colour} if not piece.hatched else _hatching(piece.colour)
+        fill = {"color": piece.colour} if not piece.waiting else _hatching(piece.colour)
         axes.barh(y, share, 0.5, left, linewidth=0, **fill)
         axes.plot([left + share] * 2, [y - 0.25, y + 0.25], color=PAPER, linewidth=1.5, solid_capstyle="butt")
         label = f"{piece.name} {words.number(piece.seconds * factor)}"
@@ -164,7 +119,7 @@ def _hatching(colour: str) -> dict[str, Any]:
 
 def _over(piece: Piece) -> dict[str, Any]:
     """Return the colour of letters that stand on a piece."""
-    if piece.hatched:
+    if piece.waiting:
         return {"color": INK, "weight": "bold", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 2.5}}
     red, green, blue = (int(piece.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
     return {"color": "#ffffff" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else "#16181b"}

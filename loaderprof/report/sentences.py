@@ -206,8 +206,9 @@ def price(advice: Advice) -> list[str]:
     """Return what a change costs: cores, memory, effort; empty where nothing is known to be spent."""
     parts = []
     if advice.costs.cores:
-        cores = words.number(advice.costs.cores)
-        parts.append(f"{cores} core" if cores == "1" else f"{cores} cores")
+        cores = words.number(abs(advice.costs.cores))
+        noun = "core" if cores == "1" else "cores"
+        parts.append(f"{cores} {noun}" if advice.costs.cores > 0 else f"frees {cores} {noun}")
     if advice.costs.memory_bytes:
         parts.append(words.size(advice.costs.memory_bytes))
     if advice.costs.effort:

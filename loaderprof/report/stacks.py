@@ -75,11 +75,7 @@ def merged_stacks(stacks: Sequence[Stack], end_s: float, notes: dict[str, str]) 
     trees = {process: _tree(found) for process, found in counts.items()}
     kept = _kept(trees)
     dropped = _size(trees) - len(kept)
-    if dropped or any(len(found) > MAX_STACKS for found in counts.values()):
-        notes["flame"] = (
-            f"{len(stacks):,} stacks were merged into {len(kept):,} frames; the {dropped:,} rarest frames "
-            "are counted in their callers."
-        )
+    notes |= _said(len(stacks), len(kept), dropped)
     stages: list[str] = []
     return {
         "stretches": stretches,
@@ -87,6 +83,14 @@ def merged_stacks(stacks: Sequence[Stack], end_s: float, notes: dict[str, str]) 
         "trees": [[process, _plain(tree, kept, stages)] for process, tree in trees.items()],
         "stages": stages,
     }
+
+
+def _said(stacks: int, kept: int, dropped: int) -> dict[str, str]:
+    """Return what the page says of the merging, where it is more than laying equal stacks together."""
+    if stacks <= MAX_FRAMES and not dropped:
+        return {}
+    rest = f"; the {dropped:,} rarest frames are counted in their callers" if dropped else ""
+    return {"flame": f"{stacks:,} stacks were merged into {kept:,} frames{rest}."}
 
 
 def _stretches(stacks: Sequence[Stack], end_s: float) -> int:

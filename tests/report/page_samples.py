@@ -162,7 +162,7 @@ def large(batches: int = 100_000, samples: int = 500_000) -> PageData:
     for _ in range(samples):
         at = dice.random() * end
         depth = 3 + int(dice.random() * 12)
-        start = int(dice.random() * 40)
+        start = int(dice.random() ** 3 * 60_000)
         frames = tuple(names[(start * 37 + level * (1 + start % 3)) % 2_000] for level in range(depth))
         found.append(Stack("worker", frames, stages[start % 5], 1, at, at + 0.5))
     return PageData(steps(made), Host(), made, found, ())

@@ -11,7 +11,7 @@ import pytest
 import report_samples
 from rich.cells import cell_len
 
-from loaderprof.findings import Expected, Findings
+from loaderprof.findings import Costs, Expected, Findings
 from loaderprof.report import sentences, terminal
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -115,6 +115,19 @@ def test_changes_measured_already_are_not_sent_to_be_checked() -> None:
     shown = render(report_samples.gpu())
     assert "1.92x ± 0.06 measured in 5 pairs of runs" in shown
     assert "Check it" not in shown
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        (Costs(2.0, 600_000_000, "one line"), ["2 cores", "0.6 GB", "one line"]),
+        (Costs(-1.0, None, ""), ["frees 1 core"]),
+        (Costs(0.0, 0, "one argument"), ["one argument"]),
+        (Costs(), []),
+    ],
+)
+def test_price(costs: Costs, said: list[str]) -> None:
+    assert sentences.price(replace(report_samples.WORKERS, costs=costs)) == said
 
 
 @pytest.mark.parametrize(
