@@ -123,7 +123,9 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or key.split(".")[-1] not in KEYS:
-            raise UsageError(f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in KEYS))
+            raise UsageError(
+                f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in KEYS)
+            )
         if value.lower() in words:
             settings[key] = words[value.lower()]
         elif value.lstrip("-").isdigit():

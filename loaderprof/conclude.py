@@ -106,7 +106,7 @@ def _draw(base: Model, variants: dict[Stage, Model], seed: int) -> dict[Stage, f
 
 def _ratio(before: float, after: float) -> float:
     # A loop with nothing left to do has no rate; a thousandfold says as much.
-    return min(1000.0, before / after) if after > 0 else 1000.0
+    return float(min(1000.0, before / after)) if after > 0 else 1000.0
 
 
 def _main(studied: Sequence[Studied]) -> Studied:
@@ -174,7 +174,9 @@ def _job_gains(studied: Sequence[Studied], timeline: Timeline, draw: int | None 
                 saved["contention"] = saved.get("contention", 0.0) + _steady_s(each) * contention
     if any(each.base is not None for each in studied) and any(len(each.loop.epochs) > 1 for each in studied):
         saved["host"] = saved.get("host", 0.0) + _host_s(studied, timeline)
-    return {stage: _ratio(active, max(active - seconds, active / 1000)) for stage, seconds in saved.items() if active > 0}
+    return {
+        stage: _ratio(active, max(active - seconds, active / 1000)) for stage, seconds in saved.items() if active > 0
+    }
 
 
 def _contention_share(each: Studied) -> float | None:
@@ -221,8 +223,10 @@ def _holder(studied: Sequence[Studied], stage: Stage, main: Studied) -> Studied:
         return main
     return max(
         (each for each in studied if each.base is not None),
-        key=lambda each: _steady_s(each) * (1 - 1 / each.gains.get(stage, 1.0))
-        + (_borders_s(each, 1e9) if stage == "startup" else 0.0),
+        key=lambda each: (
+            _steady_s(each) * (1 - 1 / each.gains.get(stage, 1.0))
+            + (_borders_s(each, 1e9) if stage == "startup" else 0.0)
+        ),
         default=main,
     )
 
@@ -289,7 +293,11 @@ def _stages(main: Studied) -> tuple[results.StageCost, ...]:
     total = sum(value for value in seconds.values() if value) or None
     return tuple(
         results.StageCost(
-            stage, None if value is None else round(value, 7), _share(value, total), _sources(stage, parts), _by(stage, parts)
+            stage,
+            None if value is None else round(value, 7),
+            _share(value, total),
+            _sources(stage, parts),
+            _by(stage, parts),
         )
         for stage, value in seconds.items()
     )
@@ -344,7 +352,9 @@ def _loader(recording: Recording, each: Studied, budget: float, others: float | 
         disturbed=(others or 0.0) > DISTURBANCE * budget, sources_agree=None,
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
-    verdict = _verdict(each, scene, judgement, causes.name(judgement.stage, scene), each.ceiling and round(each.ceiling, 3))
+    verdict = _verdict(
+        each, scene, judgement, causes.name(judgement.stage, scene), each.ceiling and round(each.ceiling, 3)
+    )
     first = [epoch.first_batch_s for epoch in loop.epochs if np.isfinite(epoch.first_batch_s)]
     return results.Loader(
         name=loop.name, where=loop.facts.get("where"), settings=settings, batches=loop.batches,
@@ -443,7 +453,9 @@ def _overhead(recording: Recording, timeline: Timeline) -> results.Overhead:
 
 def busy_others(recording: Recording) -> float | None:
     """Return cores that processes outside the job kept busy while it ran; None where it was not measured."""
-    lines = [line for line in recording.host if isinstance(line.get("cpu"), dict) and isinstance(line.get("processes"), list)]
+    lines = [
+        line for line in recording.host if isinstance(line.get("cpu"), dict) and isinstance(line.get("processes"), list)
+    ]
     if len(lines) < 3:
         return None
     first, last = lines[1] if len(lines) > 4 else lines[0], lines[-1]

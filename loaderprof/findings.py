@@ -238,7 +238,9 @@ class Findings:
         try:
             return _typed(Findings, data)
         except (TypeError, ValueError, KeyError) as error:
-            raise RecordingError(f"findings.json is damaged: {error}", "loaderprof report DIR writes it again") from None
+            raise RecordingError(
+                f"findings.json is damaged: {error}", "loaderprof report DIR writes it again"
+            ) from None
 
 
 def load(folder: Path) -> Findings:

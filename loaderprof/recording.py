@@ -169,9 +169,7 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
         recording.notes.append(f"{file.name} could not be read: {error.strerror}")
         return
     if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
-        raise RecordingError(
-            f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof"
-        )
+        raise RecordingError(f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
     header = _header(head)
     if header is None:
         recording.notes.append(f"{file.name} is damaged and was left out")

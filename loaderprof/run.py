@@ -112,8 +112,8 @@ def screen(found: Findings, folder: str, tty: bool) -> str:
 
 def page(seen: Recording, found: Findings, folder: str) -> str:
     """Return the HTML report."""
-    from loaderprof.report.pagedata import page_data
     from loaderprof.report import html
+    from loaderprof.report.pagedata import page_data
 
     return html.render(found, page_data(seen), folder=folder)
 

@@ -66,7 +66,9 @@ def _remedy() -> str:
     if scope.exists() and scope.read_text().strip() != "0":
         return "run: sudo sysctl kernel.yama.ptrace_scope=0"
     if Path("/.dockerenv").exists() or os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return "start the container with --cap-add SYS_PTRACE (Kubernetes: securityContext.capabilities.add: [SYS_PTRACE])"
+        return (
+            "start the container with --cap-add SYS_PTRACE (Kubernetes: securityContext.capabilities.add: [SYS_PTRACE])"
+        )
     return "run as the user who owns the job, or as root"
 
 

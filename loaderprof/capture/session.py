@@ -46,7 +46,9 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
         raise OutputError(f"{folder} is a file, not a folder", "loaderprof run -o ANOTHER_FOLDER train.py")
     if folder.is_dir() and any(folder.iterdir()):
         if not force:
-            raise OutputError(f"{folder} is not empty", "name another folder with -o, or replace the recording with --force")
+            raise OutputError(
+                f"{folder} is not empty", "name another folder with -o, or replace the recording with --force"
+            )
         if not (folder / recording.META).is_file():
             raise OutputError(f"{folder} holds something that is no recording, so --force leaves it alone")
         for name in OWN_FILES:

@@ -130,7 +130,9 @@ def _pieces(
     pieces = _scaled(raw, fetch_cpu, fetch_blocked, stacks, sources)
     collate_name = str(loop.facts.get("collate_fn") or "collate")
     pieces.append(
-        Piece("collate", collate_name, None, float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean()))
+        Piece(
+            "collate", collate_name, None, float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean())
+        )
     )
     kept = [piece for piece in pieces if piece.total_s > 0]
     return tuple(sorted(kept, key=lambda piece: -piece.total_s))
@@ -243,7 +245,13 @@ def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
         if at is not None:
             found.append(
                 StackSamples(
-                    sample.t_begun, sample.t_done, sample.rate_hz, sample.pid, sample.thread, sample.frames[at:], sample.count
+                    sample.t_begun,
+                    sample.t_done,
+                    sample.rate_hz,
+                    sample.pid,
+                    sample.thread,
+                    sample.frames[at:],
+                    sample.count,
                 )
             )
     return found

@@ -144,7 +144,11 @@ CATALOGUE: tuple[Kind, ...] = (
 def _decodes(scene: Scene, format_: str) -> bool:
     """Whether PIL's lazy decode is of this format: its plugin opened the files that `load` then decoded."""
     opened = [each for each in scene.operators if re.search(r"^PIL\.\w+ImagePlugin", each)]
-    return bool(opened) and _uses(r"PIL\.", "decode")(scene) and all(re.search(format_, each, re.IGNORECASE) for each in opened)
+    return (
+        bool(opened)
+        and _uses(r"PIL\.", "decode")(scene)
+        and all(re.search(format_, each, re.IGNORECASE) for each in opened)
+    )
 
 
 def _blocked_share(scene: Scene) -> float:
@@ -176,7 +180,9 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
         return f"{kind.title} of {loader} takes {epochs[0].first_batch_s:.1f} s"
     if stage == "straggler":
         slow, usual = _slow_and_usual(scene)
-        order = " and the loader keeps order" if scene.loop.facts.get("in_order", True) and scene.loop.num_workers else ""
+        order = (
+            " and the loader keeps order" if scene.loop.facts.get("in_order", True) and scene.loop.num_workers else ""
+        )
         return f"A few batches of {loader} take {slow:.2g} s where most take {usual:.2g} s{order}"
     if stage == "contention":
         if kind.id == "thread-oversubscription":
@@ -199,7 +205,11 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
 
 def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     """Return what speaks for a stage being the limit."""
-    facts = [Evidence(f"without it the job would be {scene.gains[stage]:.2f}x as fast", scene.gains[stage], "ratio", 1 + MIN_GAIN)]
+    facts = [
+        Evidence(
+            f"without it the job would be {scene.gains[stage]:.2f}x as fast", scene.gains[stage], "ratio", 1 + MIN_GAIN
+        )
+    ]
     share = scene.share(stage)
     parts, loop = scene.parts, scene.loop
     if share is not None and stage in ("read", "decode", "transform", "collate"):
@@ -207,9 +217,18 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
         facts.append(Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None))
         if parts.by_stack:
             seen = parts.by_stack.get(stage, 0) / max(1, sum(parts.by_stack.values()))
-            facts.append(Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None))
+            facts.append(
+                Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None)
+            )
         if stage == "read" and parts.blocked_s is not None and parts.wall_s:
-            facts.append(Evidence(f"makers are blocked {_blocked_share(scene):.0%} of their time", _blocked_share(scene), "share", MOSTLY_BLOCKED))
+            facts.append(
+                Evidence(
+                    f"makers are blocked {_blocked_share(scene):.0%} of their time",
+                    _blocked_share(scene),
+                    "share",
+                    MOSTLY_BLOCKED,
+                )
+            )
     if stage in ("device", "host", "none") or loop.num_workers:
         empty = _empty_share(loop)
         if empty is not None:
@@ -232,15 +251,20 @@ def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -
         if stage in ("none", "unknown"):
             continue
         each = kind if stage == found else name(stage, scene)
-        causes.append(
-            Cause(each.id, "found", stage, evidence(stage, scene), round(scene.gains[stage], 3), each.title)
-        )
+        causes.append(Cause(each.id, "found", stage, evidence(stage, scene), round(scene.gains[stage], 3), each.title))
     for stage, gain in sorted(scene.gains.items(), key=lambda item: item[1]):
         if stage not in (found, *others) and stage != "device":
             text = f"without it the job would gain {max(0.0, gain - 1):.0%}"
             each = name(stage, scene)
             causes.append(
-                Cause(each.id, "ruled_out", stage, (Evidence(text, round(gain - 1, 4), "share", MIN_GAIN),), None, each.title)
+                Cause(
+                    each.id,
+                    "ruled_out",
+                    stage,
+                    (Evidence(text, round(gain - 1, 4), "share", MIN_GAIN),),
+                    None,
+                    each.title,
+                )
             )
     return tuple(causes) + _unmeasured(scene)
 
@@ -251,7 +275,9 @@ def _unmeasured(scene: Scene) -> tuple[Cause, ...]:
         reason = scene.gpu_missing or "not measured: the step did not run on a GPU"
         reasons.append(("copy-bound", "copy", "Copies to the device", reason))
     if scene.parts.host_share is None:
-        reason = scene.stacks_missing or f"not measured: {scene.parts.step_samples} stack samples of the step are too few"
+        reason = (
+            scene.stacks_missing or f"not measured: {scene.parts.step_samples} stack samples of the step are too few"
+        )
         reasons.append(("host-python", "host", "The loop's own Python", reason))
     return tuple(
         Cause(each, "not_measured", stage, (Evidence(reason, None, "", None),), None, title)

@@ -42,21 +42,17 @@ OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
 
 # Words in the names of the user's own functions and classes; weaker than what their lines call.
 WORDS: tuple[tuple[frozenset[str], Stage], ...] = (
-    (frozenset("collate pad padding stack batchify".split()), "collate"),
+    (frozenset(["collate", "pad", "padding", "stack", "batchify"]), "collate"),
     (
-        frozenset("decode imread parse parser tokenize tokenizer tokenise detokenize unpack decompress deserialize "
-                  "deserialise loads unpickle imdecode inflate".split()),
+        frozenset(["decode", "imread", "parse", "parser", "tokenize", "tokenizer", "tokenise", "detokenize", "unpack", "decompress", "deserialize", "deserialise", "loads", "unpickle", "imdecode", "inflate"]),
         "decode",
     ),
     (
-        frozenset("read reader fetch download request get_bytes readfile io disk remote http s3 storage bytes query "
-                  "retrieve".split()),
+        frozenset(["read", "reader", "fetch", "download", "request", "get_bytes", "readfile", "io", "disk", "remote", "http", "s3", "storage", "bytes", "query", "retrieve"]),
         "read",
     ),
     (
-        frozenset("transform transforms augment augmentation aug normalize normalise resize crop flip jitter blur noise "
-                  "rotate preprocess featurize features mel spectrogram mixup cutmix erase warp filter distort convert "
-                  "scale standardize standardise".split()),
+        frozenset(["transform", "transforms", "augment", "augmentation", "aug", "normalize", "normalise", "resize", "crop", "flip", "jitter", "blur", "noise", "rotate", "preprocess", "featurize", "features", "mel", "spectrogram", "mixup", "cutmix", "erase", "warp", "filter", "distort", "convert", "scale", "standardize", "standardise"]),
         "transform",
     ),
 )  # fmt: skip
@@ -178,7 +174,9 @@ def _calls(source: str) -> list[str]:
         except (SyntaxError, ValueError, RecursionError):
             continue
     if tree is None:
-        return [match[0] for match in re.findall(r"((?:\w+\.)*\w+)(?=\()", text)] and re.findall(r"(?:\w+\.)*\w+(?=\()", text)
+        return [match[0] for match in re.findall(r"((?:\w+\.)*\w+)(?=\()", text)] and re.findall(
+            r"(?:\w+\.)*\w+(?=\()", text
+        )
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [name for name in map(_dotted, (call.func for call in reversed(calls))) if name]
 

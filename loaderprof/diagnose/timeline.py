@@ -174,7 +174,11 @@ def _spans(tables: dict[str, Table]) -> dict[tuple[int, int], list[tuple[int, in
         mine = takes[(takes["process"] == row["process"]) & (takes["iterator"] == row["iterator"])]
         over = ends[(ends["process"] == row["process"]) & (ends["iterator"] == row["iterator"])]
         key = (int(row["process"]), int(row["thread"]))
-        last = int(max(row["t_ready"], *mine["t_taken"], *over["t_done"])) if len(mine) or len(over) else int(row["t_ready"])
+        last = (
+            int(max(row["t_ready"], *mine["t_taken"], *over["t_done"]))
+            if len(mine) or len(over)
+            else int(row["t_ready"])
+        )
         spans.setdefault(key, []).append((int(row["t_begun"]), last, int(row["iterator"])))
     return spans
 

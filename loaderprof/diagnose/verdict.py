@@ -20,7 +20,17 @@ STEP_BOUND = 1.5
 SPECIFIC = 0.6
 # Beyond this the replay does not describe the run well enough to rank what it says.
 MODEL_ERROR = 0.15
-LOADER: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "handover", "sampler", "startup", "straggler", "contention")
+LOADER: tuple[Stage, ...] = (
+    "read",
+    "decode",
+    "transform",
+    "collate",
+    "handover",
+    "sampler",
+    "startup",
+    "straggler",
+    "contention",
+)
 # Each explains a part of what the wider stages would recover too.
 NARROW: tuple[Stage, ...] = ("straggler", "startup", "sampler", "contention")
 

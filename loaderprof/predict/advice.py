@@ -94,6 +94,8 @@ def _changes(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
 
 def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
+    if scene.loop.facts.get("watched"):
+        return
     now, cap = base.settings.num_workers, max(1, int(base.cores_budget))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
     runs = {number: _with(base, num_workers=number).run().total_s for number in candidates if number != now}
@@ -280,7 +282,9 @@ def _with(base: Model, **settings: Any) -> Model:
     workers = settings.get("num_workers", base.settings.num_workers)
     if workers and not base.settings.num_workers:
         # A run without workers cannot show what handing over costs: a process start and the batch's own bytes.
-        costs = replace(costs, worker_start_s=max(costs.worker_start_s, 0.02), receive_cpu_s=max(costs.receive_cpu_s, 0.0006))
+        costs = replace(
+            costs, worker_start_s=max(costs.worker_start_s, 0.02), receive_cpu_s=max(costs.receive_cpu_s, 0.0006)
+        )
     return replace(base, costs=costs, settings=replace(base.settings, **settings))
 
 

@@ -119,7 +119,8 @@ def without(base: Model, stage: Stage, loop: Loop, parts: Breakdown) -> Model | 
         index = parts.index_s or 0.0
         new = replace(
             costs,
-            receive_cpu_s=min(index, costs.receive_cpu_s), answer_cpu_s=0.0,
+            receive_cpu_s=min(index, costs.receive_cpu_s),
+            answer_cpu_s=0.0,
             fetch_cpu_s=np.maximum(costs.fetch_cpu_s - (parts.pickle_s or 0.0), 0),
         )
     elif stage == "sampler":
@@ -159,5 +160,6 @@ def _without_stragglers(base: Model) -> Model | None:
         return None
     factor = np.where(slow, median / total, 1.0)
     return replace(
-        base, costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * factor, fetch_blocked_s=costs.fetch_blocked_s * factor)
+        base,
+        costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * factor, fetch_blocked_s=costs.fetch_blocked_s * factor),
     )
