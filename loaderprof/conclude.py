@@ -9,7 +9,8 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -55,17 +56,17 @@ def conclude(recording: Recording) -> Findings:
     if not studied:
         return Findings(run=run, verdict=_no_loader(recording))
     main = _main(studied)
-    job_gains = _job_gains(studied, timeline)
-    draws = [_job_gains(studied, timeline, number) for number in range(DRAWS)] if main.draws else []
+    job_gains = _job_gains(studied)
+    draws = [_job_gains(studied, number) for number in range(DRAWS)] if main.draws else []
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > DISTURBANCE * budget, sources_agree=_agreement(main, job_gains),
     )  # fmt: skip
     scene = _scene(recording, _holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
-    if judgement.stage == "host" and _validation_s(studied) > 0.5 * _host_s(studied, timeline):
+    if judgement.stage == "host" and _validation_s(studied) > 0.5 * _host_s(studied):
         kind = next(each for each in causes.CATALOGUE if each.id == "validation")
-    verdict = _verdict(main, scene, judgement, kind, _job_ceiling(studied, timeline))
+    verdict = _verdict(main, scene, judgement, kind, _job_ceiling(studied))
     return Findings(
         run=run,
         verdict=verdict,
@@ -83,7 +84,7 @@ def _study(recording: Recording, loop: Loop, budget: float, others: float | None
     base = model(loop, parts, budget, others)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
-    variants = {stage: variant for stage in _STAGES if (variant := without(base, stage, loop, parts)) is not None}
+    variants = {stage: variant for stage in _STAGES if (variant := without(base, stage, parts)) is not None}
     before = base.run().steady_step_s
     gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
@@ -91,7 +92,7 @@ def _study(recording: Recording, loop: Loop, budget: float, others: float | None
     error = before / measured - 1 if measured > 0 else None
     bare = base
     for stage in (*WORK, "handover", "sampler"):
-        bare = without(bare, cast(Stage, stage), loop, parts) or bare
+        bare = without(bare, stage, parts) or bare
     ceiling = _ratio(before, bare.run().steady_step_s)
     return Studied(loop, parts, base, gains, draws, error, ceiling)
 
@@ -115,7 +116,7 @@ def _main(studied: Sequence[Studied]) -> Studied:
     return next(iter(training or [each for each in studied if each.base is not None]), studied[0])
 
 
-def _active_s(studied: Sequence[Studied], timeline: Timeline) -> float:
+def _active_s(studied: Sequence[Studied]) -> float:
     """Return seconds from the first loop's beginning to the last one's end."""
     begun = min(each.loop.epochs[0].begun for each in studied if each.loop.epochs)
     last = max(float(np.nanmax(each.loop.taken)) for each in studied)
@@ -145,9 +146,9 @@ def _index_s(each: Studied) -> float:
     return sum(epoch.index_s for epoch in each.loop.epochs)
 
 
-def _host_s(studied: Sequence[Studied], timeline: Timeline) -> float:
+def _host_s(studied: Sequence[Studied]) -> float:
     """Return seconds of the job outside any loop, and in loops that do not train while another does."""
-    active = _active_s(studied, timeline)
+    active = _active_s(studied)
     covered = sum(each.loop.span_s for each in studied if each.loop.main_thread)
     return max(0.0, active - covered) + _validation_s(studied)
 
@@ -158,9 +159,9 @@ def _validation_s(studied: Sequence[Studied]) -> float:
     return sum(each.loop.span_s for each in studied if not each.loop.training)
 
 
-def _job_gains(studied: Sequence[Studied], timeline: Timeline, draw: int | None = None) -> dict[Stage, float]:
+def _job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage, float]:
     """Return what removing each stage, from every loop that has it, would gain the whole job."""
-    active = _active_s(studied, timeline)
+    active = _active_s(studied)
     saved: dict[Stage, float] = {}
     for each in studied:
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
@@ -173,7 +174,7 @@ def _job_gains(studied: Sequence[Studied], timeline: Timeline, draw: int | None 
             if contention is not None:
                 saved["contention"] = saved.get("contention", 0.0) + _steady_s(each) * contention
     if any(each.base is not None for each in studied) and any(len(each.loop.epochs) > 1 for each in studied):
-        saved["host"] = saved.get("host", 0.0) + _host_s(studied, timeline)
+        saved["host"] = saved.get("host", 0.0) + _host_s(studied)
     return {
         stage: _ratio(active, max(active - seconds, active / 1000)) for stage, seconds in saved.items() if active > 0
     }
@@ -196,8 +197,8 @@ def _contention_share(each: Studied) -> float | None:
     return waiting if loader_bound and waiting > 0.15 else None
 
 
-def _job_ceiling(studied: Sequence[Studied], timeline: Timeline) -> float | None:
-    active = _active_s(studied, timeline)
+def _job_ceiling(studied: Sequence[Studied]) -> float | None:
+    active = _active_s(studied)
     saved = sum(_steady_s(each) * (1 - 1 / each.ceiling) for each in studied if each.ceiling)
     saved += sum(_borders_s(each, active) + _index_s(each) for each in studied if each.base is not None)
     known = any(each.ceiling for each in studied)
@@ -311,8 +312,6 @@ def _sources(stage: Stage, parts: Breakdown) -> Any:
 
 
 def _by(stage: Stage, parts: Breakdown) -> tuple[results.Part, ...]:
-    if stage == "host":
-        return tuple(results.Part(line, line, share) for line, share in ())
     mine = [piece for piece in parts.pieces if piece.stage == stage][:8]
     return tuple(results.Part(piece.name, piece.where, round(piece.total_s, 7)) for piece in mine)
 
@@ -462,7 +461,7 @@ def busy_others(recording: Recording) -> float | None:
     seconds = (last["t"] - first["t"]) / 1e9
     busy = sum(float(last["cpu"].get(key, 0)) - float(first["cpu"].get(key, 0)) for key in ("user", "system", "nice"))
     mine = 0.0
-    for before, after in zip(lines[:-1], lines[1:], strict=True):
+    for before, after in pairwise(lines):
         if before["t"] < first["t"]:
             continue
         known = {entry["pid"]: entry["user"] + entry["system"] for entry in before["processes"]}

@@ -115,7 +115,7 @@ class Journal:
     def pressure(self) -> int:
         """Return how many batches one record should stand for so that the journal stays within its bound."""
         left = max(1e-9, 1.0 - self.written / MAX_RECORDS)
-        return 8 ** min(9, int(1 / left).bit_length() - 1)
+        return int(8 ** min(9, int(1 / left).bit_length() - 1))
 
     def _write_text(self, number: int, raw: bytes) -> None:
         for offset in range(0, max(1, len(raw)), _TEXT_BYTES):

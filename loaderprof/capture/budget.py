@@ -42,7 +42,7 @@ def cgroup_quota(pid: int = 0, root: Path = Path("/")) -> float | None:
         lines = (root / "proc" / (str(pid) if pid else "self") / "cgroup").read_text().splitlines()
     except OSError:
         return None
-    quotas = []
+    quotas: list[float | None] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -53,8 +53,7 @@ def cgroup_quota(pid: int = 0, root: Path = Path("/")) -> float | None:
             continue
         folder = base / path.lstrip("/")
         # Inside a container the path may be the host's; the mount's root is then the container's own cgroup.
-        for place in {folder, *folder.parents, base} if base in {folder, *folder.parents} else {base}:
-            quotas.append(read(place))
+        quotas += [read(place) for place in ({folder, *folder.parents} if base in folder.parents else {base})]
     found = [quota for quota in quotas if quota]
     return min(found) if found else None
 

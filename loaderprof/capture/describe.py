@@ -170,7 +170,7 @@ def _held_in(variables: Dict[str, Any], item: Any) -> Optional[str]:
     state = getattr(owner, "__dict__", None)
     for name, value in list(state.items()) if isinstance(state, dict) else ():
         if value is item:
-            return name
+            return str(name)
     return None
 
 
@@ -181,9 +181,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 def installed(filename: str) -> bool:
     """Return whether a source file is an installed package's, the standard library's or ours: not the user's own."""
     return (
-        "site-packages" in filename
-        or "dist-packages" in filename
-        or filename.startswith((_STANDARD_LIBRARY, _PACKAGE))
+        "site-packages" in filename or "dist-packages" in filename or filename.startswith((_STANDARD_LIBRARY, _PACKAGE))
     )
 
 
@@ -196,7 +194,10 @@ def _function_name(function: Any) -> Optional[str]:
         return None
     if isinstance(function, functools.partial):
         function = function.func
-    return "%s.%s" % (getattr(function, "__module__", "?"), getattr(function, "__qualname__", type(function).__qualname__))
+    return "%s.%s" % (
+        getattr(function, "__module__", "?"),
+        getattr(function, "__qualname__", type(function).__qualname__),
+    )
 
 
 def _source_of(dataset: Any) -> Optional[str]:

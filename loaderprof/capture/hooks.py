@@ -79,9 +79,9 @@ _process = _Process()
 
 def _after_fork() -> None:
     global _process
-    header, directory, off = {}, _process.directory, _process.off
+    directory, off = _process.directory, _process.off
     _process = _Process()
-    _process.header, _process.directory, _process.off = header, directory, off
+    _process.directory, _process.off = directory, off
 
 
 if hasattr(os, "register_at_fork"):
@@ -140,8 +140,6 @@ def patch(module_name: str) -> None:
 def _wrap(owner: Any, name: str, hook: Callable[[Any], Any]) -> None:
     original = owner.__dict__[name]
     setattr(owner, name, functools.wraps(original)(hook(original)))
-
-
 
 
 def _iterator_init(original: Any) -> Any:
@@ -360,8 +358,6 @@ class _Iteration:
             return -1  # macOS has no sem_getvalue; a closed queue has no size
 
 
-
-
 def _fetch(original: Any) -> Any:
     def fetch(self: Any, possibly_batched_index: Any) -> Any:
         fetches = _process.fetching.get(threading.get_ident())
@@ -437,7 +433,9 @@ class _Fetches:
             _stand_aside(error)
             return None
 
-    def _fetched(self, a: Tuple[int, ...], b: Tuple[int, ...], spent: List[int], table: Any, index: Any, data: Any) -> None:
+    def _fetched(
+        self, a: Tuple[int, ...], b: Tuple[int, ...], spent: List[int], table: Any, index: Any, data: Any
+    ) -> None:
         wall = b[-1] - a[-1]
         diff = [after - before for before, after in zip(a, b)]
         cpu, runq, rchar, read, faults, switches, process_cpu = diff[:7]
@@ -452,13 +450,13 @@ class _Fetches:
         if journal is None:
             return
         if table is not None or self.seen == 1:
-            self._write_depth(journal, table, wall, data)
+            self._write_depth(journal, table, data)
         self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(wall, 1)))), journal.pressure())
         self.countdown = self.every
         if self.worker < 0:
             self.put(-1)
 
-    def _write_depth(self, journal: Journal, table: Any, wall: int, data: Any) -> None:
+    def _write_depth(self, journal: Journal, table: Any, data: Any) -> None:
         size = describe.size(data)
         journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples)
         if table is None:
@@ -609,8 +607,6 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
 
     data_queue.put = put_batch
     journal.write(layout.WORKER, 1, 0, worker, entered, _NOW(), 0, os.getpid())
-
-
 
 
 def _patch_pickler() -> None:

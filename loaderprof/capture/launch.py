@@ -74,9 +74,7 @@ def job_command(arguments: Sequence[str], module: bool, launcher: bool) -> list[
     return [sys.executable, *arguments]
 
 
-def job_environment(
-    journals: Path, settings: Mapping[str, object], base: Mapping[str, str]
-) -> dict[str, str]:
+def job_environment(journals: Path, settings: Mapping[str, object], base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the job: `base`, and what lets the hooks in.
 
     Args:
@@ -205,9 +203,7 @@ def _locale_was_coerced(base: Mapping[str, str]) -> bool:
     return not any(entry.startswith(b"LC_CTYPE=") for entry in ours)
 
 
-def _start(
-    command: Sequence[str], env: Mapping[str, str], mask: set[signal.Signals | int]
-) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], env: Mapping[str, str], mask: set[signal.Signals | int]) -> subprocess.Popen[bytes]:
     """Start the job with every inherited file, with the signals that we were given, and tied to our life."""
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork

@@ -230,7 +230,8 @@ class StackSampler:
         if self._program is None:
             return None
         if self._running:
-            return self._collect() if all([self._ended(child) for child, _ in self._running]) else None
+            running = [child for child, _ in self._running if not self._ended(child)]
+            return None if running else self._collect()
         if job.first_batch_at is None:
             job.writers()
         elif time.monotonic() - job.first_batch_at >= FIRST_WINDOW_AFTER_S:

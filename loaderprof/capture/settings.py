@@ -44,9 +44,10 @@ def _with_settings(original: Any, wanted: Dict[str, Any]) -> Any:
         except Exception as error:
             sys.stderr.write("loaderprof: --set was not applied to a loader: %s\n" % error)
         if changed is None:
-            return original(self, *args, **kwargs)
+            original(self, *args, **kwargs)
+            return
         changed.pop("self", None)
-        return original(self, **changed)
+        original(self, **changed)
 
     return __init__
 

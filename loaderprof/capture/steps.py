@@ -24,7 +24,7 @@ class DeviceClock:
     def __init__(self) -> None:
         self._thread = threading.main_thread().ident
         self._free: List[Any] = []
-        self._pending: Deque[Tuple[Any, Any, Optional[Any]]] = deque()
+        self._pending: Deque[Tuple[Any, Any, Any]] = deque()
         self._asked: Optional[Any] = None
         self._start: Optional[Any] = None
         self._broken = False
@@ -66,9 +66,7 @@ class DeviceClock:
                 before, asked, start = self._pending.popleft()
                 starved = asked.elapsed_time(start)
                 busy = before.elapsed_time(asked) if before is not None else 0.0
-                journal.write(
-                    layout.DEVICE, 0, 0, iterator, cuda.current_device(), int(starved * 1e6), int(busy * 1e6)
-                )
+                journal.write(layout.DEVICE, 0, 0, iterator, cuda.current_device(), int(starved * 1e6), int(busy * 1e6))
                 self._free.append(asked)
                 if before is not None:
                     self._free.append(before)

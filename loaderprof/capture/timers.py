@@ -26,6 +26,8 @@ MAX_OBJECTS = 2000
 MAX_DEPTH = 7
 MAX_FUNCTIONS = 300
 MAX_SAMPLES = 64
+# Where a pipeline enters an object of its own or of a library.
+ENTRIES = ("__getitem__", "__getitems__", "__call__", "forward", "__next__")
 
 # Library functions worth a name of their own, looked up only in modules the job has imported: module -> attributes.
 LIBRARY: Dict[str, Tuple[str, ...]] = {
@@ -243,9 +245,9 @@ def discover(dataset: Any, collate: Any) -> List[Target]:
     for module in list(modules.values()):
         _module_functions(module, found)
     for name, attributes in LIBRARY.items():
-        module = sys.modules.get(name)
-        for attribute in attributes if module is not None else ():
-            _add_path(module, attribute, found)
+        library = sys.modules.get(name)
+        for attribute in attributes if library is not None else ():
+            _add_path(library, attribute, found)
     return list(found.values())
 
 
@@ -291,9 +293,8 @@ def _children(item: Any) -> List[Any]:
     if isinstance(item, types.MethodType):
         return [item.__self__, item.__func__]
     if isinstance(item, types.FunctionType):
-        cells = [cell for cell in item.__closure__ or ()]
         wrapped = item.__dict__.get("__wrapped__")
-        return [_cell(cell) for cell in cells] + ([wrapped] if wrapped is not None else [])
+        return [_cell(cell) for cell in item.__closure__ or ()] + ([wrapped] if wrapped is not None else [])
     module = type(item).__module__ or ""
     if module.split(".")[0] in ("builtins", "numpy", "pandas", "pyarrow") or type(item).__name__ == "Tensor":
         return []
@@ -333,10 +334,9 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
         for key, value in list(vars(base).items()):
             if not isinstance(value, (types.FunctionType, staticmethod, classmethod)):
                 continue
-            entry = key in ("__getitem__", "__getitems__", "__call__", "forward", "__next__")
-            if entry and not _is_torch_plumbing(base) or (own and not _special(key)):
-                if not _generator(value):
-                    _add(found, base, key, value, _qualified(base, key))
+            entry = key in ENTRIES and not _is_torch_plumbing(base)
+            if (entry or (own and not _special(key))) and not _generator(value):
+                _add(found, base, key, value, _qualified(base, key))
 
 
 def _add_slot(found: Dict[Tuple[int, Any], Target], owner: Any, key: Any, value: Any, modules: Any) -> None:
@@ -378,7 +378,7 @@ def _is_torch_plumbing(cls: type) -> bool:
 
 
 def _special(name: str) -> bool:
-    return name.startswith("__") and name not in ("__getitem__", "__getitems__", "__call__", "__next__")
+    return name.startswith("__") and name not in ENTRIES
 
 
 def _generator(value: Any) -> bool:

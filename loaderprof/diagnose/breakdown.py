@@ -139,7 +139,7 @@ def _pieces(
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return part / np.maximum(whole, 1e-12)
+    return np.asarray(part / np.maximum(whole, 1e-12))
 
 
 def _operators(recording: Recording, loop: Loop) -> tuple[np.ndarray, int]:

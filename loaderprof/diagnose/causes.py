@@ -134,7 +134,7 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("thread-oversubscription", "contention", "Too many threads in the workers", lambda scene: (scene.parts.threads or 0) > MANY_THREADS),
     Kind("worker-oversubscription", "contention", "More workers than cores", _always),
     Kind("slow-sampler", "sampler", "The sampler", _always),
-    Kind("validation", "host", "Validation inside the training loop", lambda scene: False),
+    Kind("validation", "host", "Validation inside the training loop", lambda _: False),
     Kind("periodic-stall", "host", "The loop stalls now and then", lambda scene: scene.parts.stall_s > 0.5 * _step(scene)),
     Kind("host-python", "host", "The loop's own Python", _always),
     Kind("compute-bound", "device", "The model's own work", _always),

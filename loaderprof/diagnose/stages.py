@@ -18,7 +18,7 @@ BY_HAND = "loaderprof.stage."
 
 # Library operators by dotted name, the first match wins.
 OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
-    (re.compile(pattern), stage)
+    (re.compile(pattern), cast(Stage, stage))
     for pattern, stage in (
         # Decoders: bytes into samples.
         (r"^PIL\.(Image\.open|ImageFile\.|JpegImagePlugin\.)", "decode"),
@@ -59,7 +59,7 @@ WORDS: tuple[tuple[frozenset[str], Stage], ...] = (
 
 # Calls in a source line: the last part of a dotted name, or the whole of it.
 LINE_CALLS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
-    (re.compile(pattern), stage)
+    (re.compile(pattern), cast(Stage, stage))
     for pattern, stage in (
         (r"(^|\.)(imread|imdecode|decode_jpeg|decode_image|read_image)$", "decode"),
         (r"^(json|pickle|orjson|yaml|msgpack|csv|zlib|gzip|bz2|lzma|base64|struct)\.", "decode"),
@@ -75,7 +75,7 @@ LINE_CALLS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
 
 # Frames of torch's own loader and of libraries: (file, function) fragments, the leaf-most match wins.
 FRAMES: tuple[tuple[re.Pattern[str], re.Pattern[str], Stage], ...] = tuple(
-    (re.compile(file), re.compile(function), stage)
+    (re.compile(file), re.compile(function), cast(Stage, stage))
     for file, function, stage in (
         (r"torch/utils/data/_utils/collate\.py", r".", "collate"),
         (r"torch/utils/data/sampler\.py", r".", "sampler"),
@@ -102,7 +102,7 @@ def stage_of_operator(name: str) -> Stage | None:
     """Return the stage of a timed operator by its dotted name; None where only a closer look can tell."""
     if name.startswith(BY_HAND):
         by_hand = name.removeprefix(BY_HAND)
-        return cast(Stage, by_hand) if by_hand in STAGES else "transform"
+        return by_hand if by_hand in STAGES else "transform"
     for pattern, stage in OPERATORS:
         if pattern.search(name):
             return stage

@@ -221,8 +221,8 @@ def _loop(
 
 
 def _own(table: Table, process: int, iterators: tuple[int, ...], order: str) -> Table:
-    mine = table[(table["process"] == process) & np.isin(table["iterator"], iterators)]
-    return mine[np.argsort(mine[order], kind="stable")]
+    mine: Table = table[(table["process"] == process) & np.isin(table["iterator"], iterators)]
+    return np.sort(mine, order=order, kind="stable")
 
 
 def _facts(text: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def judge(
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
     stage = primary(gains)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
-    others = tuple(each for each in ranked if each in LOADER + ("host",) and gains[each] >= 1 + MIN_GAIN)
+    others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
     if stage in ("none", "device"):
         others = ()
     agree = sum(primary(draw) == stage for draw in draws) / len(draws) if draws else 0.0

@@ -180,7 +180,7 @@ def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         return
     model = base
     for stage in ("read", "decode"):
-        model = without(model, stage, scene.loop, scene.parts) or model  # type: ignore[arg-type]
+        model = without(model, stage, scene.parts) or model
     yield Change(
         "cache-in-memory", "Cache decoded samples in memory after the last step that is not random",
         f"Reading and decoding are {share:.0%} of making a batch, and all {samples} samples fit in memory.",
@@ -261,7 +261,7 @@ def _threads(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    model = without(base, "host", scene.loop, scene.parts)
+    model = without(base, "host", scene.parts)
     if model is not None and scene.gain("host") >= 0.05:
         where = scene.parts.host_by[0][0] if scene.parts.host_by else None
         yield Change(
@@ -290,13 +290,13 @@ def _with(base: Model, **settings: Any) -> Model:
 
 def _faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
     """Return the model with one stage `ratio` times as fast."""
-    bare = without(base, stage, scene.loop, scene.parts)  # type: ignore[arg-type]
+    bare = without(base, stage, scene.parts)  # type: ignore[arg-type]
     if bare is None:
         return base
     mix = 1.0 / ratio
 
     def blend(now: np.ndarray, gone: np.ndarray) -> np.ndarray:
-        return gone + (now - gone) * mix
+        return np.asarray(gone + (now - gone) * mix)
 
     costs, less = base.costs, bare.costs
     return replace(

@@ -100,7 +100,7 @@ def _boot(loop: Loop) -> float:
     return max(0.0, float(np.mean(first) - np.mean(usual))) if len(first) and len(usual) else 0.0
 
 
-def without(base: Model, stage: Stage, loop: Loop, parts: Breakdown) -> Model | None:
+def without(base: Model, stage: Stage, parts: Breakdown) -> Model | None:
     """Return the model with one stage's work taken away; None where the stage has none in this loop."""
     costs = base.costs
     if stage in WORK:

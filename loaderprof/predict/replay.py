@@ -149,18 +149,14 @@ def replay(
     return run.outcome()
 
 
-def _check(
-    costs: Costs, settings: Settings, cores: float, neighbours: float, batches: int, epochs: int
-) -> None:
+def _check(costs: Costs, settings: Settings, cores: float, neighbours: float, batches: int, epochs: int) -> None:
     """Refuse what has no meaning, before it loops for ever."""
     for name, pair in {
         "fetch": (costs.fetch_cpu_s, costs.fetch_blocked_s),
         "step": (costs.step_cpu_s, costs.step_blocked_s),
     }.items():
         if len(pair[0]) == 0 or len(pair[0]) != len(pair[1]):
-            raise ValueError(
-                f"{name} costs need two arrays of one length, not {len(pair[0])} and {len(pair[1])}"
-            )
+            raise ValueError(f"{name} costs need two arrays of one length, not {len(pair[0])} and {len(pair[1])}")
     if cores <= 0 or neighbours < 0 or batches < 1 or epochs < 1:
         raise ValueError(f"cannot replay {epochs} epochs of {batches} batches on {cores} cores")
     if settings.num_workers < 0 or settings.prefetch_factor < 1:
@@ -498,9 +494,7 @@ class _Run:
         )
 
 
-def _drawn(
-    columns: tuple[Seconds, ...], length: int, rng: np.random.Generator | None
-) -> list[tuple[float, ...]]:
+def _drawn(columns: tuple[Seconds, ...], length: int, rng: np.random.Generator | None) -> list[tuple[float, ...]]:
     """`length` rows of the columns: over and over as seen, or in random blocks (correlation is kept)."""
     seen = len(columns[0])
     rows = np.arange(length)
@@ -508,6 +502,4 @@ def _drawn(
         # Blocks of n^(1/3) minimise the error of a block bootstrap's variance (Hall, Horowitz, Jing 1995).
         block = max(1, round(seen ** (1 / 3)))
         rows = (rng.integers(0, seen, -(-length // block))[:, None] + np.arange(block)).ravel()[:length]
-    return list(
-        zip(*(np.asarray(column, dtype=float)[rows % seen].tolist() for column in columns), strict=True)
-    )
+    return list(zip(*(np.asarray(column, dtype=float)[rows % seen].tolist() for column in columns), strict=True))

@@ -121,6 +121,6 @@ def _gpus(recording: Recording, times: list[float], timeline: Timeline) -> dict[
                 moment = (line["t"] - timeline.origin_ns) / 1e9
                 seen.setdefault(f"GPU {gpu['index']}", []).append((moment, float(gpu["utilisation_percent"])))
     return {
-        name: [float(value) for value in np.interp(times, *map(list, zip(*samples, strict=True)))]
+        name: np.interp(times, [moment for moment, _ in samples], [value for _, value in samples]).tolist()
         for name, samples in seen.items()
     }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs 5 ms at every start
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "loaderprof"
 HOME = FOLDER.rsplit(os.sep + PACKAGE + os.sep, 1)[0]
 HOOKED = frozenset({"torch.utils.data.dataloader", "torchdata.stateful_dataloader.stateful_dataloader"})
@@ -38,12 +38,10 @@ class Finder:
                 # Before any installed one: journals are written and read by the same version.
                 return PathFinder.find_spec(name, [HOME])
             return self._hooked(name, path, target) if name in HOOKED else None
-        except Exception:  # noqa: BLE001 - the finders after this one then answer as if it were not there
+        except Exception:
             return None
 
-    def _hooked(
-        self, name: str, path: "Sequence[str] | None", target: "ModuleType | None"
-    ) -> "ModuleSpec | None":
+    def _hooked(self, name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
         search = (get_ident(), name)
         if search in self._searching:  # another tool's finder does what this one does, and asked us in turn
             return None
@@ -98,11 +96,11 @@ def _patch(name: str) -> None:
         from loaderprof.capture import hooks
 
         hooks.patch(name)
-    except Exception as error:  # noqa: BLE001 - a guest's trouble is never the job's
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        try:  # noqa: SIM105 - contextlib may not be loaded yet
+        try:
             sys.stderr.write("loaderprof: capture is off: " + reason + "\n")
-        except Exception:  # noqa: BLE001 - stderr is closed, or is None: nobody to tell
+        except Exception:
             pass
 
 
