@@ -201,9 +201,10 @@ def _function_name(function: Any) -> Optional[str]:
 
 
 def _source_of(dataset: Any) -> Optional[str]:
-    for name in ("__getitem__", "__iter__", "__getitems__"):
+    for name in ("__getitem__", "__iter__", "__next__", "__getitems__"):
         code = getattr(getattr(type(dataset), name, None), "__code__", None)
-        if code is not None:
+        # torch's base classes have these too, and do nothing in them.
+        if code is not None and "/torch/utils/data/" not in code.co_filename:
             return "%s:%d" % (code.co_filename, code.co_firstlineno)
     return None
 
