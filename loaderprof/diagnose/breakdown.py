@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -127,7 +127,7 @@ def _pieces(
     fetch_blocked = float(np.maximum(made.blocked - collate_blocked, 0)[usual].mean())
     rows, batches = _operators(recording, loop)
     raw = _raw_pieces(recording, rows, batches, float(made.deep.sum()), loop)
-    pieces = _scaled(raw, fetch_cpu, fetch_blocked, stacks, sources)
+    pieces = _scaled(recording, raw, fetch_cpu, fetch_blocked, stacks, sources)
     collate_name = str(loop.facts.get("collate_fn") or "collate")
     pieces.append(
         Piece(
@@ -190,7 +190,12 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
 
 
 def _scaled(
-    raw: list[_Raw], fetch_cpu: float, fetch_blocked: float, stacks: list[StackSamples], sources: dict[str, str]
+    recording: Recording,
+    raw: list[_Raw],
+    fetch_cpu: float,
+    fetch_blocked: float,
+    stacks: list[StackSamples],
+    sources: dict[str, str],
 ) -> list[Piece]:
     """Scale pieces to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
     total_cpu = sum(item[3] for item in raw) or 1.0
@@ -199,7 +204,8 @@ def _scaled(
     for stage, name, where, cpu, blocked, users_own in raw:
         cpu_s, blocked_s = cpu / total_cpu * fetch_cpu, blocked / total_blocked * fetch_blocked
         if stage is None:
-            pieces.extend(_told_by_stacks(name, where, cpu_s, stacks, sources))
+            told = _told_by_stacks(name, where, cpu_s, stacks, sources)
+            pieces.extend(replace(piece, where=_place(recording, piece.where or "")) for piece in told)
             pieces.append(Piece("read", name, where, 0.0, blocked_s))
         elif stage == "decode" and not users_own:
             # A library that decodes also reads: what blocked it was the reading.

@@ -64,7 +64,7 @@ LINE_CALLS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
         (r"(^|\.)(imread|imdecode|decode_jpeg|decode_image|read_image)$", "decode"),
         (r"^(json|pickle|orjson|yaml|msgpack|csv|zlib|gzip|bz2|lzma|base64|struct)\.", "decode"),
         (r"^(torch\.load|np\.loadtxt|numpy\.loadtxt|Image\.open|soundfile\.read|sf\.read|librosa\.load|torchaudio\.load)$", "decode"),
-        (r"(^|\.)(decode|loads|tokenize|encode|encode_plus|batch_encode_plus|decompress|decodebytes|readframes)$", "decode"),
+        (r"(^|\.)(decode|loads|tokenize|encode_plus|batch_encode_plus|decompress|decodebytes|readframes)$|token\w*(\.encode)?$", "decode"),
         (r"(^|\.)(read|readline|readlines|read_bytes|read_text|recv|recv_into|urlopen|pread|readinto|getresponse)$", "read"),
         (r"^(open|os\.read|os\.open|requests\.get|requests\.post|httpx\.get|np\.load|numpy\.load|np\.fromfile|np\.memmap)$", "read"),
         (r"(^|\.)(get_object|cat_file|download|execute|fetchone|fetchall)$|(^|\.)(txn|transaction|env|session|client)\.get$", "read"),
@@ -96,6 +96,9 @@ FRAMES: tuple[tuple[re.Pattern[str], re.Pattern[str], Stage], ...] = tuple(
 )  # fmt: skip
 
 _FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::(?P<line>\d+))?\)$")
+
+
+_STRONGEST: tuple[Stage, ...] = ("decode", "read", "transform")
 
 
 def stage_of_operator(name: str) -> Stage | None:
@@ -155,12 +158,15 @@ def stage_of_stack(frames: tuple[str, ...], sources: dict[str, str]) -> Stage | 
 
 @lru_cache(maxsize=4096)
 def stage_of_line(source: str) -> Stage | None:
-    """Return the stage of the calls in one source line, the innermost known one; None where none is known."""
+    """Return the stage of the calls in one source line; None where none is known.
+
+    Of several, decoding before reading before transforming: `torch.from_numpy(np.load(path))` is a read that a
+    transform only wraps.
+    """
+    known = set()
     for name in _calls(source):
-        for pattern, stage in LINE_CALLS:
-            if pattern.search(name):
-                return stage
-    return None
+        known.add(next((stage for pattern, stage in LINE_CALLS if pattern.search(name)), None))
+    return next((stage for stage in _STRONGEST if stage in known), None)
 
 
 def _calls(source: str) -> list[str]:
