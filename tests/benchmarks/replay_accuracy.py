@@ -39,8 +39,8 @@ OTHERS = (
 )
 QUICK = (Settings(0), Settings(4), Settings(2, 2, persistent_workers=True))
 BATCHES, EPOCHS = 40, 2
-# A run that others took more than this many cores from is tried again.
-NOISY_CORES, TRIES = 0.35, 2
+# A run waits for a while until others use less than this many cores, and is tried again if they then used more.
+NOISY_CORES, TRIES, PATIENCE_S = 0.3, 2, 4.0
 CORES = os.cpu_count() or 1
 
 _NUMBERS = np.random.default_rng(0).random(4096)
@@ -60,6 +60,11 @@ class Clocks(NamedTuple):
     @property
     def blocked(self) -> float:
         return max(0.0, self.wall - self.cpu - self.delay)
+
+    @property
+    def undisturbed(self) -> float:
+        """What this would have taken with a core always free."""
+        return self.cpu + self.blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +138,20 @@ class Pipeline(Dataset[Any]):
 def run(case: Case, settings: Settings) -> Seen:
     """Run a case's loop over a real DataLoader, again where the neighbours were too noisy."""
     for _ in range(TRIES):
+        await_quiet()
         seen = run_once(case, settings)
         if seen.others <= NOISY_CORES:
             break
     return seen
+
+
+def await_quiet() -> None:
+    deadline = time.perf_counter() + PATIENCE_S
+    while time.perf_counter() < deadline:
+        before_s = busy_s()
+        time.sleep(0.25)
+        if busy_s() - before_s <= 0.25 * NOISY_CORES:
+            return
 
 
 def neighbours(seen: Seen) -> float:
@@ -176,7 +191,7 @@ def epoch(case: Case, loader: DataLoader[Any], seen: Seen) -> None:
     begun = clocks()
     batches: Iterator[Any] = iter(loader)
     asked = clocks()
-    seen.start_s.append(begun.until(asked).wall)
+    seen.start_s.append(begun.until(asked).undisturbed)
     while taken := next(batches, None):
         handed = clocks()
         seen.nexts.append(asked.until(handed))
@@ -184,7 +199,7 @@ def epoch(case: Case, loader: DataLoader[Any], seen: Seen) -> None:
         case.step(len(seen.steps))
         asked = clocks()
         seen.steps.append(handed.until(asked))
-    seen.stop_s.append(asked.until(clocks()).wall)
+    seen.stop_s.append(asked.until(clocks()).undisturbed)
 
 
 @contextlib.contextmanager
@@ -246,9 +261,7 @@ def between_batches(stamps: list[Stamp]) -> tuple[float, float]:
 def predict(costs: Costs, case: Case, settings: Settings, seen: Seen) -> float:
     """Total seconds of a case at some settings, beside the neighbours of the run that was seen."""
     busy = neighbours(seen)
-    return replay(
-        costs, settings, cores=CORES, batches_per_epoch=case.batches, epochs=EPOCHS, neighbours=busy
-    ).total_s
+    return replay(costs, settings, cores=CORES, batches_per_epoch=case.batches, epochs=EPOCHS, neighbours=busy).total_s
 
 
 def burn(ms: float) -> None:
@@ -420,7 +433,7 @@ def report(points: list[Point]) -> None:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - this command's output
+    print(line, flush=True)
 
 
 def spread(errors: np.ndarray[Any, Any]) -> str:
