@@ -190,7 +190,7 @@ def _contention_share(each: Studied) -> float | None:
     if base is None or not each.loop.num_workers or not parts.wall_s or not parts.threads:
         return None
     busy = each.loop.num_workers * parts.threads
-    if parts.threads <= causes.MANY_THREADS or busy <= 1.2 * base.cores_budget:
+    if parts.threads <= causes.MANY_THREADS or busy <= 1.2 * base.cores:
         return None
     waiting = (parts.runq_s or 0.0) / parts.wall_s
     loader_bound = (each.loop.mean(each.loop.wait) or 0.0) > 0.1 * (_steady_s(each) / max(1, each.loop.batches))

@@ -299,7 +299,9 @@ def _children(item: Any) -> List[Any]:
     if module.split(".")[0] in ("builtins", "numpy", "pandas", "pyarrow") or type(item).__name__ == "Tensor":
         return []
     state = getattr(item, "__dict__", None)
-    return list(state.values()) if isinstance(state, dict) and len(state) <= 256 else []
+    held = list(state.values()) if isinstance(state, dict) and len(state) <= 256 else []
+    methods = [value for base in type(item).__mro__ if _is_users(base.__module__) for value in vars(base).values()]
+    return held + [value for value in methods if isinstance(value, types.FunctionType)]
 
 
 def _cell(cell: Any) -> Any:
@@ -318,6 +320,8 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
         return
     if isinstance(item, types.FunctionType):
         _note_module(item.__module__, modules)
+        for cell in item.__closure__ or ():
+            _add_slot(found, cell, "cell_contents", _cell(cell), modules)
         return
     if isinstance(item, (types.MethodType, functools.partial, tuple)):
         return
@@ -340,11 +344,15 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
 
 
 def _add_slot(found: Dict[Tuple[int, Any], Target], owner: Any, key: Any, value: Any, modules: Any) -> None:
-    """Add a function, or a bound method with a life of its own, that a slot of an object or container holds."""
-    function = value.__func__ if isinstance(value, types.MethodType) else value
+    """Add a function that a slot of an object, a container or a closure holds: Python's, C's, bound or partial."""
+    function = value.func if isinstance(value, functools.partial) else value
+    function = function.__func__ if isinstance(function, types.MethodType) else function
     if isinstance(function, types.FunctionType) and not _generator(function):
-        _add(found, owner, key, value, _qualified(function))
         _note_module(function.__module__, modules)
+    elif not isinstance(function, types.BuiltinFunctionType):
+        return
+    if not _generator(function):
+        _add(found, owner, key, value, _qualified(function))
 
 
 def _module_functions(module: types.ModuleType, found: Dict[Tuple[int, Any], Target]) -> None:

@@ -21,6 +21,8 @@ from loaderprof.recording import Recording, StackSamples
 # A step this many times the median is a stall of its own kind, not a slow step.
 STALL_RATIO = 4.0
 MIN_STACK_SAMPLES = 20
+# So few samples still tell more of a function than its name does.
+MIN_TOLD = 5
 WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
@@ -152,11 +154,14 @@ def _operators(recording: Recording, loop: Loop) -> tuple[np.ndarray, int]:
     return rows, len(np.unique(rows[["process", "batch"]])) if len(rows) else 0
 
 
-_Raw = tuple[Stage | None, str, str | None, float, float, bool]
+# What timers leave of a batch belongs to no timed function.
+REST = "(rest)"
+# Stage if the name tells it, shown name, line, CPU and blocked seconds, and `file:line` where the user defines it.
+_Raw = tuple[Stage | None, str, str | None, float, float, str]
 
 
 def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: float, loop: Loop) -> list[_Raw]:
-    """Return (stage, name, where, cpu, blocked, is the user's own) per batch timed in depth, and the rest of it."""
+    """Return the operators of a batch timed in depth, and what they leave of it."""
     cpu: dict[tuple[str, str], float] = defaultdict(float)
     wall: dict[tuple[str, str], float] = defaultdict(float)
     for row in rows[(rows["flags"] & 1) == 0]:
@@ -170,7 +175,7 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
         where = _place(recording, place if users_own else caller)
         stage = stage_of_operator(name)
         spent = min(cpu[text, caller], seconds)
-        raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), users_own))
+        raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), place if users_own else ""))
     made = loop.made
     if deep:
         rest_cpu = float((made.cpu - made.collate_cpu)[made.deep].mean()) - sum(cpu.values())
@@ -182,10 +187,10 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
             rest_cpu = max(rest_cpu, 0.0)
             where = _place(recording, str(loop.facts.get("dataset_where") or ""))
             name = _shown(str(loop.facts.get("dataset") or "dataset"))
-            raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), True))
+            raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), REST))
     if not raw:
         where = _place(recording, str(loop.facts.get("dataset_where") or ""))
-        raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, True))
+        raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, REST))
     return raw
 
 
@@ -201,13 +206,15 @@ def _scaled(
     total_cpu = sum(item[3] for item in raw) or 1.0
     total_blocked = sum(item[4] for item in raw) or 1.0
     pieces: list[Piece] = []
-    for stage, name, where, cpu, blocked, users_own in raw:
+    owned = _by_owner(stacks, raw)
+    for stage, name, where, cpu, blocked, place in raw:
         cpu_s, blocked_s = cpu / total_cpu * fetch_cpu, blocked / total_blocked * fetch_blocked
         if stage is None:
-            told = _told_by_stacks(name, where, cpu_s, stacks, sources)
+            mine = owned[""] if place == REST else owned[name]
+            told = _told_by_stacks(name, where, cpu_s, mine, sources)
             pieces.extend(replace(piece, where=_place(recording, piece.where or "")) for piece in told)
             pieces.append(Piece("read", name, where, 0.0, blocked_s))
-        elif stage == "decode" and not users_own:
+        elif stage == "decode" and not place:
             # A library that decodes also reads: what blocked it was the reading.
             pieces += [Piece("decode", name, where, cpu_s, 0.0), Piece("read", name, where, 0.0, blocked_s)]
         else:
@@ -218,26 +225,37 @@ def _scaled(
 def _told_by_stacks(
     name: str, where: str | None, cpu_s: float, stacks: list[StackSamples], sources: dict[str, str]
 ) -> list[Piece]:
-    """Split the CPU of a function that timers cannot see into by the source lines in which it was seen."""
-    function = name.rsplit(".", 1)[-1]
+    """Split the CPU that timers see no further into by the lines and library frames in which it was seen."""
     seen: Counter[tuple[Stage, str]] = Counter()
     for sample in stacks:
-        leaf = _users_leaf(sample.frames, sources)
-        if leaf is None or leaf[0].rsplit(".", 1)[-1] != function:
-            continue
-        stage = stage_of_line(leaf[2]) or "transform"
-        seen[stage if stage in WORK else "transform", leaf[1]] += sample.count
+        stage = stage_of_stack(sample.frames, sources)
+        place = next((place for frame in reversed(sample.frames) if (place := _line(frame)) in sources), where or "")
+        seen[stage if stage in WORK else "transform", place] += sample.count
     total = sum(seen.values())
-    if total < 5:
+    if total < MIN_TOLD:
         return [Piece("transform", name, where, cpu_s, 0.0)]
     return [Piece(stage, name, place, cpu_s * count / total, 0.0) for (stage, place), count in seen.items()]
 
 
-def _users_leaf(frames: tuple[str, ...], sources: dict[str, str]) -> tuple[str, str, str] | None:
-    """Return (function, file:line, source) of the leaf frame if it is the user's own code."""
-    function, file, line = split_frame(frames[-1])
-    source = sources.get(f"{file}:{line}")
-    return (function, f"{file}:{line}", source) if source is not None else None
+def _line(frame: str) -> str:
+    _, file, line = split_frame(frame)
+    return f"{file}:{line}"
+
+
+def _by_owner(stacks: list[StackSamples], raw: list[_Raw]) -> dict[str, list[StackSamples]]:
+    """Return stacks by the innermost timed function that they are in, cut to what lies inside it; "" for none."""
+    timed = {(name.rsplit(".", 1)[-1], place.rsplit(":", 1)[0]): name for _, name, _, _, _, place in raw if place}
+    owned: dict[str, list[StackSamples]] = defaultdict(list)
+    for sample in stacks:
+        owner, at = "", 0
+        for number in range(len(sample.frames) - 1, -1, -1):
+            function, file, _ = split_frame(sample.frames[number])
+            name = timed.get((function.rsplit(".", 1)[-1], file))
+            if name is not None:
+                owner, at = name, number
+                break
+        owned[owner].append(replace(sample, frames=sample.frames[at:]))
+    return owned
 
 
 def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:

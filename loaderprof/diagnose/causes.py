@@ -280,7 +280,9 @@ def _unmeasured(scene: Scene) -> tuple[Cause, ...]:
         )
         reasons.append(("host-python", "host", "The loop's own Python", reason))
     return tuple(
-        Cause(each, "not_measured", stage, (Evidence(reason.removeprefix("not measured: "), None, "", None),), None, title)
+        Cause(
+            each, "not_measured", stage, (Evidence(reason.removeprefix("not measured: "), None, "", None),), None, title
+        )
         for each, stage, title, reason in reasons
         if stage not in scene.gains or each == "host-python"
     )

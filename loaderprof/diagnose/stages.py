@@ -21,18 +21,18 @@ OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
     (re.compile(pattern), cast(Stage, stage))
     for pattern, stage in (
         # Decoders: bytes into samples.
-        (r"^PIL\.(Image\.open|ImageFile\.|JpegImagePlugin\.)", "decode"),
+        (r"^PIL\.(Image\.open|ImageFile\.|\w+ImagePlugin\.)", "decode"),
         (r"^cv2\.im(read|decode)", "decode"),
         (r"^(imageio|simplejpeg|soundfile|wave|av|nibabel|pydicom|torchcodec|decord|tifffile|rasterio)\b", "decode"),
         (r"^(skimage\.io|librosa\.(load|core\.audio)|torchaudio\.(load|backend|_torchcodec)|torchvision\.io)", "decode"),
-        (r"^(json|pickle|csv|base64|zlib|gzip|bz2|lzma|re|ast|xml|yaml|html|lxml|bs4|orjson|msgpack)\b", "decode"),
+        (r"^(_?json|_?pickle|_?csv|base64|zlib|zipfile|gzip|_?bz2|_?lzma|re|ast|xml|yaml|html|lxml|bs4|orjson|msgpack)\b", "decode"),
         (r"NpzFile\.__getitem__|^numpy\.(loadtxt|genfromtxt)|^torch\.load$|^torch\.serialization", "decode"),
         (r"^pandas\.read_|^transformers\.|^tokenizers\.|^sentencepiece|^tiktoken", "decode"),
         (r"^datasets\.formatting|^webdataset\.(autodecode|handlers)|^zarr\.", "decode"),
         # Readers: from a disk, a network or another process.
         (r"^(builtins|io|_io)\.open|^os\.|^pathlib\.|^posix\.", "read"),
         (r"^(socket|ssl|select|urllib|http|requests|httpx|aiohttp|urllib3|fsspec|botocore|boto3|s3fs|gcsfs)\b", "read"),
-        (r"^(tarfile|zipfile|sqlite3|h5py|lmdb|pyarrow|datasets|webdataset\.(tariterators|gopen)|streaming)\b", "read"),
+        (r"^(tarfile|sqlite3|h5py|lmdb|pyarrow|datasets|webdataset\.(tariterators|gopen)|streaming)\b", "read"),
         (r"^numpy\.(load|fromfile|memmap)|^pandas\.", "read"),
         # Everything else that libraries do to a sample.
         (r"^(torchvision|albumentations|monai|kornia|imgaug|augly|audiomentations|volumentations|timm\.data)\b", "transform"),
@@ -165,7 +165,8 @@ def stage_of_line(source: str) -> Stage | None:
     """
     known = set()
     for name in _calls(source):
-        known.add(next((stage for pattern, stage in LINE_CALLS if pattern.search(name)), None))
+        by_table = next((stage for pattern, stage in LINE_CALLS if pattern.search(name)), None)
+        known.add(by_table or stage_of_words(name.rsplit(".", 1)[-1]))
     return next((stage for stage in _STRONGEST if stage in known), None)
 
 

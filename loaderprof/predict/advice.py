@@ -96,7 +96,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     if scene.loop.facts.get("watched"):
         return
-    now, cap = base.settings.num_workers, max(1, int(base.cores_budget))
+    now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
     runs = {number: _with(base, num_workers=number).run().total_s for number in candidates if number != now}
     if not runs:
@@ -109,7 +109,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     yield Change(
         "num-workers", f"{verb} num_workers from {now} to {number}",
         f"{'Batches are made in the training process' if not now else f'{now} workers make the batches'}; "
-        f"the CPU budget is {base.cores_budget:g} cores.",
+        f"the CPU budget is {base.cores:g} cores.",
         scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(base, num_workers=number),
         Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
     )  # fmt: skip

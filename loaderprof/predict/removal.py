@@ -22,20 +22,20 @@ STRAGGLER_RATIO = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One loop as the replay sees it. `cores` is what the job could use, `cores_budget` less nobody's use."""
+    """One loop as the replay sees it. `neighbours`: threads of other programs that want the same cores."""
 
     costs: Costs
     settings: Settings
     cores: float
-    cores_budget: float
+    neighbours: float
     batches_per_epoch: int
     epochs: int
 
     def run(self, seed: int = 0) -> Outcome:
         """Replay the model."""
         return replay(
-            self.costs, self.settings, cores=self.cores, batches_per_epoch=self.batches_per_epoch, epochs=self.epochs,
-            seed=seed,
+            self.costs, self.settings, cores=self.cores, neighbours=self.neighbours,
+            batches_per_epoch=self.batches_per_epoch, epochs=self.epochs, seed=seed,
         )  # fmt: skip
 
 
@@ -73,9 +73,14 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    # What other tenants took was not this job's to use; at least half of the budget is assumed to stay.
-    cores = max(budget / 2, budget - (busy_others or 0.0))
-    return Model(costs, settings, cores, budget, length, min(epochs, 4))
+    return Model(costs, settings, budget, _neighbours(loop, runq, step_cpu, busy_others), length, min(epochs, 4))
+
+
+def _neighbours(loop: Loop, step_runq: Seconds, step_cpu: Seconds, busy_others: float | None) -> float:
+    """Return how many threads of other programs wanted the cores: what they got, over the share this run got."""
+    cpu = float(loop.made.cpu.sum() + step_cpu.sum())
+    waited = float(loop.made.runq.sum() + step_runq.sum())
+    return (busy_others or 0.0) * (cpu + waited) / cpu if cpu > 0 else 0.0
 
 
 def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
