@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """What every labelled case shares: the knobs that take one stage's work away, the clock, the command line.
 
     python tests/cases/decode.py jpeg_pil                  run one case for about seven seconds
@@ -51,7 +50,7 @@ class Unchanged:
 
 
 class Knobs:
-    """Says which stage, if any, is to cost nothing in this run; `folder` is the case's own, removed at its end."""
+    """Says which stage, if any, is to cost nothing in this run. `folder` is the case's own."""
 
     def __init__(self, zero: str | None, folder: Path) -> None:
         self.zero = zero
@@ -117,7 +116,7 @@ Body = Callable[[Knobs, Clock], None]
 
 
 def case(family: str, *, label: str, stages: str, also: str = "", needs: str = "") -> Callable[[Body], Body]:
-    """Register a case. `label`: the stage that limits it; `stages`: its knobs; `also`: a stage as good as the label."""
+    """Register a case. `label`: the stage that limits it; `stages`: its knobs; `also`: what ties with it."""
 
     def register(body: Body) -> Body:
         module = Path(inspect.getfile(body)).stem

@@ -21,18 +21,9 @@ import numpy as np
 import torch
 from casework import Always, Clock, Knobs, ask_for_torchvision, case, main
 from PIL import Image
+from stand_ins import photograph, small_net
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-
-
-def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colour fields with grain: as much work for a decoder as a real photograph."""
-    rng = np.random.default_rng(seed)
-    colours = Image.fromarray(rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
-    grain = rng.integers(-14, 14, (height, width, 1), dtype=np.int16)
-    return Image.fromarray(
-        (np.asarray(colours.resize((width, height))) + grain).clip(0, 255).astype(np.uint8)
-    )
 
 
 def save_photographs(
@@ -45,16 +36,6 @@ def save_photographs(
     for path in paths:
         path.write_bytes(body.getvalue())
     return paths
-
-
-def small_net(channels: int = 3, classes: int = 10) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 7, stride=6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, classes),
-    )
 
 
 class ImageFolder(Dataset):
@@ -415,7 +396,7 @@ def json_lines(knobs: Knobs, clock: Clock) -> None:
 
 @case("json rows", label="decode", stages="decode transform device")
 def base64_in_json(knobs: Knobs, clock: Clock) -> None:
-    """A picture inside a line of JSON, as many multimodal sets are shipped: num_workers=0, a hand-written loop."""
+    """A picture inside a line of JSON, as many multimodal sets are shipped; num_workers=0, plain next()."""
     picture = photograph(960, 720)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
@@ -579,6 +560,7 @@ def torch_load(knobs: Knobs, clock: Clock) -> None:
             if knobs.off("decode"):
                 features = path.read_bytes() and sample
             elif knobs.off("read"):
+                body.seek(0)
                 features = torch.load(body)
             else:
                 features = torch.load(path)

@@ -1,4 +1,4 @@
-"""Pipelines whose batches are ready in the worker and slow to reach the loop: copies, pickles, descriptors."""
+"""Pipelines whose batches are soon ready in the worker and slow to reach the loop."""
 
 from __future__ import annotations
 

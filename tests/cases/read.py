@@ -224,7 +224,7 @@ def slow_line(knobs: Knobs, clock: Clock) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
                 if step % 50 == 0:
-                    print(f"step {step} loss {loss:.3f}")  # noqa: T201
+                    print(f"step {step} loss {loss:.3f}")
             if clock.over():
                 break
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import numpy as np
 import torch
 from casework import Clock, Knobs, case, main
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from stand_ins import Light, Slow
+from torch.utils.data import DataLoader
 
 
 def build_index(size: int) -> dict[str, int]:
@@ -21,19 +20,6 @@ def build_index(size: int) -> dict[str, int]:
 def prepare(_: int) -> None:
     """A worker_init_fn that loads a vocabulary."""
     build_index(150_000)
-
-
-class Light(Dataset):
-    """Cheap samples."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.full((64,), float(index))
 
 
 class Indexed(Light):
@@ -49,19 +35,6 @@ class Indexed(Light):
         if self.index is None:
             self.index = build_index(self.size)
         return super().__getitem__(index)
-
-
-class Slow(nn.Module):
-    """Stands for a remote accelerator: the caller waits and needs no CPU."""
-
-    def __init__(self, seconds: float, width: int = 64) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.head = nn.Linear(width, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(self.seconds)
-        return self.head(x)
 
 
 @case("short epochs", label="startup", stages="startup read device")

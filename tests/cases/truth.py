@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """Measure which stage limits each case: run it whole, then with the work of one stage taken away at a time.
 
     python tests/cases/truth.py                       every case
@@ -9,11 +8,11 @@
 Prints `case, family, label, measured best stage, gain` and updates truth.json beside this file. The stage whose
 removal raises the throughput most is the measured limit, with two rules that DESIGN's definition leaves open:
 
-* contention, straggler and startup are not work of their own but what goes wrong with the work of another stage:
-  taking that work away also takes them away. Where their removal alone gains as much (within TIE of the best),
-  they are the limit: the smaller change does it.
-* a case is healthy ("none") where no stage of the loader or the host gains 5 % and removing the step itself gains
-  less than half: loader and step are matched. Where it gains more, the step is the limit ("device").
+* contention, straggler and startup are not work of their own but what goes wrong with the work of another
+  stage: taking that work away also takes them away. Where their removal alone gains as much (within TIE of
+  the best), they are the limit: the smaller change does it.
+* a case is healthy ("none") where no stage of the loader or the host gains 5 % and removing the step itself
+  gains less than half: the two are matched. Where it gains more, the step is the limit ("device").
 """
 
 from __future__ import annotations
@@ -131,7 +130,12 @@ def main() -> int:
         if reason := one.missing():
             print(f"  {one.name:26} skipped: {reason}")
             continue
-        truth = measure(one, options.seconds, options.rounds)
+        try:
+            truth = measure(one, options.seconds, options.rounds)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            wrong += 1
+            print(f"! {one.name:26} failed: {error}", flush=True)
+            continue
         wrong += not truth.agrees
         print(row(truth), flush=True)
         kept[one.name] = {
