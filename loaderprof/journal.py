@@ -45,10 +45,12 @@ FIELDS = {
     ),
     # raised 0: StopIteration. t_done: after the workers of the epoch were shut down.
     END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns"),
-    # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples. count: batches since the last record of this kind.
+    # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples.
+    # count: batches that the counters and wall_ns are of, the last of which begun and done are; the others were too
+    # short to carry a record each.
     FETCH: (
         "worker", "task", "t_begun", "t_done", "t_put", "cpu_ns", "runq_ns", "collate_ns", "collate_cpu_ns", "rchar",
-        "read_bytes", "majflt", "switches", "process_cpu_ns", "count",
+        "read_bytes", "majflt", "wall_ns", "process_cpu_ns", "count",
     ),
     PICKLE: ("worker", "task", "t_begun", "t_done", "cpu_ns", "bytes"),
     RECEIVE: ("t_begun", "t_done", "cpu_ns", "bytes"),

@@ -36,6 +36,7 @@ _PROCESS_CPU = time.process_time_ns
 # measured one in K.
 FETCH_COST_NS = 14_000
 FETCH_BUDGET = 0.003
+LONG_FETCH_NS = int(FETCH_COST_NS / FETCH_BUDGET)
 # Below this a loop's batches are summed, one record for `GROUP` of them.
 FAST_LOOP_NS = 400_000
 GROUP = 64
@@ -369,41 +370,53 @@ def _fetch(original: Any) -> Any:
 
 
 class _Fetches:
-    """What it costs one worker (or the main process) to make batches: kernel counters around each, timers in some."""
+    """What it costs one worker (or the main process) to make batches: kernel counters around them, timers in some.
+
+    A batch too short to carry two snapshots of its own is only clocked; its CPU time is in the next record, which
+    then stands for several.
+    """
 
     def __init__(self, worker: int, dataset: Any, collate: Any) -> None:
         self.worker = worker
         self.timers = Timers(dataset, collate)
         self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
         self.every = self.countdown = 1
-        self.unseen = self.seen = 0
+        self.count = self.seen = self.wall_ns = 0
+        self.collate = [0, 0]
         self.depth_due = 0
+        self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
         self.samples = 0
 
     def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
-        """Fetch one batch through the original, measured if it is this one's turn."""
-        self.countdown -= 1
-        self.unseen += 1
-        if self.countdown > 0:
-            return original(fetcher, index)
-        collate, spent = fetcher.collate_fn, [0, 0]
+        """Fetch one batch through the original, recorded if it is this one's turn or took long."""
+        if self.before is None:
+            # In the main process counters run on through the step, so only this turn's batch can be measured.
+            if self.worker < 0 and self.countdown > 1:
+                self.countdown -= 1
+                return original(fetcher, index)
+            self.before = self._snapshot()
+        collate = fetcher.collate_fn
         # The first batch of a process is its warm-up.
         table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due else None
-        fetcher.collate_fn = _timed_collate(collate, spent, table)
-        before = self._snapshot()
+        fetcher.collate_fn = _timed_collate(collate, self.collate, table)
+        begun = _NOW()
         try:
             data = original(fetcher, index)
-            after = self._snapshot()
+            done = _NOW()
         finally:
             fetcher.collate_fn = collate
             if table is not None:
                 self.timers.__exit__()
                 _process.tables.pop(threading.get_ident(), None)
-        try:
-            self._fetched(before, after, spent, table, index, data)
-        except Exception as error:
-            _stand_aside(error)
+        self.count += 1
+        self.wall_ns += done - begun
+        self.countdown -= 1
+        if self.countdown <= 0 or done - begun > LONG_FETCH_NS or table is not None:
+            try:
+                self._fetched(begun, done, table, index, data)
+            except Exception as error:
+                _stand_aside(error)
         return data
 
     def put(self, task: int) -> None:
@@ -418,10 +431,7 @@ class _Fetches:
 
     def _snapshot(self) -> Tuple[int, ...]:
         usage = self.usage()
-        return (
-            _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0,
-            (usage.ru_nvcsw << 32 | usage.ru_nivcsw) if usage else 0, _PROCESS_CPU(), _NOW(),
-        )  # fmt: skip
+        return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0, _PROCESS_CPU()
 
     def _enter(self) -> Any:
         try:
@@ -433,26 +443,28 @@ class _Fetches:
             _stand_aside(error)
             return None
 
-    def _fetched(
-        self, a: Tuple[int, ...], b: Tuple[int, ...], spent: List[int], table: Any, index: Any, data: Any
-    ) -> None:
-        wall = b[-1] - a[-1]
-        diff = [after - before for before, after in zip(a, b)]
-        cpu, runq, rchar, read, faults, switches, process_cpu = diff[:7]
+    def _fetched(self, begun: int, done: int, table: Any, index: Any, data: Any) -> None:
+        after = self._snapshot()
+        cpu, runq, rchar, read, faults, process_cpu = (b - a for a, b in zip(self.before or after, after))
         self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
         self.pending = (
-            table is not None, a[-1], b[-1], cpu, runq, spent[0], spent[1], rchar, read, faults, switches,
-            process_cpu, self.unseen,
+            table is not None, begun, done, cpu, runq, *self.collate, rchar, read, faults, self.wall_ns, process_cpu,
+            self.count,
         )  # fmt: skip
-        self.unseen = 0
         self.seen += 1
+        usual = self.wall_ns / self.count
+        self.count = self.wall_ns = 0
+        self.collate = [0, 0]
         journal = _process.open()
         if journal is None:
             return
         if table is not None or self.seen == 1:
             self._write_depth(journal, table, data)
-        self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(wall, 1)))), journal.pressure())
-        self.countdown = self.every
+        self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(usual, 1)))), journal.pressure())
+        # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
+        self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
+        # In a worker the time until the next batch is asked for is idle; in the main process it is the step's.
+        self.before = after if self.worker >= 0 else None
         if self.worker < 0:
             self.put(-1)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loaderprof.diagnose.stages import split_frame, stage_of_line, stage_of_operator, stage_of_stack
+from loaderprof.diagnose.stages import split_frame, stage_of_operator, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
 from loaderprof.recording import Recording, StackSamples
@@ -316,7 +316,7 @@ def _host(
     for sample in recording.stacks:
         if sample.pid != loop.process.pid or sample.thread != "MainThread" or _in_loader(sample.frames):
             continue
-        place = _host_place(sample.frames, sources)
+        place = host_place(sample.frames, sources)
         if place is None:
             device += sample.count
         else:
@@ -332,7 +332,7 @@ def _in_loader(frames: tuple[str, ...]) -> bool:
     return any("torch/utils/data/dataloader.py" in frame for frame in frames)
 
 
-def _host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
+def host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
     """Return the user's line that a main-thread stack belongs to if it is the loop's own Python, else None."""
     users = None
     for frame in reversed(frames):

@@ -41,18 +41,25 @@ OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
 )  # fmt: skip
 
 # Words in the names of the user's own functions and classes; weaker than what their lines call.
-WORDS: tuple[tuple[frozenset[str], Stage], ...] = (
-    (frozenset(["collate", "pad", "padding", "stack", "batchify"]), "collate"),
+WORDS: tuple[tuple[re.Pattern[str], Stage], ...] = (
+    (re.compile(r"collat\w*|pad|padd\w*|batchify|stack"), "collate"),
     (
-        frozenset(["decode", "imread", "parse", "parser", "tokenize", "tokenizer", "tokenise", "detokenize", "unpack", "decompress", "deserialize", "deserialise", "loads", "unpickle", "imdecode", "inflate"]),
+        re.compile(
+            r"decod\w*|imread|imdecode|pars(e|er|es|ing)|\w*tokeni[sz]\w*|unpack\w*|decompress\w*|deseriali[sz]\w*|loads|"
+            r"unpickle\w*|inflate|unzip"
+        ),
         "decode",
     ),
     (
-        frozenset(["read", "reader", "fetch", "download", "request", "get_bytes", "readfile", "io", "disk", "remote", "http", "s3", "storage", "bytes", "query", "retrieve"]),
+        re.compile(r"read|reads|reader|reading|fetch\w*|download\w*|requests?|readfile|disk|remote|https?|s3|storage|query|retrieve"),
         "read",
     ),
     (
-        frozenset(["transform", "transforms", "augment", "augmentation", "aug", "normalize", "normalise", "resize", "crop", "flip", "jitter", "blur", "noise", "rotate", "preprocess", "featurize", "features", "mel", "spectrogram", "mixup", "cutmix", "erase", "warp", "filter", "distort", "convert", "scale", "standardize", "standardise"]),
+        re.compile(
+            r"transform\w*|augment\w*|aug|augs|normali[sz]\w*|resiz\w*|crop\w*|flip\w*|jitter\w*|blur\w*|noise|rotat\w*|"
+            r"preprocess\w*|featuri[sz]\w*|features?|mel|spectrogram\w*|mixup|cutmix|eras\w*|warp\w*|filter\w*|distort\w*|"
+            r"convert\w*|scal(e|ing)|standardi[sz]\w*|affine|elastic"
+        ),
         "transform",
     ),
 )  # fmt: skip
@@ -69,6 +76,9 @@ LINE_CALLS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
         (r"^(open|os\.read|os\.open|requests\.get|requests\.post|httpx\.get|np\.load|numpy\.load|np\.fromfile|np\.memmap)$", "read"),
         (r"(^|\.)(get_object|cat_file|download|execute|fetchone|fetchall)$|(^|\.)(txn|transaction|env|session|client)\.get$", "read"),
         (r"(^|\.)(sleep)$", "read"),
+        # Taking text and records apart.
+        (r"(^|\.)(split|rsplit|strip|rstrip|lstrip|splitlines|partition|lower|casefold|fromstring|unpack_from|from_bytes)$", "decode"),
+        (r"(^|\.)(finditer|findall|fullmatch|match|reader|DictReader)$|^(float|int|ord|struct\.unpack)$", "decode"),
         (r"^(cv2|F|TF|T|A|v2|np|numpy|torch|scipy|skimage|transforms|ImageOps|ImageFilter|ImageEnhance)\.", "transform"),
     )
 )  # fmt: skip
@@ -118,8 +128,8 @@ def stage_of_words(name: str) -> Stage | None:
     for part in reversed(parts):
         words = set(re.findall(r"[a-z]+|[A-Z][a-z]*|[A-Z]+(?![a-z])", part))
         lower = {word.lower() for word in words} | {part.lower()}
-        for known, stage in WORDS:
-            if lower & known:
+        for pattern, stage in WORDS:
+            if any(pattern.fullmatch(word) for word in lower):
                 return stage
         if part in ("__call__", "forward"):
             continue

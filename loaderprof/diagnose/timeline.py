@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 WARM_UP_BATCHES = 2
+# Batches of one loop that are looked at one by one.
+MAX_MADE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,26 +332,45 @@ def _made(recording: Recording, process: Process, iterators: tuple[int, ...], ta
         rows = fetches[(fetches["process"] == process.number) & (fetches["worker"] < 0)]
         at = np.clip(np.searchsorted(takes["t_asked"], rows["t_begun"], side="right") - 1, 0, None)
         rows = rows[rows["t_begun"] <= takes["t_taken"][at]]
-    rows = rows[np.argsort(rows["t_begun"], kind="stable")]
-    pids = np.array([recording.processes[number].pid for number in rows["process"]], np.int64)
-    wall = (rows["t_done"] - rows["t_begun"]) / 1e9
-    cpu, runq = rows["cpu_ns"] / 1e9, rows["runq_ns"] / 1e9
-    first = np.ones(len(rows), np.bool_)
-    if len(rows):
-        _, index = np.unique(rows["process"], return_index=True)
-        first[:] = False
-        first[index] = True
+    rows = np.sort(rows, order="t_begun", kind="stable")
     pickle_cpu, pickle_wall = _pickles(tables["pickle"], rows)
+    row, weight = _spread(rows)
+    first = np.zeros(len(rows), np.bool_)
+    first[np.unique(rows["process"], return_index=True)[1]] = True
+
+    def each(values: npt.NDArray[Any]) -> Seconds:
+        return np.asarray(values[row] * weight / 1e9)
+
+    wall = np.maximum(each(rows["wall_ns"]), 1e-9)
+    cpu, runq = np.minimum(each(rows["cpu_ns"]), wall), each(rows["runq_ns"])
     return Made(
-        worker=rows["worker"], pid=pids, task=rows["task"], epoch=_epoch_of_tasks(rows),
-        begun=(rows["t_begun"] - origin) / 1e9, done=(rows["t_done"] - origin) / 1e9, put=(rows["t_put"] - origin) / 1e9,
-        wall=wall, cpu=np.minimum(cpu, wall), runq=runq, blocked=np.maximum(wall - cpu - runq, 0.0),
-        collate=rows["collate_ns"] / 1e9, collate_cpu=rows["collate_cpu_ns"] / 1e9,
-        process_cpu=rows["process_cpu_ns"] / 1e9, asked_bytes=rows["rchar"].astype(float),
-        device_bytes=rows["read_bytes"].astype(float), faults=rows["majflt"], samples=rows["extra"].astype(np.int64),
-        count=rows["count"], deep=(rows["flags"] & 1).astype(np.bool_), warm=~first,
-        pickle_cpu=pickle_cpu, pickle_wall=pickle_wall,
+        worker=rows["worker"][row], pid=np.array([recording.processes[n].pid for n in rows["process"]], np.int64)[row],
+        task=rows["task"][row], epoch=_epoch_of_tasks(rows)[row],
+        begun=(rows["t_begun"][row] - origin) / 1e9, done=(rows["t_done"][row] - origin) / 1e9,
+        put=(rows["t_put"][row] - origin) / 1e9, wall=wall, cpu=cpu, runq=runq,
+        blocked=np.maximum(wall - cpu - runq, 0.0), collate=np.minimum(each(rows["collate_ns"]), wall),
+        collate_cpu=np.minimum(each(rows["collate_cpu_ns"]), cpu), process_cpu=each(rows["process_cpu_ns"]),
+        asked_bytes=each(rows["rchar"]) * 1e9, device_bytes=each(rows["read_bytes"]) * 1e9, faults=rows["majflt"][row],
+        samples=rows["extra"][row].astype(np.int64), count=rows["count"][row],
+        deep=(rows["flags"][row] & 1).astype(np.bool_), warm=~first[row], pickle_cpu=pickle_cpu[row],
+        pickle_wall=pickle_wall[row],
     )  # fmt: skip
+
+
+def _spread(rows: Table) -> tuple[Ints, Seconds]:
+    """Return, for each batch, its record and its share of that record's counters.
+
+    A record stands for `count` batches: the last one, whose own wall time is known, and shorter ones before it.
+    """
+    counts = np.clip(rows["count"], 1, None)
+    # Batches too short to carry a record are alike; a few of each record stand for all.
+    shown = np.minimum(counts, max(1, MAX_MADE // max(1, len(rows))))
+    row = np.repeat(np.arange(len(rows)), shown)
+    wall = np.maximum(rows["wall_ns"], 1).astype(float)
+    last = np.clip((rows["t_done"] - rows["t_begun"]) / wall, 0.0, 1.0)
+    before = np.where(counts > 1, (1.0 - last) / np.maximum(counts - 1, 1), 0.0)
+    is_last = np.append(row[1:] != row[:-1], True) if len(row) else np.zeros(0, np.bool_)
+    return row, np.where(is_last, last[row], before[row])
 
 
 def _workers(recording: Recording, process: Process, iterators: tuple[int, ...]) -> list[int]:
