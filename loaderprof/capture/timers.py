@@ -10,6 +10,7 @@ Standard library only; whatever it patches the job had imported itself. Writes n
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import sys
@@ -19,8 +20,10 @@ import types
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from loaderprof.capture import describe
+from loaderprof.capture.unseen import unseen
 
 _NOW = time.perf_counter_ns
+_IDENT = threading.get_ident
 _CPU = time.thread_time_ns
 MAX_OBJECTS = 2000
 MAX_DEPTH = 7
@@ -101,26 +104,114 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class Target:
-    """One attribute to replace for the length of a batch: a function of a class, a module, or a slot of an object."""
+_NOTHING = object()
 
-    __slots__ = ("attribute", "name", "original", "owner", "present")
+
+class Target:
+    """One function to replace for the length of a batch, in a class, a closure, or a dictionary or list that holds it.
+
+    The dictionary of a module or an instance stands for it, so that no `__setattr__` of the user's runs.
+    """
+
+    __slots__ = ("attribute", "installed", "name", "original", "owner")
 
     def __init__(self, owner: Any, attribute: Any, original: Any, name: str) -> None:
         self.owner, self.attribute, self.original, self.name = owner, attribute, original, name
-        self.present = not isinstance(owner, type) or attribute in owner.__dict__
+        self.installed = _NOTHING
 
     def set(self, value: Any) -> None:
-        if isinstance(self.owner, (list, dict)):
-            self.owner[self.attribute] = value
-        else:
-            setattr(self.owner, self.attribute, value)
+        self._store(self.attribute, value)
+        self.installed = value
 
     def restore(self) -> None:
-        if self.present:
-            self.set(self.original)
+        """Put the original back; whatever the user's code has put there meanwhile stays."""
+        installed, self.installed = self.installed, _NOTHING
+        if installed is _NOTHING:
+            return
+        if is_a(self.owner, list):
+            for place in range(list.__len__(self.owner)):
+                if list.__getitem__(self.owner, place) is installed:
+                    self._store(place, self.original)
+        elif self._held() is installed:
+            self._store(self.attribute, self.original)
+
+    def _held(self) -> Any:
+        if is_a(self.owner, dict):
+            return dict.get(self.owner, self.attribute)
+        return _cell(self.owner) if is_a(self.owner, _CELL) else vars(self.owner).get(self.attribute)
+
+    def _store(self, place: Any, value: Any) -> None:
+        if is_a(self.owner, list):
+            list.__setitem__(self.owner, place, value)
+        elif is_a(self.owner, dict):
+            dict.__setitem__(self.owner, place, value)
         else:
-            delattr(self.owner, self.attribute)
+            setattr(self.owner, place, value)
+
+
+_CELL = type((lambda held: lambda: held)(0).__closure__[0])  # type: ignore[index]
+
+
+def is_a(item: Any, kinds: Any) -> bool:
+    """Like isinstance, which would ask an object for its `__class__`: a lazy proxy then loads what it stands for."""
+    return issubclass(type(item), kinds)
+
+
+class Timed:
+    """Stands in for a function for the length of a batch: its self time is charged to `name` in this thread.
+
+    It equals the function, so that it is found where that is a key, and is pickled and copied as that function.
+    """
+
+    __slots__ = ("__wrapped__", "_collate_row", "_is_sample", "_name", "_row", "_table")
+
+    def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
+        self.__wrapped__, self._table, self._name, self._is_sample = function, table, name, is_sample
+        self._row = table.rows.setdefault(name, [0, 0, 0])
+        self._collate_row = table.collate_rows.setdefault(name, [0, 0, 0])
+
+    @unseen
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        table = self._table
+        if table.thread != _IDENT():
+            return self.__wrapped__(*args, **kwargs)
+        inner = [0, 0]
+        table.stack.append(inner)
+        cpu, wall = _CPU(), _NOW()
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            wall, cpu = _NOW() - wall, _CPU() - cpu
+            table.stack.pop()
+            mine = self._collate_row if table.collating else self._row
+            if not mine[0]:
+                table.callers.setdefault(self._name, users_line(sys._getframe(1)))
+            table.charge(mine, inner, wall, cpu)
+            if self._is_sample and len(table.samples) < MAX_SAMPLES:
+                index = args[-1] if args and type(args[-1]) is int else -1
+                table.samples.append((index, wall, cpu))
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        # What C defines (`len`, say) binds to no instance.
+        if instance is None or not hasattr(type(self.__wrapped__), "__get__"):
+            return self
+        return types.MethodType(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or self.__wrapped__ == other
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.__wrapped__,)
+
+
+def _itself(function: Any) -> Any:
+    return function
 
 
 class Table:
@@ -133,42 +224,18 @@ class Table:
         self.callers: Dict[str, str] = {}
         self.samples: List[Tuple[int, int, int]] = []
         self.calls = 0
+        self.thread = _IDENT()
+        self.stack: List[List[int]] = []
         self._by_hand: List[str] = []
-        self._thread = threading.get_ident()
-        self._stack: List[List[int]] = []
 
-    def timed(self, name: str, function: Callable[..., Any], is_sample: bool) -> Callable[..., Any]:
-        """Return `function` with its self time charged to `name`; other threads pass through untimed."""
-        row = self.rows.setdefault(name, [0, 0, 0])
-        collate_row = self.collate_rows.setdefault(name, [0, 0, 0])
-        stack, thread, ident = self._stack, self._thread, threading.get_ident
-
-        @functools.wraps(function)
-        def loaderprof_timed(*args: Any, **kwargs: Any) -> Any:
-            if ident() != thread:
-                return function(*args, **kwargs)
-            inner = [0, 0]
-            stack.append(inner)
-            cpu, wall = _CPU(), _NOW()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                wall, cpu = _NOW() - wall, _CPU() - cpu
-                stack.pop()
-                mine = collate_row if self.collating else row
-                if not mine[0]:
-                    self.callers.setdefault(name, users_line(sys._getframe(1)))
-                self._charge(mine, inner, wall, cpu)
-                if is_sample and len(self.samples) < MAX_SAMPLES:
-                    index = args[-1] if args and isinstance(args[-1], int) else -1
-                    self.samples.append((index, wall, cpu))
-
-        return loaderprof_timed
+    def end(self) -> None:
+        """Time nothing more: user code may have kept a stand-in of ours."""
+        self.thread = 0
 
     def begin_stage(self, name: str) -> Tuple[List[int], int, int]:
         """Charge what follows in this thread to a stage named by hand, whatever operators run inside it."""
         inner = [0, 0]
-        self._stack.append(inner)
+        self.stack.append(inner)
         self._by_hand.append("loaderprof.stage.%s" % name)
         self.callers.setdefault(self._by_hand[-1], users_line(sys._getframe(3)))
         return inner, _CPU(), _NOW()
@@ -177,11 +244,11 @@ class Table:
         """End the stage that `begin_stage` returned."""
         inner, cpu, wall = begun
         wall, cpu = _NOW() - wall, _CPU() - cpu
-        self._stack.pop()
-        self._charge([0, 0, 0], inner, wall, cpu)
+        self.stack.pop()
+        self.charge([0, 0, 0], inner, wall, cpu)
         self._by_hand.pop()
 
-    def _charge(self, row: List[int], inner: List[int], wall: int, cpu: int) -> None:
+    def charge(self, row: List[int], inner: List[int], wall: int, cpu: int) -> None:
         """Book one call's self time, and its whole time in what called it."""
         if self._by_hand:
             row = self.rows.setdefault(self._by_hand[-1], [0, 0, 0])
@@ -189,9 +256,9 @@ class Table:
         row[1] += wall - inner[0]
         row[2] += cpu - inner[1]
         self.calls += 1
-        if self._stack:
-            self._stack[-1][0] += wall
-            self._stack[-1][1] += cpu
+        if self.stack:
+            self.stack[-1][0] += wall
+            self.stack[-1][1] += cpu
 
 
 def users_line(frame: Any) -> str:
@@ -212,28 +279,40 @@ class Timers:
     def __init__(self, dataset: Any, collate: Any) -> None:
         self._roots = (dataset, collate)
         self._targets: Optional[List[Target]] = None
+        self._table: Optional[Table] = None
         self._sample_name = _qualified(type(dataset), "__getitem__")
 
     def __enter__(self) -> Table:
         if self._targets is None:
             self._targets = discover(*self._roots)
-        table = Table()
+        self._table = table = Table()
+        # One stand-in for a function wherever it is held, so that comparing what is held goes as before.
+        timed: Dict[int, Any] = {}
         for target in self._targets:
             try:
-                function = target.original
-                unwrapped = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-                timed = table.timed(target.name, unwrapped, target.name == self._sample_name)
-                target.set(type(function)(timed) if unwrapped is not function else timed)
-            except (TypeError, AttributeError, ValueError):
+                if id(target.original) not in timed:
+                    timed[id(target.original)] = _timed(table, target, target.name == self._sample_name)
+                target.set(timed[id(target.original)])
+            except Exception:  # a class of C, say: it stays untimed
                 continue
         return table
 
     def __exit__(self, *_: object) -> None:
+        if self._table is not None:
+            self._table.end()
+        self._table = None
         for target in reversed(self._targets or []):
             try:
                 target.restore()
-            except (TypeError, AttributeError):
+            except Exception:
                 continue
+
+
+def _timed(table: Table, target: Target, is_sample: bool) -> Any:
+    function = target.original
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(Timed(table, target.name, function.__func__, is_sample))
+    return Timed(table, target.name, function, is_sample)
 
 
 def discover(dataset: Any, collate: Any) -> List[Target]:
@@ -248,10 +327,28 @@ def discover(dataset: Any, collate: Any) -> List[Target]:
         library = sys.modules.get(name)
         for attribute in attributes if library is not None else ():
             _add_path(library, attribute, found)
-    return list(found.values())
+    return [target for target in found.values() if not _recursive(target.original)]
+
+
+def _recursive(function: Any) -> bool:
+    """Whether a function calls itself by name: timed, it would reach the recursion limit at half the depth."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is None or code.co_name not in code.co_names:
+        return False
+    own = code.co_varnames[0] if code.co_argcount else None
+    before = None
+    for step in dis.get_instructions(code):
+        if step.opname in ("CACHE", "PUSH_NULL"):
+            continue
+        if step.argval == code.co_name and (step.opname in ("LOAD_GLOBAL", "LOAD_NAME") or before == own is not None):
+            return True
+        before = step.argval if step.opname.startswith("LOAD_FAST") else None
+    return False
 
 
 def _add(found: Dict[Tuple[int, Any], Target], owner: Any, attribute: Any, original: Any, name: str) -> None:
+    if isinstance(owner, types.ModuleType):
+        owner = vars(owner)
     if len(found) < MAX_FUNCTIONS + 200:
         found.setdefault((id(owner), attribute), Target(owner, attribute, original, name))
 
@@ -259,11 +356,11 @@ def _add(found: Dict[Tuple[int, Any], Target], owner: Any, attribute: Any, origi
 def _add_path(module: Any, path: str, found: Dict[Tuple[int, Any], Target]) -> None:
     owner, names = module, path.split(".")
     for name in names[:-1]:
-        owner = getattr(owner, name, None)
-    if owner is None:
-        return
-    # A class inherits what it does not define; only its own attribute may be replaced.
-    original = vars(owner).get(names[-1]) if isinstance(owner, type) else getattr(owner, names[-1], None)
+        owner = vars(owner).get(name)
+        if not isinstance(owner, (type, types.ModuleType)):
+            return
+    # Its own attribute: a class inherits what it does not define, a lazy module imports what it does not hold yet.
+    original = vars(owner).get(names[-1])
     if original is None or isinstance(original, (property, type)) or not callable(original):
         return
     _add(found, owner, names[-1], original, "%s.%s" % (getattr(module, "__name__", "?"), path))
@@ -274,7 +371,7 @@ def _reachable(roots: Iterable[Any]) -> Iterable[Any]:
     seen, queue, count = set(), [(root, 0) for root in roots], 0
     while queue and count < MAX_OBJECTS:
         item, depth = queue.pop(0)
-        if id(item) in seen or isinstance(item, (type, types.ModuleType, str, bytes, int, float, complex)):
+        if id(item) in seen or is_a(item, (type, types.ModuleType, str, bytes, int, float, complex)):
             continue
         seen.add(id(item))
         count += 1
@@ -284,24 +381,35 @@ def _reachable(roots: Iterable[Any]) -> Iterable[Any]:
 
 
 def _children(item: Any) -> List[Any]:
-    if isinstance(item, (list, tuple)):
-        return list(item[:64])
-    if isinstance(item, dict):
-        return list(item.values()) if len(item) <= 64 else []
-    if isinstance(item, functools.partial):
+    if is_a(item, list):
+        return list.__getitem__(item, slice(64))
+    if is_a(item, tuple):
+        return list(tuple.__getitem__(item, slice(64)))
+    if is_a(item, dict):
+        return list(dict.values(item)) if dict.__len__(item) <= 64 else []
+    if is_a(item, functools.partial):
         return [item.func, *item.args[:16], *item.keywords.values()]
-    if isinstance(item, types.MethodType):
+    if is_a(item, types.MethodType):
         return [item.__self__, item.__func__]
-    if isinstance(item, types.FunctionType):
+    if is_a(item, types.FunctionType):
         wrapped = item.__dict__.get("__wrapped__")
         return [_cell(cell) for cell in item.__closure__ or ()] + ([wrapped] if wrapped is not None else [])
     module = type(item).__module__ or ""
     if module.split(".")[0] in ("builtins", "numpy", "pandas", "pyarrow") or type(item).__name__ == "Tensor":
         return []
-    state = getattr(item, "__dict__", None)
-    held = list(state.values()) if isinstance(state, dict) and len(state) <= 256 else []
+    state = _state(item)
+    held = list(state.values()) if len(state) <= 256 else []
     methods = [value for base in type(item).__mro__ if _is_users(base.__module__) for value in vars(base).values()]
-    return held + [value for value in methods if isinstance(value, types.FunctionType)]
+    return held + [value for value in methods if is_a(value, types.FunctionType)]
+
+
+def _state(item: Any) -> Dict[Any, Any]:
+    """Return an object's own dictionary, without a `__getattribute__` of the user's."""
+    try:
+        state = object.__getattribute__(item, "__dict__")
+    except Exception:
+        return {}
+    return state if type(state) is dict else {}
 
 
 def _cell(cell: Any) -> Any:
@@ -313,22 +421,24 @@ def _cell(cell: Any) -> Any:
 
 def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[str, types.ModuleType]) -> None:
     """Add what one object brings: its class's entry points, its class's own functions, functions in its slots."""
-    if isinstance(item, (list, dict)):
-        pairs = list(enumerate(item)) if isinstance(item, list) else list(item.items())
-        for key, value in pairs[:64]:
+    if is_a(item, (list, dict)):
+        pairs = enumerate(list.__getitem__(item, slice(64))) if is_a(item, list) else list(dict.items(item))[:64]
+        for key, value in pairs:
             _add_slot(found, item, key, value, modules)
-        return
-    if isinstance(item, types.FunctionType):
+        # A subclass of list or dict may be a dataset or a transform of the user's.
+        if type(item) in (list, dict):
+            return
+    if is_a(item, types.FunctionType):
         _note_module(item.__module__, modules)
         for cell in item.__closure__ or ():
             _add_slot(found, cell, "cell_contents", _cell(cell), modules)
         return
-    if isinstance(item, (types.MethodType, functools.partial, tuple)):
+    if is_a(item, (types.MethodType, functools.partial, tuple)):
         return
     cls = type(item)
-    state = getattr(item, "__dict__", None)
-    for key, value in list(state.items())[:256] if isinstance(state, dict) else ():
-        _add_slot(found, item, key, value, modules)
+    state = _state(item)
+    for key, value in list(state.items())[:256]:
+        _add_slot(found, state, key, value, modules)
     for base in cls.__mro__[:-1]:
         if base.__module__ in ("builtins", "typing", "abc", "collections.abc"):
             continue
@@ -345,11 +455,11 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
 
 def _add_slot(found: Dict[Tuple[int, Any], Target], owner: Any, key: Any, value: Any, modules: Any) -> None:
     """Add a function that a slot of an object, a container or a closure holds: Python's, C's, bound or partial."""
-    function = value.func if isinstance(value, functools.partial) else value
-    function = function.__func__ if isinstance(function, types.MethodType) else function
-    if isinstance(function, types.FunctionType) and not _generator(function):
+    function = value.func if is_a(value, functools.partial) else value
+    function = function.__func__ if is_a(function, types.MethodType) else function
+    if is_a(function, types.FunctionType) and not _generator(function):
         _note_module(function.__module__, modules)
-    elif not isinstance(function, types.BuiltinFunctionType):
+    elif not is_a(function, types.BuiltinFunctionType):
         return
     if not _generator(function):
         _add(found, owner, key, value, _qualified(function))
@@ -357,9 +467,9 @@ def _add_slot(found: Dict[Tuple[int, Any], Target], owner: Any, key: Any, value:
 
 def _module_functions(module: types.ModuleType, found: Dict[Tuple[int, Any], Target]) -> None:
     for key, value in list(vars(module).items()):
-        if isinstance(value, types.FunctionType) and value.__module__ == module.__name__ and not _generator(value):
+        if is_a(value, types.FunctionType) and value.__module__ == module.__name__ and not _generator(value):
             _add(found, module, key, value, _qualified(value))
-        elif isinstance(value, type) and value.__module__ == module.__name__ and not _is_torch_plumbing(value):
+        elif is_a(value, type) and value.__module__ == module.__name__ and not _is_torch_plumbing(value):
             for name, function in list(vars(value).items()):
                 if isinstance(function, types.FunctionType) and not _special(name) and not _generator(function):
                     _add(found, value, name, function, _qualified(value, name))
