@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     _add_run(verbs.add_parser("run", help="run a training script and report on its data loading"))
     _add_report(verbs.add_parser("report", help="render a recording again, without a new run"))
+    _add_verify(verbs.add_parser("verify", help="run the job without and with a change, and measure what it brings"))
+    _add_compare(verbs.add_parser("compare", help="two recordings side by side: settings, speed, stages, verdict"))
+    _add_check(verbs.add_parser("check", help="hold a recording against limits, for CI"))
     env = verbs.add_parser("env", help="what can be measured here: GPU, stacks, CPU budget, limits, versions")
     env.set_defaults(call=_env)
     return top
@@ -150,6 +153,62 @@ def _report(options: argparse.Namespace) -> int:
     return run.report(
         Path(options.folder), as_json=options.json, html=options.html, rank=options.rank, force=options.force
     )
+
+
+def _add_verify(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Runs the recorded job again, alternately as it was and changed. It does what it always does: "
+        "checkpoints and logs that it writes, it writes again. Its output goes to DIR/verify.log."
+    )
+    verb.add_argument("folder", metavar="DIR", help="a recording made by loaderprof run")
+    verb.add_argument(
+        "--change", metavar="ID", action="append", default=[],
+        help="advice to apply, by id or number (default: the best that is a setting); several are applied together",
+    )  # fmt: skip
+    verb.add_argument("--runs", metavar="N", type=int, default=3, help="pairs of runs, without and with the change (3)")
+    verb.add_argument(
+        "--seconds", metavar="S", type=float, default=60.0, help="end a run S seconds after its first loader began (60)"
+    )
+    verb.set_defaults(call=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from loaderprof import verify
+
+    return verify.verify(Path(options.folder), options.change, pairs=options.runs, limit_s=options.seconds)
+
+
+def _add_compare(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("a", metavar="A", help="a recording")
+    verb.add_argument("b", metavar="B", help="the recording held against it")
+    verb.add_argument("--json", action="store_true", help="print the comparison as JSON and nothing else")
+    verb.set_defaults(call=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from loaderprof import compare
+
+    return compare.run(Path(options.a), Path(options.b), as_json=options.json)
+
+
+def _add_check(verb: argparse.ArgumentParser) -> None:
+    verb.description = "Exit code 0: within all limits; 1: a limit is broken; 2: not enough evidence, or wrong use."
+    verb.epilog = "Limits may stand in [tool.loaderprof] of ./pyproject.toml, too:  max-wait = \"10%%\""
+    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("--max-wait", metavar="SHARE", help="of a step, waiting for its batch: 10%%")
+    verb.add_argument("--min-samples-per-s", metavar="X", help="of the main loader, all ranks together")
+    verb.add_argument("--max-step", metavar="TIME", help="waiting and the loop's own work: 200ms")
+    verb.add_argument("--bottleneck-not", metavar="STAGE,...", help="stages that must not be the bottleneck")
+    verb.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML, over an older FILE")
+    verb.add_argument("--github", action="store_true", help="print annotations for GitHub, too")
+    verb.set_defaults(call=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from loaderprof import check
+
+    typed = {key: getattr(options, key.replace("-", "_")) for key in check.KEYS}
+    return check.check(Path(options.folder), typed, junit=options.junit, github=options.github)
 
 
 def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike

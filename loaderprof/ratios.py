@@ -74,7 +74,7 @@ def _t(freedom: int) -> float:
     return _T[freedom - 1] if freedom <= len(_T) else _NORMAL + 2.5 / freedom
 
 
-def of_steps(before: Values, after: Values, *, block: int = 1) -> Ratio | None:
+def of_steps(before: Values, after: Values, *, block: int = 1, part: float = 1.0) -> Ratio | None:
     """Return how many times the mean of `after` is the mean of `before`, each from the steps of one run.
 
     The interval is a bootstrap over blocks of steps, widened by what two runs of one job differ anyway.
@@ -83,6 +83,7 @@ def of_steps(before: Values, after: Values, *, block: int = 1) -> Ratio | None:
         before: seconds per step, in their order; steps not measured (NaN) are left out.
         after: the same of the other run.
         block: steps that belong together at least: a round of the workers.
+        part: share of the steps in which the quantity meant was seen, where these stand for it.
 
     Returns:
         None where either has too few steps, or takes no time at all.
@@ -92,7 +93,7 @@ def of_steps(before: Values, after: Values, *, block: int = 1) -> Ratio | None:
         return None
     value = float(after.mean() / before.mean())
     logs = np.log(_means(after, block, 1)) - np.log(_means(before, block, 2))
-    low, high = np.percentile(logs, [2.5, 97.5]) - math.log(value)
+    low, high = (np.percentile(logs, [2.5, 97.5]) - math.log(value)) / math.sqrt(part)
     runs = _NORMAL * RUN_TO_RUN * math.sqrt(2)
     return Ratio(value, value * math.exp(-math.hypot(low, runs)), value * math.exp(math.hypot(high, runs)))
 

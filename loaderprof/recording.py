@@ -89,10 +89,11 @@ class Recording:
     notes: list[str] = field(default_factory=list)
 
     def findings(self) -> Findings:
-        """Conclude from this recording."""
+        """Conclude from this recording, and join what `verify` measured of the advice."""
         from loaderprof.conclude import conclude
+        from loaderprof.verified import joined
 
-        return conclude(self)
+        return joined(conclude(self), self.folder)
 
 
 KINDS = {name.lower(): getattr(layout, name) for name in (

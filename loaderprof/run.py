@@ -49,6 +49,7 @@ def run(
     command = launch.job_command(job, module, launcher)
     folder = make_folder(output, _stem(job, launcher), force)
     session = Session(folder, _typed(job, module))
+    session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again
     environment = launch.job_environment(session.journals, settings, os.environ)
     exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
