@@ -94,13 +94,9 @@ def test_every_batch_once_and_never_faster_than_its_parts(
 
 @given(seconds, seconds, st.floats(0, 1), st.integers(0, 6), st.integers(1, 4))
 @hypothesis_settings(max_examples=100, deadline=None)
-def test_cheaper_batches_are_never_slower(
-    fetch: Any, step: Any, factor: float, workers: int, prefetch: int
-) -> None:
+def test_cheaper_batches_are_never_slower(fetch: Any, step: Any, factor: float, workers: int, prefetch: int) -> None:
     how = Settings(workers, prefetch)
-    assert (
-        run(costs(fetch * factor, step), how, 50).total_s <= run(costs(fetch, step), how, 50).total_s + 1e-9
-    )
+    assert run(costs(fetch * factor, step), how, 50).total_s <= run(costs(fetch, step), how, 50).total_s + 1e-9
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
@@ -130,9 +126,7 @@ def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
     assert alone.steady_step_s == pytest.approx(0.01)
     beside = costs(fetch_cpu_s=0.01, step_cpu_s=0.01)
     wide = dataclasses.replace(beside, step_threads=4.0)
-    assert (
-        run(wide, Settings(2), cores=4).steady_step_s > 1.3 * run(beside, Settings(2), cores=4).steady_step_s
-    )
+    assert run(wide, Settings(2), cores=4).steady_step_s > 1.3 * run(beside, Settings(2), cores=4).steady_step_s
 
 
 def test_without_workers_the_loop_makes_and_steps() -> None:
@@ -189,9 +183,7 @@ def test_the_pin_thread_receives_beside_the_step() -> None:
 @pytest.mark.parametrize(
     ("sync_every", "sync_at", "step_s"), [(None, "end", 0.013), (1, "end", 0.022), (1, "start", 0.013)]
 )
-def test_a_device_runs_behind_until_the_loop_syncs(
-    sync_every: int | None, sync_at: Any, step_s: float
-) -> None:
+def test_a_device_runs_behind_until_the_loop_syncs(sync_every: int | None, sync_at: Any, step_s: float) -> None:
     device: dict[str, Any] = {"device_step_s": np.array([0.01]), "sync_every": sync_every, "sync_at": sync_at}
     loading = run(costs(0.012, step_cpu_s=0.001, **device), Settings(0), 100)
     assert loading.steady_step_s == pytest.approx(step_s, rel=0.02)
