@@ -56,10 +56,11 @@ def _stacks() -> str:
         return "not measured: py-spy does not answer"
     if tried.returncode == 0:
         return "py-spy may read stacks"
-    return f"not measured: py-spy was refused; {_remedy()}"
+    return f"not measured: py-spy was refused; {stacks_remedy()}"
 
 
-def _remedy() -> str:
+def stacks_remedy() -> str:
+    """Return what to type where py-spy is refused."""
     if sys.platform == "darwin":
         return "on macOS run: sudo loaderprof run train.py"
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")

@@ -217,6 +217,7 @@ class StackSampler:
         self.period_s = 0.25
         self.missing: str | None = None
         self.cpu_s = 0.0
+        self.rate_hz, self.window_s = RATE_HZ, WINDOW_S
         self._program = find_py_spy()
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._begun_ns = 0
@@ -232,12 +233,7 @@ class StackSampler:
         if self._running:
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
-        if job.first_batch_at is None:
-            job.writers()
-        elif time.monotonic() - job.first_batch_at >= FIRST_WINDOW_AFTER_S:
-            cost = self.cpu_s / max(1, self._windows)
-            if self._windows == 0 or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
-                self._start(self._choose(job, job.writers()))
+        self._start(self._due(job))
         return None
 
     def close(self) -> None:
@@ -248,6 +244,16 @@ class StackSampler:
         self._running = []
         self._folder.cleanup()
 
+    def _due(self, job: Job) -> list[int]:
+        """Return the processes of a window that is due; none where it is not, or would pass the budget."""
+        if job.first_batch_at is None:
+            job.writers()
+        elif time.monotonic() - job.first_batch_at >= FIRST_WINDOW_AFTER_S:
+            cost = self.cpu_s / max(1, self._windows)
+            if self._windows == 0 or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
+                return self._choose(job, job.writers())
+        return []
+
     def _choose(self, job: Job, writers: list[int]) -> list[int]:
         """Return the processes of this window: a main process and, the workers being alike, a few of its workers."""
         alive = {process.pid: process for process in job.processes()}
@@ -257,13 +263,15 @@ class StackSampler:
         return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
 
     def _start(self, pids: list[int]) -> None:
+        if not pids:
+            return
         self._begun_ns = time.perf_counter_ns()
         self._windows += 1
         for pid in pids:
             output = Path(self._folder.name) / f"{pid}.{self._windows}"
             command = [
                 str(self._program), "record", "--nonblocking", "--pid", str(pid), "--format", "raw", "--output",
-                str(output), "--rate", str(RATE_HZ), "--duration", str(WINDOW_S), "--idle", "--threads",
+                str(output), "--rate", str(self.rate_hz), "--duration", str(self.window_s), "--idle", "--threads",
                 "--full-filenames",
             ]  # fmt: skip
             try:
@@ -299,7 +307,7 @@ class StackSampler:
         if not window.stacks:
             return None
         return {
-            "t0": self._begun_ns, "t1": time.perf_counter_ns(), "rate": RATE_HZ, "frames": list(window.frames),
+            "t0": self._begun_ns, "t1": time.perf_counter_ns(), "rate": self.rate_hz, "frames": list(window.frames),
             "stacks": window.stacks,
         }  # fmt: skip
 
@@ -319,7 +327,8 @@ class _Window:
     """The stacks of one window, frames interned."""
 
     LINE = re.compile(
-        r'^(?:process \d+:".*?";)*(?:thread \((?:0x)?[0-9A-Fa-f]+\)(?:: (?P<name>[^;]*))?;)?(?P<stack>.*) (?P<count>\d+)$'
+        r'^(?:process \d+:".*?";)*(?:thread \((?P<id>\w+)\)(?:: (?P<name>[^;]*?))?(?:;|(?= \d+$)))?'
+        r"(?P<stack>.*) (?P<count>\d+)$"
     )
 
     def __init__(self) -> None:
@@ -332,10 +341,15 @@ class _Window:
             match = self.LINE.match(line)
             if match is None:
                 continue
-            frames = _trimmed(match["stack"].split(";"))
+            frames = _trimmed([frame for frame in match["stack"].split(";") if frame])
             if frames:
                 numbers = [self.frames.setdefault(frame, len(self.frames)) for frame in frames]
-                self.stacks.append([pid, match["name"] or "MainThread", numbers, int(match["count"])])
+                self.stacks.append([pid, match["name"] or _unnamed(pid, match["id"]), numbers, int(match["count"])])
+
+
+def _unnamed(pid: int, thread: str | None) -> str:
+    """Name a thread that `threading` does not know: on Linux the main thread has its process's number."""
+    return "MainThread" if thread in (None, str(pid)) or str(thread).startswith("0x") else f"Thread {thread}"
 
 
 def _trimmed(frames: list[str]) -> list[str]:

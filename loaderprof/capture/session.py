@@ -25,7 +25,11 @@ from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, S
 from loaderprof.errors import OutputError
 
 # What a recording folder may hold; `--force` removes these and nothing else.
-OWN_FILES = (recording.META, recording.META + ".new", recording.HOST, recording.STACKS, "findings.json", "report.html")
+OWN_FILES = (
+    recording.META, recording.META + ".new", recording.HOST, recording.STACKS, "findings.json", "report.html",
+    "chrome.json", "speedscope.json", "collapsed.txt", "openmetrics.txt", "steps.parquet",
+    "verified.json", "verify.log",
+)  # fmt: skip
 # A live journal is a shared mapping, which these file systems do badly or not at all.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "lustre", "gpfs", "beegfs", "9p", "ceph", "afs")
 
@@ -81,9 +85,13 @@ class Session:
     Args:
         folder: the recording folder, made by `make_folder`.
         command: the job's command line, for the report; secrets are redacted.
+        stacks: how stacks are sampled; by default in short windows within a budget.
+        more: samplers beside those of host, GPU and stacks.
     """
 
-    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, command: Sequence[str], stacks: StackSampler | None = None, more: Sequence[Sampler] = ()
+    ) -> None:
         self.folder = folder
         self.journals, self._live = _journal_folder(folder)
         self.meta: dict[str, Any] = {
@@ -99,16 +107,16 @@ class Session:
             "live_journals": str(self._live) if self._live else None,
         }
         recording.write_meta(folder, self.meta)
-        self.gpu, self.stacks = GpuSampler(), StackSampler()
-        self._samplers: list[Sampler] = [HostSampler(), self.gpu, self.stacks]
+        self.gpu, self.stacks = GpuSampler(), stacks or StackSampler()
+        self._samplers: list[Sampler] = [HostSampler(), self.gpu, self.stacks, *more]
         self._files: dict[str, IO[str]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pid = 0
+        self._cpu_begun = time.process_time()
 
     def start(self, pid: int) -> None:
         """Begin to sample the job whose first process is `pid`."""
-        self._pid = pid
+        self._cpu_begun = time.process_time()
         self._thread = threading.Thread(target=self._loop, args=(pid,), name="loaderprof", daemon=True)
         self._thread.start()
 
@@ -133,7 +141,7 @@ class Session:
             signal=signal_name,
             gpus=self.gpu.names(),
             missing={"gpu": self.gpu.missing, "stacks": self.stacks.missing},
-            sampler_cpu_s=time.process_time() + self.stacks.cpu_s,
+            sampler_cpu_s=time.process_time() - self._cpu_begun + self.stacks.cpu_s,
             stacks_cpu_s=self.stacks.cpu_s,
         )
         for sampler in self._samplers:

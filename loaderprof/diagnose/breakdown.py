@@ -79,7 +79,7 @@ class Breakdown:
 
 def break_down(recording: Recording, loop: Loop) -> Breakdown:
     """Return what a batch of `loop` costs."""
-    made, sources = loop.made, _sources(recording)
+    made, sources = loop.made, sources_of(recording)
     usual = usual_batches(loop)
     stacks = _maker_stacks(recording, loop)
     by_stack = _count_stages(stacks, sources)
@@ -112,7 +112,8 @@ def usual_batches(loop: Loop) -> Bools:
     return usual if usual.any() else made.warm if made.warm.any() else np.ones(len(made.wall), np.bool_)
 
 
-def _sources(recording: Recording) -> dict[str, str]:
+def sources_of(recording: Recording) -> dict[str, str]:
+    """Return the user's source lines that came with a recording, by `file:line`."""
     sources = recording.meta.get("sources")
     return {str(key): str(value) for key, value in sources.items()} if isinstance(sources, dict) else {}
 
@@ -172,7 +173,7 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
     for (text, caller), seconds in wall.items():
         name, _, place = text.partition("@")
         users_own = bool(place) and not _installed(place)
-        where = _place(recording, place if users_own else caller)
+        where = shown_place(recording, place if users_own else caller)
         stage = stage_of_operator(name)
         spent = min(cpu[text, caller], seconds)
         raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), place if users_own else ""))
@@ -185,11 +186,11 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
         rest_cpu, rest_wall = rest_cpu - calls, rest_wall - calls
         if rest_cpu > 0 or rest_wall > 0:
             rest_cpu = max(rest_cpu, 0.0)
-            where = _place(recording, str(loop.facts.get("dataset_where") or ""))
+            where = shown_place(recording, str(loop.facts.get("dataset_where") or ""))
             name = _shown(str(loop.facts.get("dataset") or "dataset"))
             raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), REST))
     if not raw:
-        where = _place(recording, str(loop.facts.get("dataset_where") or ""))
+        where = shown_place(recording, str(loop.facts.get("dataset_where") or ""))
         raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, REST))
     return raw
 
@@ -212,7 +213,7 @@ def _scaled(
         if stage is None:
             mine = owned[""] if place == REST else owned[name]
             told = _told_by_stacks(name, where, cpu_s, mine, sources)
-            pieces.extend(replace(piece, where=_place(recording, piece.where or "")) for piece in told)
+            pieces.extend(replace(piece, where=shown_place(recording, piece.where or "")) for piece in told)
             pieces.append(Piece("read", name, where, 0.0, blocked_s))
         elif stage == "decode" and not place:
             # A library that decodes also reads: what blocked it was the reading.
@@ -265,7 +266,7 @@ def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
     for sample in recording.stacks:
         if sample.pid not in pids or (sample.thread != "MainThread" and loop.num_workers):
             continue
-        at = _fetch_frame(sample.frames)
+        at = fetch_frame(sample.frames)
         if at is not None:
             found.append(
                 StackSamples(
@@ -281,7 +282,8 @@ def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
     return found
 
 
-def _fetch_frame(frames: tuple[str, ...]) -> int | None:
+def fetch_frame(frames: tuple[str, ...]) -> int | None:
+    """Return where in a stack the making of a batch begins: the leaf-most frame of torch's fetchers."""
     for number in range(len(frames) - 1, -1, -1):
         if "utils/data/_utils/fetch.py" in frames[number]:
             return number
@@ -324,7 +326,7 @@ def _host(
     total = device + sum(host.values())
     if total < MIN_STACK_SAMPLES:
         return None, (), total
-    lines = tuple((_place(recording, place) or place, count / total) for place, count in host.most_common(5))
+    lines = tuple((shown_place(recording, place) or place, count / total) for place, count in host.most_common(5))
     return sum(host.values()) / total, lines, total
 
 
@@ -364,7 +366,7 @@ def _installed(place: str) -> bool:
     return "site-packages" in place or "dist-packages" in place or "/lib/python3" in place
 
 
-def _place(recording: Recording, place: str) -> str | None:
+def shown_place(recording: Recording, place: str) -> str | None:
     """Return `file:line` relative to the folder the job ran in or the script lies in, None for nothing."""
     if not place or place.startswith("<"):
         return None
