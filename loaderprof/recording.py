@@ -212,15 +212,16 @@ def _process(number: int, header: dict[str, Any]) -> Process:
 
 def _texts(rows: Table) -> dict[int, str]:
     """Put the texts of one journal together again; a text torn by a kill is left out."""
-    chunks: dict[int, list[tuple[int, bytes]]] = {}
+    # By place: two threads that met a text at the same moment both wrote it.
+    chunks: dict[int, dict[int, bytes]] = {}
     lengths: dict[int, int] = {}
     for row in rows:
         number, place = int(row["v"][0]), int(row["v"][1])
-        chunks.setdefault(number, []).append((place >> 32, row["v"][2:].tobytes()))
+        chunks.setdefault(number, {})[place >> 32] = row["v"][2:].tobytes()
         lengths[number] = place & 0xFFFFFFFF
     whole = {}
     for number, pieces in chunks.items():
-        raw = b"".join(piece for _, piece in sorted(pieces))
+        raw = b"".join(piece for _, piece in sorted(pieces.items()))
         if len(raw) >= lengths[number]:
             whole[number] = raw[: lengths[number]].decode("utf-8", "replace")
     return whole
