@@ -39,12 +39,12 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The run that was watched. `steps` counts batches taken by the loops; `cpu_budget` is in cores."""
+    """The run that was watched. `steps` counts batches taken by the loops; `cpu_budget` is in cores; `mode`: how."""
 
     command: str
     exit_code: int | None
     duration_s: float | None
-    steps: int
+    steps: int | None
     world_size: int
     device: str | None
     cpu_budget: float | None
@@ -57,6 +57,7 @@ class Run:
     started_unix_s: float | None = None
     loaderprof: str | None = None
     gpus: tuple[str, ...] = ()
+    mode: Literal["run", "attach"] = "run"
 
 
 @dataclass(frozen=True, slots=True)

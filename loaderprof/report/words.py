@@ -114,8 +114,10 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{number(value)} {short(unit, 12)}".rstrip()
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count and its noun: 1 step, 412 steps."""
+def plural(count: int | None, noun: str) -> str:
+    """Return a count and its noun: 1 step, 412 steps, steps not measured."""
+    if count is None:
+        return f"{plural(0, noun)[2:]} {NOT_MEASURED}"
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
