@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes
+from loaderprof.diagnose import causes, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.timeline import Loop, Timeline, build
@@ -48,13 +48,15 @@ class Studied:
 
 def conclude(recording: Recording) -> Findings:
     """Return the findings of a recording."""
+    if recording.meta.get("mode") == "attach" and not recording.processes:
+        return outside.conclude(recording, cores=_budget(recording), busy_others=busy_others(recording))
     timeline = build(recording)
     budget = _budget(recording)
     others = busy_others(recording)
     studied = [_study(recording, loop, budget, others) for loop in timeline.loops]
     run = _run(recording, timeline)
     if not studied:
-        return Findings(run=run, verdict=_no_loader(recording))
+        return Findings(run=run, verdict=_no_loader())
     main = _main(studied)
     job_gains = _job_gains(studied)
     draws = [_job_gains(studied, number) for number in range(DRAWS)] if main.draws else []
@@ -268,11 +270,8 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return round(part / whole, 4) if part is not None and whole else None
 
 
-def _no_loader(recording: Recording) -> results.Verdict:
-    if any(process.header.get("torch") for process in recording.processes) or not recording.processes:
-        text = "No DataLoader was used. For another kind of loader: for batch in loaderprof.watch(loader)"
-    else:
-        text = "No batch was taken from a DataLoader"
+def _no_loader() -> results.Verdict:
+    text = "No batch was taken from a torch DataLoader"
     return results.Verdict("unknown", "no-loader", "low", text, None, None, None, None)
 
 

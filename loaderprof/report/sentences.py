@@ -245,6 +245,14 @@ def try_command(findings: Findings, advice: Advice) -> str:
     return again_command(findings).replace("loaderprof run", f"loaderprof run {settings}", 1)
 
 
+def next_try(findings: Findings) -> tuple[str, str]:
+    """Return what to type, and what to mind, where there was not enough evidence."""
+    if not findings.run.steps:
+        return "for batch in loaderprof.watch(your_loader):", "records a loop whose loader is no torch DataLoader"
+    steps = words.plural(findings.run.steps, "step")
+    return again_command(findings), f"and let it run for more than the {steps} seen here"
+
+
 def again_command(findings: Findings) -> str:
     """Return the command that profiles the job again."""
     command = words.clean(findings.run.command.strip())

@@ -198,9 +198,9 @@ def _what_is_missing(findings: Findings, console: Console) -> RenderableType:
     if len(missing) > MAX_MISSING:
         table.add_row("", f"{len(missing) - MAX_MISSING} more in the full report")
     lines: list[RenderableType] = [Padding(table, (0, 0, 0, INDENT))] if missing else []
-    lines.append(_command(f"  Next          {sentences.again_command(findings)}"))
-    steps = words.plural(findings.run.steps, "step")
-    lines.append(Text(f"{' ' * 16}and let it run for more than the {steps} seen here"))
+    typed, then = sentences.next_try(findings)
+    lines.append(_command(f"  Next          {typed}"))
+    lines.append(Text(f"{' ' * 16}{then}"))
     return Group(*lines)
 
 
