@@ -21,10 +21,10 @@ from typing import Any, Dict, List
 MAGIC = b"loaderprof-journal 1\n"
 HEADER_BYTES = 4096
 RECORD_BYTES = 128
+# The first segment; each further one doubles the journal, so that a long one takes ten file descriptors, not hundreds.
 SEGMENT_RECORDS = 1024
 # A month-long run must not fill the disk: past this, hooks write one record for many batches.
 MAX_RECORDS = 256 * SEGMENT_RECORDS
-_SEGMENT_BYTES = SEGMENT_RECORDS * RECORD_BYTES
 _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
@@ -80,9 +80,13 @@ class Journal:
 
     def __init__(self, path: str, header: Dict[str, Any]) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
-        head = MAGIC + json.dumps(header).encode()
-        os.write(self._fd, head[: HEADER_BYTES - 1].ljust(HEADER_BYTES, b"\0"))
+        try:
+            os.write(self._fd, _head(header))
+        except OSError:
+            os.close(self._fd)
+            raise
         self._maps: List[mmap.mmap] = []
+        self._starts: List[int] = []
         self._next = itertools.count()
         self._texts: Dict[str, int] = {}
         self._lock = threading.Lock()
@@ -95,11 +99,11 @@ class Journal:
         if self.full:
             return
         slot = next(self._next)
-        segment = slot // SEGMENT_RECORDS
+        segment = (slot // SEGMENT_RECORDS).bit_length()
         if segment >= len(self._maps) and not self._grow(segment):
             return
         target = self._maps[segment]
-        offset = (slot % SEGMENT_RECORDS) * RECORD_BYTES
+        offset = (slot - self._starts[segment]) * RECORD_BYTES
         pad = values + _ZEROS[len(values) :]
         _BODY.pack_into(target, offset, flags, extra, threading.get_ident() & 0xFFFFFFFF, *pad)
         target[offset] = kind
@@ -122,10 +126,10 @@ class Journal:
     def _write_text(self, number: int, raw: bytes) -> None:
         for offset in range(0, max(1, len(raw)), _TEXT_BYTES):
             slot = next(self._next)
-            segment = slot // SEGMENT_RECORDS
+            segment = (slot // SEGMENT_RECORDS).bit_length()
             if self.full or (segment >= len(self._maps) and not self._grow(segment)):
                 return
-            target, at = self._maps[segment], (slot % SEGMENT_RECORDS) * RECORD_BYTES
+            target, at = self._maps[segment], (slot - self._starts[segment]) * RECORD_BYTES
             chunk = raw[offset : offset + _TEXT_BYTES]
             _TEXT_HEAD.pack_into(target, at, 0, 0, 0, number, offset << 32 | len(raw))
             target[at + _TEXT_HEAD.size : at + _TEXT_HEAD.size + len(chunk)] = chunk
@@ -136,18 +140,30 @@ class Journal:
         """Map further segments; storage is allocated first, because a full disk would else end the job by SIGBUS."""
         with self._lock:
             while len(self._maps) <= segment and not self.full:
-                offset = HEADER_BYTES + len(self._maps) * _SEGMENT_BYTES
+                first = SEGMENT_RECORDS << len(self._maps) >> 1 if self._maps else 0
+                offset, size = HEADER_BYTES + first * RECORD_BYTES, max(first, SEGMENT_RECORDS) * RECORD_BYTES
                 try:
-                    if len(self._maps) * SEGMENT_RECORDS >= MAX_RECORDS:
+                    if first >= MAX_RECORDS:
                         raise OSError("journal is at its bound")
                     if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(self._fd, offset, _SEGMENT_BYTES)
+                        os.posix_fallocate(self._fd, offset, size)
                     else:
-                        os.ftruncate(self._fd, offset + _SEGMENT_BYTES)
-                    self._maps.append(mmap.mmap(self._fd, _SEGMENT_BYTES, offset=offset))
+                        os.ftruncate(self._fd, offset + size)
+                    self._starts.append(first)
+                    self._maps.append(mmap.mmap(self._fd, size, offset=offset))
                 except (OSError, ValueError):
                     self.full = True
         return not self.full
+
+
+def _head(header: Dict[str, Any]) -> bytes:
+    """Return the header as it stands in the file; facts that would not fit are left out, the long ones first."""
+    kept = dict(header)
+    while True:
+        head = MAGIC + json.dumps(kept).encode()
+        if len(head) < HEADER_BYTES or not kept:
+            return head[: HEADER_BYTES - 1].ljust(HEADER_BYTES, b"\0")
+        del kept[max(kept, key=lambda name: len(json.dumps(kept[name])))]
 
 
 _ZEROS = (0,) * 15

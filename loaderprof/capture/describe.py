@@ -5,7 +5,9 @@ Standard library only, Python >= 3.8: every worker imports this.
 
 from __future__ import annotations
 
+import dis
 import functools
+import inspect
 import json
 import os
 import platform
@@ -73,15 +75,14 @@ def gradients() -> int:
     return 1 if _is_grad_enabled()() else 0
 
 
-def loader(item: Any, iterator: Any, number: int) -> str:
-    """Return one loader's facts as JSON: its name in the user's code, where it is iterated, its settings."""
+def loader(item: Any, iterator: Any) -> Dict[str, Any]:
+    """Return one loader's facts: its name in the user's code (None: not found), where it is iterated, its settings."""
     name, where = _name_and_place(item)
     dataset, sampler = item.dataset, getattr(item, "sampler", None)
     batch_sampler = getattr(item, "batch_sampler", None)
     context = getattr(item, "multiprocessing_context", None)
-    facts = {
-        "number": number,
-        "name": name or "loader%d" % (number + 1),
+    return {
+        "name": name,
         "where": where,
         "type": _type_name(item),
         "num_workers": getattr(iterator, "_num_workers", 0),
@@ -101,7 +102,6 @@ def loader(item: Any, iterator: Any, number: int) -> str:
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
     }
-    return json.dumps(facts)
 
 
 def watched(iterable: Any, name: str) -> str:
@@ -113,24 +113,39 @@ def watched(iterable: Any, name: str) -> str:
 
 
 def size(batch: Any) -> Tuple[int, int, int]:
-    """Return (bytes, tensors, leaves) of a batch; containers are walked, nothing is copied."""
-    total = tensors = leaves = 0
+    """Return (bytes, tensors, leaves) of a batch; containers are walked, nothing is copied, no code of the user's runs."""
+    total = tensors = leaves = seen = 0
     queue = [batch]
-    while queue and leaves < 10_000:
+    while queue and seen < 10_000:
         item = queue.pop()
-        if isinstance(item, dict):
-            queue.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            queue.extend(item)
+        kind, seen = type(item), seen + 1
+        if issubclass(kind, dict):
+            queue.extend(dict.values(item))
+        elif issubclass(kind, list):
+            queue.extend(list.__getitem__(item, slice(10_000)))
+        elif issubclass(kind, tuple):
+            queue.extend(tuple.__getitem__(item, slice(10_000)))
         else:
             leaves += 1
-            bytes_ = getattr(item, "nbytes", None)
-            if isinstance(bytes_, int):
-                total += bytes_
-                tensors += 1
-            elif isinstance(item, (bytes, str)):
+            if kind.__module__.split(".")[0] in ("torch", "torchvision", "numpy"):
+                bytes_ = getattr(item, "nbytes", None)
+                if isinstance(bytes_, int):
+                    total += bytes_
+                    tensors += 1
+            elif kind in (bytes, str):
                 total += len(item)
+            else:
+                queue.extend(held(item).values())
     return total, tensors, leaves
+
+
+def held(item: Any) -> Dict[Any, Any]:
+    """Return an object's own dictionary, without a `__getattr__` of the user's."""
+    try:
+        state = object.__getattribute__(item, "__dict__")
+    except Exception:
+        return {}
+    return state if type(state) is dict else {}
 
 
 def allow_tracing() -> None:
@@ -155,23 +170,40 @@ def _name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
         filename = frame.f_code.co_filename
         if not filename.startswith("<") and not installed(filename):
             place = place or "%s:%d" % (filename, frame.f_lineno)
-            name = _held_in(frame.f_locals, item)
+            name = _held_by(frame, item)
             if name:
                 return name, place
         frame = frame.f_back
     return None, place
 
 
+# A function that calls one of these may hold the dictionary that `f_locals` would fill in anew.
+_SEES_LOCALS = {"locals", "vars", "dir", "eval", "exec", "currentframe", "_getframe", "stack", "settrace"}
+
+
+def _held_by(frame: Any, item: Any) -> Optional[str]:
+    """Return the variable of a frame that holds an item.
+
+    Before Python 3.13 `f_locals` of a function is one dictionary, kept with the frame: it would keep alive what the
+    function deletes, and is the very one that `locals()` gave the user. So it is emptied, or not asked for at all.
+    """
+    if frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.version_info < (3, 13):
+        if not _SEES_LOCALS.isdisjoint(frame.f_code.co_names):
+            return None
+        variables = frame.f_locals
+        name = _held_in(variables, item)
+        # The frame, `variables` and the argument: more than these is somebody who keeps it.
+        if sys.getrefcount(variables) <= 3:
+            variables.clear()
+        return name
+    return _held_in(frame.f_locals, item)
+
+
 def _held_in(variables: Dict[str, Any], item: Any) -> Optional[str]:
     for name, value in list(variables.items()):
         if value is item and name not in ("self", "loader_"):
             return name
-    owner = variables.get("self")
-    state = getattr(owner, "__dict__", None)
-    for name, value in list(state.items()) if isinstance(state, dict) else ():
-        if value is item:
-            return str(name)
-    return None
+    return next((str(name) for name, value in list(held(variables.get("self")).items()) if value is item), None)
 
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -210,13 +242,25 @@ def _source_of(dataset: Any) -> Optional[str]:
 
 
 def _length(dataset: Any, sampler: Any) -> Optional[int]:
-    # torch's own samplers have called len(dataset) already: only then is asking again sure to change nothing.
-    if type(sampler).__module__ != "torch.utils.data.sampler":
+    # These two call len(dataset) themselves, once an epoch at least; others may never, and then nor may we.
+    module = sys.modules.get("torch.utils.data.sampler")
+    if type(sampler) not in (getattr(module, "SequentialSampler", None), getattr(module, "RandomSampler", None)):
         return None
     try:
-        return len(dataset)
+        return len(dataset) if _quiet(type(dataset)) else None
     except Exception:
         return None
+
+
+def _quiet(kind: type) -> bool:
+    """Whether nobody can see that a dataset was asked for its length once more: its `__len__` only reads and adds up."""
+    if kind.__module__.split(".")[0] in ("torch", "torchvision", "datasets", "builtins"):
+        return True
+    code = getattr(getattr(kind, "__len__", None), "__code__", None)
+    steps = list(dis.get_instructions(code)) if code is not None else []
+    used = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_METHOD")}
+    changes = any(step.opname.startswith(("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "IMPORT")) for step in steps)
+    return bool(steps) and not changes and used <= {"len", "int", "min", "max", "sum"}
 
 
 def _start_method(context: Any) -> Optional[str]:

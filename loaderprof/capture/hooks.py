@@ -11,10 +11,13 @@ Standard library only, Python >= 3.8: every worker imports this.
 from __future__ import annotations
 
 import functools
+import json
+import mmap
 import os
 import sys
 import threading
 import time
+import weakref
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from loaderprof import journal as layout
@@ -22,6 +25,7 @@ from loaderprof.capture import describe, settings
 from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
 from loaderprof.capture.steps import DeviceClock
 from loaderprof.capture.timers import Timers
+from loaderprof.capture.unseen import unseen
 from loaderprof.journal import Journal
 
 TORCH = "torch.utils.data.dataloader"
@@ -43,7 +47,8 @@ GROUP = 64
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
 CALL_COST_NS = 1_600
 DEPTH_BUDGET = 0.002
-DEPTH_PERIOD_NS = 1_000_000_000
+# 0, for our own tests: every batch but the first of a process.
+DEPTH_PERIOD_NS = int(os.environ.get("LOADERPROF_DEPTH_PERIOD_NS", 1_000_000_000))
 
 
 class _Process:
@@ -55,7 +60,8 @@ class _Process:
         self.journal: Optional[Journal] = None
         self.header: Dict[str, Any] = {}
         self.iterators = 0
-        self.loaders: Dict[int, int] = {}
+        self.loaders: Dict[int, Tuple[Any, int]] = {}
+        self.described: Dict[str, List[Tuple[Any, int]]] = {}
         self.fetching: Dict[int, "_Fetches"] = {}
         self.spending: Dict[int, List[int]] = {}
         self.tables: Dict[int, Any] = {}
@@ -74,15 +80,45 @@ class _Process:
                         _stand_aside(error)
         return self.journal
 
+    def loader(self, journal: Journal, loader: Any, iterator: Any) -> int:
+        """Return the number of the text that describes a loader; one that took the place of another keeps its text."""
+        known = self.loaders.get(id(loader))
+        if known is not None and known[0]() is loader:
+            return known[1]
+        with self.lock:
+            facts = describe.loader(loader, iterator)
+            same = self.described.setdefault(json.dumps(facts), [])
+            number = next((text for held, text in same if held() is None), 0)
+            if not number:
+                count = sum(map(len, self.described.values()))
+                facts["name"] = facts["name"] or "loader%d" % (count + 1)
+                number = journal.text(json.dumps(dict(facts, number=count)))
+            entry = (_weak(loader), number)
+            same[:] = [each for each in same if each[1] != number] + [entry]
+            self.loaders = {key: each for key, each in self.loaders.items() if each[0]() is not None}
+            self.loaders[id(loader)] = entry
+        return number
+
+
+def _weak(item: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(item)
+    except TypeError:
+        return lambda: None
+
 
 _process = _Process()
+# Set once a line was written on stderr; shared with forked workers, which fail for the same reason.
+_said = mmap.mmap(-1, 1)
 
 
 def _after_fork() -> None:
     global _process
-    directory, off = _process.directory, _process.off
-    _process = _Process()
-    _process.directory, _process.off = directory, off
+    parent, _process = _process, _Process()
+    _process.directory, _process.off = parent.directory, parent.off
+    # A batch timed in depth is its parent's; functions put back twice are put back once.
+    for fetches in set(parent.fetching.values()):
+        fetches.timers.__exit__()
 
 
 if hasattr(os, "register_at_fork"):
@@ -93,6 +129,9 @@ def _stand_aside(error: BaseException) -> None:
     """Take capture out of this process, saying so once."""
     if not _process.off:
         _process.off = True
+        if _said[0]:
+            return
+        _said[0] = 1
         try:
             sys.stderr.write("loaderprof: capture stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
         except Exception:
@@ -119,37 +158,54 @@ def patch(module_name: str) -> None:
         return
     module._loaderprof_patched = True  # type: ignore[attr-defined]
     settings.install(module)
-    prefix = "_Stateful" if module_name == STATEFUL else "_"
-    for kind in ("SingleProcessDataLoaderIter", "MultiProcessingDataLoaderIter"):
-        iterator = getattr(module, prefix + kind)
-        _wrap(iterator, "__init__", _iterator_init)
-        _wrap(iterator, "_next_data", _next_data)
-    _wrap(getattr(module, prefix + "MultiProcessingDataLoaderIter"), "_reset", _reset)
-    if "_next_index" in getattr(module, prefix + "BaseDataLoaderIter").__dict__:
-        _wrap(getattr(module, prefix + "BaseDataLoaderIter"), "_next_index", _next_index)
-    if module_name == STATEFUL:
-        module._worker_loop = WorkerEntry(STATEFUL, module._worker_loop)  # type: ignore[attr-defined]
+    try:
+        replaced = _replacements(module_name, module)
+    except (AttributeError, KeyError) as error:
+        _stand_aside(RuntimeError("this torch has another DataLoader than the ones known here (no %s)" % error))
         return
-    data_utils = module._utils
-    data_utils.worker._worker_loop = WorkerEntry(TORCH, data_utils.worker._worker_loop)
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
+    if module_name == TORCH:
+        _patch_pickler()
+
+
+def _replacements(module_name: str, module: Any) -> List[Tuple[Any, str, Any]]:
+    """Return (owner, name, hook) of all that is to be replaced; raises where a name is missing, before anything is."""
+    prefix = "_Stateful" if module_name == STATEFUL else "_"
+    base = getattr(module, prefix + "BaseDataLoaderIter")
+    single = getattr(module, prefix + "SingleProcessDataLoaderIter")
+    several = getattr(module, prefix + "MultiProcessingDataLoaderIter")
+    replaced = [_wrapped(several, "_reset", _reset)]
+    for iterator in (single, several):
+        replaced += [_wrapped(iterator, "__init__", _iterator_init), _wrapped(iterator, "_next_data", _next_data)]
+    if "_next_index" in base.__dict__:
+        replaced.append(_wrapped(base, "_next_index", _next_index))
+    if module_name == STATEFUL:
+        return [*replaced, (module, "_worker_loop", WorkerEntry(STATEFUL, module._worker_loop))]
+    utils = module._utils
     for name in ("_MapDatasetFetcher", "_IterableDatasetFetcher"):
-        _wrap(getattr(data_utils.fetch, name), "fetch", _fetch)
-    data_utils.pin_memory._pin_memory_loop = _pin_loop(data_utils.pin_memory._pin_memory_loop)
-    _patch_pickler()
+        replaced.append(_wrapped(getattr(utils.fetch, name), "fetch", _fetch))
+    pin_loop = utils.pin_memory._pin_memory_loop
+    return [
+        *replaced,
+        (utils.worker, "_worker_loop", WorkerEntry(TORCH, utils.worker._worker_loop)),
+        (utils.pin_memory, "_pin_memory_loop", _pin_loop(pin_loop)),
+    ]
 
 
-def _wrap(owner: Any, name: str, hook: Callable[[Any], Any]) -> None:
+def _wrapped(owner: Any, name: str, hook: Callable[[Any], Any]) -> Tuple[Any, str, Any]:
     original = owner.__dict__[name]
-    setattr(owner, name, functools.wraps(original)(hook(original)))
+    return owner, name, functools.wraps(original)(hook(original))
 
 
+@unseen
 def _iterator_init(original: Any) -> Any:
     def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        begun, cpu, spent = _NOW(), _CPU(), _spending()
+        begun, cpu, outer, spent = _NOW(), _CPU(), *_spending()
         try:
             original(self, loader, *args, **kwargs)
         finally:
-            _process.spending.pop(threading.get_ident(), None)
+            _spent(outer)
         if _process.off or "_loaderprof" in self.__dict__:
             return
         try:
@@ -160,15 +216,16 @@ def _iterator_init(original: Any) -> Any:
     return __init__
 
 
+@unseen
 def _reset(original: Any) -> Any:
     def _reset(self: Any, loader: Any, first_iter: bool = False, *args: Any, **kwargs: Any) -> Any:
         if first_iter:
             return original(self, loader, first_iter, *args, **kwargs)
-        begun, cpu, spent = _NOW(), _CPU(), _spending()
+        begun, cpu, outer, spent = _NOW(), _CPU(), *_spending()
         try:
             result = original(self, loader, first_iter, *args, **kwargs)
         finally:
-            _process.spending.pop(threading.get_ident(), None)
+            _spent(outer)
         iteration = self.__dict__.get("_loaderprof")
         if iteration is not None and not _process.off:
             try:
@@ -180,6 +237,7 @@ def _reset(original: Any) -> Any:
     return _reset
 
 
+@unseen
 def _next_data(original: Any) -> Any:
     def _next_data(self: Any) -> Any:
         iteration = self.__dict__.get("_loaderprof")
@@ -191,6 +249,7 @@ def _next_data(original: Any) -> Any:
     return _next_data
 
 
+@unseen
 def _next_index(original: Any) -> Any:
     def _next_index(self: Any) -> Any:
         spent = _process.spending.get(threading.get_ident())
@@ -209,10 +268,20 @@ def _next_index(original: Any) -> Any:
 RECEIVE, RECEIVE_CPU, INDEX = range(3)
 
 
-def _spending() -> List[int]:
-    """Return this thread's account of what it is about to spend inside the loader."""
-    spent = _process.spending[threading.get_ident()] = [0, 0, 0]
-    return spent
+def _spending() -> Tuple[Optional[List[int]], List[int]]:
+    """Open an account of what this thread is about to spend inside a loader; return the one before it and the new one."""
+    accounts, thread = _process.spending, threading.get_ident()
+    outer = accounts.get(thread)
+    spent = accounts[thread] = [0, 0, 0]
+    return outer, spent
+
+
+def _spent(outer: Optional[List[int]]) -> None:
+    """Close the account: a dataset may iterate a loader of its own, inside another's."""
+    if outer is None:
+        _process.spending.pop(threading.get_ident(), None)
+    else:
+        _process.spending[threading.get_ident()] = outer
 
 
 class _Iteration:
@@ -233,10 +302,7 @@ class _Iteration:
             # A watched iterable: its facts stand for the loader's.
             self.loader, self.fetches = journal.text(loader[1]), _Fetches(-1, loader[0], None)
         else:
-            key = id(loader)
-            if key not in _process.loaders:
-                _process.loaders[key] = journal.text(describe.loader(loader, iterator, len(_process.loaders)))
-            self.loader = _process.loaders[key]
+            self.loader = _process.loader(journal, loader, iterator)
             self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
@@ -260,18 +326,17 @@ class _Iteration:
         """Note that an epoch began on workers that are kept."""
         self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
 
+    @unseen
     def take(self, iterator: Any, original: Any) -> Any:
         """Take one batch through the original, with its stamps."""
         if self.group > 1:
             return self._take_fast(iterator, original)
-        thread = threading.get_ident()
-        spent = _spending()
+        thread, (before, spent) = threading.get_ident(), _spending()
         # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
         outer = _process.fetching.get(thread)
         if self.fetches is not None:
             _process.fetching[thread] = self.fetches
-        ready = self._ready()
-        self.device.asked()
+        ready = self._asked()
         process_cpu, cpu, asked = _PROCESS_CPU(), _CPU(), _NOW()
         try:
             data = original(iterator)
@@ -279,7 +344,7 @@ class _Iteration:
             self._ended(asked, error)
             raise
         finally:
-            _process.spending.pop(thread, None)
+            _spent(before)
             if outer is not None:
                 _process.fetching[thread] = outer
             elif self.fetches is not None:
@@ -291,6 +356,14 @@ class _Iteration:
         except Exception as error:
             _stand_aside(error)
         return data
+
+    def _asked(self) -> int:
+        try:
+            self.device.asked()
+            return self._ready()
+        except Exception as error:
+            _stand_aside(error)
+            return -1
 
     def _taken(
         self, iterator: Any, ready: int, asked: int, taken: int, cpu: int, process_cpu: int, spent: List[int]
@@ -313,6 +386,7 @@ class _Iteration:
             self.group = max(GROUP, self.journal.pressure())
             self._clear()
 
+    @unseen
     def _take_fast(self, iterator: Any, original: Any) -> Any:
         """Take one batch of a loop so fast that stamping each would cost too much: sums only."""
         asked = _NOW()
@@ -337,7 +411,9 @@ class _Iteration:
                     layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, 0, _CPU(), 0,
                     _PROCESS_CPU(), 0, -1, 0, 0, self.count, self.wait_ns,
                 )  # fmt: skip
-                if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and self.journal.pressure() == 1:
+                pressure = self.journal.pressure()
+                self.group = max(GROUP, pressure)
+                if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and pressure == 1:
                     self.group, self.fast = 1, 0
             self._clear()
         except Exception as error:
@@ -359,6 +435,7 @@ class _Iteration:
             return -1  # macOS has no sem_getvalue; a closed queue has no size
 
 
+@unseen
 def _fetch(original: Any) -> Any:
     def fetch(self: Any, possibly_batched_index: Any) -> Any:
         fetches = _process.fetching.get(threading.get_ident())
@@ -388,6 +465,7 @@ class _Fetches:
         self.pending: Optional[Tuple[int, ...]] = None
         self.samples = 0
 
+    @unseen
     def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
         """Fetch one batch through the original, recorded if it is this one's turn or took long."""
         if self.before is None:
@@ -396,6 +474,8 @@ class _Fetches:
                 self.countdown -= 1
                 return original(fetcher, index)
             self.before = self._snapshot()
+            if self.before is None:
+                return original(fetcher, index)
         collate = fetcher.collate_fn
         # The first batch of a process is its warm-up.
         table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due else None
@@ -429,9 +509,13 @@ class _Fetches:
             deep, begun, done, *rest = pending
             journal.write(layout.FETCH, deep, self.samples, self.worker, task, begun, done, _NOW(), *rest)
 
-    def _snapshot(self) -> Tuple[int, ...]:
-        usage = self.usage()
-        return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0, _PROCESS_CPU()
+    def _snapshot(self) -> Optional[Tuple[int, ...]]:
+        try:
+            usage = self.usage()
+            return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0, _PROCESS_CPU()
+        except Exception as error:
+            _stand_aside(error)
+            return None
 
     def _enter(self) -> Any:
         try:
@@ -445,6 +529,8 @@ class _Fetches:
 
     def _fetched(self, begun: int, done: int, table: Any, index: Any, data: Any) -> None:
         after = self._snapshot()
+        if after is None:
+            return
         cpu, runq, rchar, read, faults, process_cpu = (b - a for a, b in zip(self.before or after, after))
         self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
         self.pending = (
@@ -461,6 +547,8 @@ class _Fetches:
         if table is not None or self.seen == 1:
             self._write_depth(journal, table, data)
         self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(usual, 1)))), journal.pressure())
+        if not DEPTH_PERIOD_NS:
+            self.every = 1
         # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
         self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
         # In a worker the time until the next batch is asked for is idle; in the main process it is the step's.
@@ -487,6 +575,7 @@ class _Fetches:
             journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
 
 
+@unseen
 def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
     def timed_collate(samples: Any) -> Any:
         if table is not None:
@@ -506,9 +595,9 @@ def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
 class Watched:
     """An iterable that is no DataLoader, recorded as a loader without workers; made by `loaderprof.watch`."""
 
-    def __init__(self, iterable: Any, iteration: "_Iteration") -> None:
+    def __init__(self, iterator: Any, iteration: Optional["_Iteration"]) -> None:
         self.collate_fn = None
-        self._iterator = iter(iterable)
+        self._iterator = iterator
         self._loaderprof = iteration
 
     @classmethod
@@ -517,22 +606,26 @@ class Watched:
         if _process.off:
             return None
         begun, cpu = _NOW(), _CPU()
+        iterator = iter(iterable)
         try:
             facts = describe.watched(iterable, name)
-            return cls(iterable, _Iteration.of_iterable(iterable, facts, begun, _CPU() - cpu))
+            return cls(iterator, _Iteration.of_iterable(iterable, facts, begun, _CPU() - cpu))
         except Exception as error:
             _stand_aside(error)
-            return None
+            return cls(iterator, None)
 
     def __iter__(self) -> "Watched":
         return self
 
+    @unseen
     def __next__(self) -> Any:
-        if _process.off or self._loaderprof.journal is not _process.journal:
+        iteration = self._loaderprof
+        if iteration is None or _process.off or iteration.journal is not _process.journal:
             return next(self._iterator)
-        return self._loaderprof.take(self, _next_watched)
+        return iteration.take(self, _next_watched)
 
 
+@unseen
 def _next_watched(watched: Watched) -> Any:
     fetches = _process.fetching.get(threading.get_ident())
     if fetches is None:
@@ -540,6 +633,7 @@ def _next_watched(watched: Watched) -> Any:
     return fetches.fetch(_pull, watched, None)
 
 
+@unseen
 def _pull(watched: Watched, _: Any) -> Any:
     return next(watched._iterator)
 
@@ -571,6 +665,7 @@ class WorkerEntry:
     def __reduce__(self) -> Any:
         return _restore_entry, (self.module, _process.directory, _process.off)
 
+    @unseen
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             if not _process.off:
@@ -595,6 +690,7 @@ def _loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
     return given["dataset"], given["collate_fn"], given["data_queue"], given["worker_id"]
 
 
+@unseen
 def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> None:
     entered = _NOW()
     describe.allow_tracing()
@@ -621,6 +717,7 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
     journal.write(layout.WORKER, 1, 0, worker, entered, _NOW(), 0, os.getpid())
 
 
+@unseen
 def _patch_pickler() -> None:
     """Time pickling of batches in workers and unpickling in whoever takes them, by the one name both look up."""
     import multiprocessing.queues as queues
@@ -666,10 +763,11 @@ def _dumped(task: int, begun: int, done: int, cpu_ns: int, size: int) -> None:
         _stand_aside(error)
 
 
+@unseen
 def _pin_loop(original: Any) -> Any:
     @functools.wraps(original)
     def _pin_memory_loop(*args: Any, **kwargs: Any) -> Any:
-        begun, spent = _NOW(), _spending()
+        begun, (_, spent) = _NOW(), _spending()
         try:
             return original(*args, **kwargs)
         finally:

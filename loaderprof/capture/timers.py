@@ -397,19 +397,10 @@ def _children(item: Any) -> List[Any]:
     module = type(item).__module__ or ""
     if module.split(".")[0] in ("builtins", "numpy", "pandas", "pyarrow") or type(item).__name__ == "Tensor":
         return []
-    state = _state(item)
+    state = describe.held(item)
     held = list(state.values()) if len(state) <= 256 else []
     methods = [value for base in type(item).__mro__ if _is_users(base.__module__) for value in vars(base).values()]
     return held + [value for value in methods if is_a(value, types.FunctionType)]
-
-
-def _state(item: Any) -> Dict[Any, Any]:
-    """Return an object's own dictionary, without a `__getattribute__` of the user's."""
-    try:
-        state = object.__getattribute__(item, "__dict__")
-    except Exception:
-        return {}
-    return state if type(state) is dict else {}
 
 
 def _cell(cell: Any) -> Any:
@@ -436,7 +427,7 @@ def _targets_of(item: Any, found: Dict[Tuple[int, Any], Target], modules: Dict[s
     if is_a(item, (types.MethodType, functools.partial, tuple)):
         return
     cls = type(item)
-    state = _state(item)
+    state = describe.held(item)
     for key, value in list(state.items())[:256]:
         _add_slot(found, state, key, value, modules)
     for base in cls.__mro__[:-1]:
