@@ -1,7 +1,5 @@
 """Print all that a program can see of how it was started, but for the variables that let the hooks in."""
 
-# ruff: noqa: T201, PTH109, PTH208 - what it prints is what the test compares
-
 import json
 import os
 import re

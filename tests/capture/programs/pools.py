@@ -1,7 +1,5 @@
 """Work in child processes of every kind."""
 
-# ruff: noqa: T201 - what it prints is what the test compares
-
 import multiprocessing
 import os
 import sys
