@@ -112,9 +112,10 @@ def _bottleneck(found: Findings, unwanted: Sequence[str]) -> Result:
 
 def _too_few(found: Findings) -> str:
     """Return why a run is too short to be judged; empty where it is not."""
-    if found.run.steps >= MIN_STEPS:
+    steps = found.run.steps
+    if steps is None or steps >= MIN_STEPS:
         return ""
-    return f"only {words.plural(found.run.steps, 'step')} were seen, {MIN_STEPS} are needed"
+    return f"only {words.plural(steps, 'step')} were seen, {MIN_STEPS} are needed"
 
 
 def samples_per_s(found: Findings) -> float | None:
