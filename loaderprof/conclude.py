@@ -63,6 +63,7 @@ def conclude(recording: Recording) -> Findings:
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > DISTURBANCE * budget, sources_agree=_agreement(main, job_gains),
+        guessed=_guessed(main, job_gains),
     )  # fmt: skip
     scene = _scene(recording, _holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
@@ -86,7 +87,8 @@ def _study(recording: Recording, loop: Loop, budget: float, others: float | None
     base = model(loop, parts, budget, others)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
-    variants = {stage: variant for stage in _STAGES if (variant := without(base, stage, parts)) is not None}
+    iterable = bool(loop.facts.get("iterable"))
+    variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, iterable)) is not None}
     before = base.run().steady_step_s
     gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
@@ -220,6 +222,13 @@ def _agreement(main: Studied, gains: dict[Stage, float]) -> bool | None:
     return abs(timed - seen) < 0.35
 
 
+def _guessed(main: Studied, gains: dict[Stage, float]) -> float:
+    """Return the share of the bottleneck's time in the makers whose stage nothing told."""
+    mine = [piece for piece in main.parts.pieces if piece.stage == primary(gains)]
+    total = sum(piece.total_s for piece in mine)
+    return sum(piece.total_s for piece in mine if piece.guessed) / total if total else 0.0
+
+
 def _holder(studied: Sequence[Studied], stage: Stage, main: Studied) -> Studied:
     """Return the loop in which a stage costs the job the most."""
     if stage not in LOADER:
@@ -244,19 +253,19 @@ def _scene(
     table = recording.tables["operator"]
     names = np.unique(table["name"][np.isin(table["process"], numbers)])
     sizes = recording.tables["size"]
-    mine = sizes["bytes"][np.isin(sizes["process"], numbers)]
+    mine = sizes[np.isin(sizes["process"], numbers)]
     return Scene(
         each.loop, each.parts, gains, budget, others, missing.get("gpu"), missing.get("stacks"),
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
-        float(np.median(mine)) if len(mine) else None,
+        float(np.median(mine["bytes"])) if len(mine) else None,
+        float(np.median(mine["tensors"])) if len(mine) else None,
     )  # fmt: skip
 
 
 def _verdict(
     main: Studied, scene: Scene, judgement: Judgement, kind: causes.Kind, ceiling: float | None
 ) -> results.Verdict:
-    wait, step = main.loop.mean(main.loop.wait), main.loop.mean(main.loop.step)
-    total = wait + step if wait is not None and step is not None else None
+    wait, total = _wait_and_step(main.loop)
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
@@ -264,6 +273,14 @@ def _verdict(
     return results.Verdict(
         judgement.stage, kind.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
     )
+
+
+def _wait_and_step(loop: Loop) -> tuple[float | None, float | None]:
+    """Return seconds per step that whoever computes had nothing to do, and seconds per step in all."""
+    wait, step = loop.mean(loop.wait), loop.mean(loop.step)
+    total = wait + step if wait is not None and step is not None else None
+    # A wait that the device did not feel is no cost: by its own clock, where it has one.
+    return (float(loop.starved.mean()) if len(loop.starved) >= 10 else wait), total
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

@@ -18,7 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from loaderprof import __version__, recording
+from loaderprof import journal as layout
 from loaderprof.capture import describe
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, StackSampler
@@ -152,6 +155,7 @@ class Session:
                     shutil.copyfile(file, self.folder / recording.JOURNALS / file.name)
                 shutil.rmtree(self._live, ignore_errors=True)
                 self.meta["live_journals"] = None
+            _trim(self.folder / recording.JOURNALS)
             recording.write_meta(self.folder, self.meta)
         except OSError as error:
             sys.stderr.write(f"loaderprof: {self.folder}: {error.strerror}; the recording is incomplete\n")
@@ -185,6 +189,19 @@ class Session:
 def _script_folder(command: Sequence[str]) -> str | None:
     script = next((part for part in command if part.endswith(".py") and Path(part).is_file()), None)
     return str(Path(script).absolute().parent) if script else None
+
+
+def _trim(journals: Path) -> None:
+    """Cut the unused end off the journals of processes that are gone.
+
+    A process that lives on may still write into its mapping, and would die of a file cut short under it.
+    """
+    for file in journals.glob("*.lpj"):
+        if psutil.pid_exists(int(file.name.rsplit("-", 2)[1])):
+            continue
+        used = len(file.read_bytes().rstrip(b"\0"))
+        records = -(-max(0, used - layout.HEADER_BYTES) // layout.RECORD_BYTES)
+        os.truncate(file, layout.HEADER_BYTES + records * layout.RECORD_BYTES)
 
 
 def _as_dict(budget: Any) -> dict[str, Any]:

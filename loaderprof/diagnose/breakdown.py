@@ -28,13 +28,17 @@ WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One named piece of a batch's making: seconds of CPU and seconds blocked, per batch."""
+    """One named piece of a batch's making: seconds of CPU and seconds blocked, per batch.
+
+    `guessed`: nothing told its stage; it is what an unknown piece most often is.
+    """
 
     stage: Stage
     name: str
     where: str | None
     cpu_s: float
     blocked_s: float
+    guessed: bool = False
 
     @property
     def total_s(self) -> float:
@@ -214,7 +218,7 @@ def _scaled(
             mine = owned[""] if place == REST else owned[name]
             told = _told_by_stacks(name, where, cpu_s, mine, sources)
             pieces.extend(replace(piece, where=shown_place(recording, piece.where or "")) for piece in told)
-            pieces.append(Piece("read", name, where, 0.0, blocked_s))
+            pieces.append(Piece("read", name, where, 0.0, blocked_s, guessed=True))
         elif stage == "decode" and not place:
             # A library that decodes also reads: what blocked it was the reading.
             pieces += [Piece("decode", name, where, cpu_s, 0.0), Piece("read", name, where, 0.0, blocked_s)]
@@ -227,15 +231,18 @@ def _told_by_stacks(
     name: str, where: str | None, cpu_s: float, stacks: list[StackSamples], sources: dict[str, str]
 ) -> list[Piece]:
     """Split the CPU that timers see no further into by the lines and library frames in which it was seen."""
-    seen: Counter[tuple[Stage, str]] = Counter()
+    seen: Counter[tuple[Stage | None, str]] = Counter()
     for sample in stacks:
         stage = stage_of_stack(sample.frames, sources)
         place = next((place for frame in reversed(sample.frames) if (place := _line(frame)) in sources), where or "")
-        seen[stage if stage in WORK else "transform", place] += sample.count
+        seen[stage if stage in WORK else None, place] += sample.count
     total = sum(seen.values())
     if total < MIN_TOLD:
-        return [Piece("transform", name, where, cpu_s, 0.0)]
-    return [Piece(stage, name, place, cpu_s * count / total, 0.0) for (stage, place), count in seen.items()]
+        return [Piece("transform", name, where, cpu_s, 0.0, guessed=True)]
+    return [
+        Piece(stage or "transform", name, place, cpu_s * count / total, 0.0, guessed=stage is None)
+        for (stage, place), count in seen.items()
+    ]
 
 
 def _line(frame: str) -> str:

@@ -39,6 +39,7 @@ class Scene:
     stacks_missing: str | None
     operators: tuple[str, ...]
     batch_bytes: float | None
+    batch_tensors: float | None
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""

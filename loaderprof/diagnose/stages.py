@@ -42,7 +42,7 @@ OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
 
 # Words in the names of the user's own functions and classes; weaker than what their lines call.
 WORDS: tuple[tuple[re.Pattern[str], Stage], ...] = (
-    (re.compile(r"collat\w*|pad|padd\w*|batchify|stack"), "collate"),
+    (re.compile(r"collat\w*|pad|padd\w*|batchify"), "collate"),
     (
         re.compile(
             r"decod\w*|imread|imdecode|pars(e|er|es|ing)|\w*tokeni[sz]\w*|unpack\w*|decompress\w*|deseriali[sz]\w*|loads|"

@@ -20,6 +20,8 @@ STEP_BOUND = 1.5
 SPECIFIC = 0.6
 # Beyond this the replay does not describe the run well enough to rank what it says.
 MODEL_ERROR = 0.15
+# Where nothing told the stage of this much of the bottleneck's time, the verdict is not sure.
+MAX_GUESSED = 0.4
 LOADER: tuple[Stage, ...] = (
     "read",
     "decode",
@@ -53,6 +55,7 @@ def judge(
     draws: list[dict[Stage, float]],
     disturbed: bool,
     sources_agree: bool | None,
+    guessed: float = 0.0,
 ) -> Judgement:
     """Return the bottleneck.
 
@@ -62,6 +65,7 @@ def judge(
         model_error: how far the replay of the run as it was is from the run, as a share.
         draws: `gains` from bootstrap replays; may be empty.
         disturbed: other processes took a good part of the CPU.
+        guessed: share of the bottleneck's time whose stage nothing told.
         sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
     """
     if steps < MIN_STEPS:
@@ -74,7 +78,7 @@ def judge(
     if stage in ("none", "device"):
         others = ()
     agree = sum(primary(draw) == stage for draw in draws) / len(draws) if draws else 0.0
-    doubtful = sources_agree is False or disturbed or (model_error or 0.0) > MODEL_ERROR
+    doubtful = sources_agree is False or disturbed or abs(model_error or 0.0) > MODEL_ERROR or guessed > MAX_GUESSED
     if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
         confidence: Confidence = "high"
     elif agree >= 0.8 and not (doubtful and steps < SURE_STEPS):

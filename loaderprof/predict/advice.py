@@ -26,6 +26,9 @@ ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
 # Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
+# What a run without workers cannot show, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
+# a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
+WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
 CACHE_SHARE_OF_MEMORY = 0.5
 
 
@@ -98,7 +101,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         return
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {number: _with(base, num_workers=number).run().total_s for number in candidates if number != now}
+    runs = {number: _with(scene, base, num_workers=number).run().total_s for number in candidates if number != now}
     if not runs:
         return
     best = min(runs.values())
@@ -110,7 +113,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         "num-workers", f"{verb} num_workers from {now} to {number}",
         f"{'Batches are made in the training process' if not now else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(base, num_workers=number),
+        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(scene, base, num_workers=number),
         Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
     )  # fmt: skip
 
@@ -129,7 +132,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
                 yield Change(
                     "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
                     "Batches take uneven times; a deeper queue rides over the slow ones.", scene.loop.facts.get("where"),
-                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(base, prefetch_factor=factor),
+                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(scene, base, prefetch_factor=factor),
                     Costs(0.0, _batches_bytes(scene, (factor - now) * base.settings.num_workers), "one argument"),
                     f"{scene.loop.name} = DataLoader(..., prefetch_factor={factor})",
                 )  # fmt: skip
@@ -141,7 +144,7 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         yield Change(
             "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
             f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
-            {"persistent_workers": True}, {"persistent_workers": False}, _with(base, persistent_workers=True),
+            {"persistent_workers": True}, {"persistent_workers": False}, _with(scene, base, persistent_workers=True),
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
         )  # fmt: skip
 
@@ -153,7 +156,7 @@ def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "out-of-order", "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(base, in_order=False),
+            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(scene, base, in_order=False),
             Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
             f"{scene.loop.name} = DataLoader(..., in_order=False)",
         )  # fmt: skip
@@ -164,7 +167,7 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
             "Batches are received on the training thread; a pinning thread would receive them beside it.",
-            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(base, pin_memory=True),
+            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(scene, base, pin_memory=True),
             Costs(0.2, _batches_bytes(scene, 2), "one argument"),
             f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
         )  # fmt: skip
@@ -277,13 +280,15 @@ RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
 )  # fmt: skip
 
 
-def _with(base: Model, **settings: Any) -> Model:
+def _with(scene: Scene, base: Model, **settings: Any) -> Model:
+    """Return the model with other settings; what handing over costs is assumed where the run had no workers."""
     costs = base.costs
-    workers = settings.get("num_workers", base.settings.num_workers)
-    if workers and not base.settings.num_workers:
-        # A run without workers cannot show what handing over costs: a process start and the batch's own bytes.
+    if settings.get("num_workers", base.settings.num_workers) and not base.settings.num_workers:
         costs = replace(
-            costs, worker_start_s=max(costs.worker_start_s, 0.02), receive_cpu_s=max(costs.receive_cpu_s, 0.0006)
+            costs,
+            worker_start_s=WORKER_START_S,
+            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (scene.batch_tensors or 1.0),
+            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (scene.batch_bytes or 0.0),
         )
     return replace(base, costs=costs, settings=replace(base.settings, **settings))
 

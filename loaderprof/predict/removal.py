@@ -18,6 +18,9 @@ from loaderprof.predict.replay import Costs, Outcome, Settings, replay
 MAX_BATCHES = 240
 # A batch this many times the median is a straggler.
 STRAGGLER_RATIO = 3.0
+SHARD_SHARE = 0.8
+# A loop that does not wait for its device returns from a step well before the device has done it.
+MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
     epochs = max(1, len(lengths))
     length = max(1, min(int(np.median(lengths)), MAX_BATCHES // min(epochs, 4)))
     starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
+    device = _device(loop)
+    if device is not None:
+        # What the loop waited for its device is the device's own time, which the replay adds.
+        step_blocked = np.zeros_like(step_blocked)
     costs = Costs(
         fetch_cpu_s=made.cpu[usual] + (pickle if workers else 0.0),
         fetch_blocked_s=made.blocked[usual],
@@ -67,6 +74,8 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         worker_boot_s=_boot(loop) if workers else 0.0,
         shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
         epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
+        device_step_s=device,
+        sync_every=1 if device is not None and _synchronous(loop, device) else None,
     )
     settings = Settings(
         num_workers=workers, prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
@@ -74,6 +83,17 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
     return Model(costs, settings, budget, _neighbours(loop, runq, step_cpu, busy_others), length, min(epochs, 4))
+
+
+def _device(loop: Loop) -> Seconds | None:
+    """Return the device's own time per step, from its events; None where it has none."""
+    busy = loop.busy[loop.busy > 0]
+    return busy if len(busy) >= MIN_DEVICE_STEPS else None
+
+
+def _synchronous(loop: Loop, device: Seconds) -> bool:
+    """Return whether the loop waits for its device every step: its steps last as long as the device's."""
+    return (loop.mean(loop.step) or 0.0) >= SYNCHRONOUS * float(device.mean())
 
 
 def _neighbours(loop: Loop, step_runq: Seconds, step_cpu: Seconds, busy_others: float | None) -> float:
@@ -105,8 +125,12 @@ def _boot(loop: Loop) -> float:
     return max(0.0, float(np.mean(first) - np.mean(usual))) if len(first) and len(usual) else 0.0
 
 
-def without(base: Model, stage: Stage, parts: Breakdown) -> Model | None:
-    """Return the model with one stage's work taken away; None where the stage has none in this loop."""
+def without(base: Model, stage: Stage, parts: Breakdown, iterable: bool = False) -> Model | None:
+    """Return the model with one stage's work taken away; None where the stage has none in this loop.
+
+    Args:
+        iterable: the dataset is iterable-style, and may make several batches at once.
+    """
     costs = base.costs
     if stage in WORK:
         cpu = sum(piece.cpu_s for piece in parts.pieces if piece.stage == stage)
@@ -133,11 +157,16 @@ def without(base: Model, stage: Stage, parts: Breakdown) -> Model | None:
         new = replace(costs, receive_cpu_s=max(0.0, costs.receive_cpu_s - index), epoch_gap_s=0.0)
     elif stage in ("device", "host"):
         kept = _step_kept(stage, parts, float((costs.step_cpu_s + costs.step_blocked_s).mean()))
-        new = replace(costs, step_cpu_s=costs.step_cpu_s * kept, step_blocked_s=costs.step_blocked_s * kept)
+        own = costs.device_step_s
+        if own is not None and stage == "device":
+            own = own * 1e-3
+        new = replace(
+            costs, step_cpu_s=costs.step_cpu_s * kept, step_blocked_s=costs.step_blocked_s * kept, device_step_s=own
+        )
     elif stage == "startup":
         new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0, worker_stop_s=0.0)
     elif stage == "straggler":
-        return _without_stragglers(base)
+        return _without_stragglers(base, iterable)
     else:
         return None
     return replace(base, costs=new)
@@ -154,7 +183,7 @@ def _step_kept(stage: Stage, parts: Breakdown, step_s: float) -> float:
     return 1.0 - host if stage == "host" else host
 
 
-def _without_stragglers(base: Model) -> Model | None:
+def _without_stragglers(base: Model, iterable: bool) -> Model | None:
     """Return the model with slow batches brought down to the median; None where none stands out."""
     costs = base.costs
     total = costs.fetch_cpu_s + costs.fetch_blocked_s
@@ -162,6 +191,9 @@ def _without_stragglers(base: Model) -> Model | None:
     slow = total > STRAGGLER_RATIO * median
     # Where slow batches are common they are no stragglers: the pipeline is simply uneven.
     if not slow.any() or slow.mean() > 0.25:
+        return None
+    # A stream that unpacks a shard and then hands out its batches does all of its work in the slow ones.
+    if iterable and total[slow].sum() > SHARD_SHARE * total.sum():
         return None
     factor = np.where(slow, median / total, 1.0)
     return replace(

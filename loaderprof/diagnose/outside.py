@@ -1,0 +1,642 @@
+"""Conclusions from a recording without stamps: a job that was watched from outside, by its stacks alone.
+
+Every sample of a main thread lies in one part of the loop's time (`wait`, a stage of making where there are no
+workers, `handover`, `sampler`, `startup`, `host`, `device`), every sample of a worker in a stage or in `idle`. Shares
+of samples are shares of time, with a sampling error that is stated. Gains are estimated from shares, with the job's
+time for a batch as 1, b the share of their time that workers are busy and w the waiting:
+
+* a stage that takes workers the share f: `1 / max(1 - w, 1 - f / b)` - the wait shrinks with the work, to nothing;
+* work of the main thread that takes the share h: `1 / max(1 - h, b)` - below b the workers are the limit;
+* without workers nothing runs side by side: `1 / (1 - f)`.
+
+That knows nothing of single batches, so stragglers, queue depth and seconds a batch are not measured here. Pure: no
+torch, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from loaderprof import findings as results
+from loaderprof.diagnose import causes
+from loaderprof.diagnose.breakdown import WORK, Breakdown, Piece, fetch_frame, host_place, shown_place, sources_of
+from loaderprof.diagnose.causes import MANY_THREADS, Scene
+from loaderprof.diagnose.stages import split_frame, stage_of_stack
+from loaderprof.diagnose.timeline import Loop, Made
+from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, primary
+from loaderprof.findings import Confidence, Evidence, Findings, Stage
+from loaderprof.recording import Process, Recording, StackSamples
+
+LOADER_FILE = "torch/utils/data/dataloader.py"
+WORKER_FRAME = "_worker_loop ("
+NEXT = {"__next__", "_next_data"}
+# Where a batch is taken out of a queue: the bytes are there, and become tensors.
+RECEIVING = (
+    "torch/multiprocessing/reductions.py",
+    "multiprocessing/resource_sharer.py",
+    "multiprocessing/reduction.py",
+)
+RECEIVING_CALLS = {"recv_bytes", "_recv_bytes", "_recv", "recv", "loads"}
+# Under these a share is noise: at 50 samples it is known to 14 points.
+MIN_SAMPLES, MIN_WORKER_SAMPLES = 50, 50
+# Half-widths of the 95 % interval of the wait that a confidence asks for.
+SURE_ERROR, FAIR_ERROR = 0.04, 0.10
+# From so many windows on, their scatter tells more of the error than the count of samples: a slow step fills many
+# samples in a row, which then are not independent.
+MIN_WINDOWS = 4
+DRAWS = 24
+# Waiting for a core this share of the time is contention, where libraries run threads of their own (as in a hooked run).
+CONTENTION_SHARE = 0.15
+# Cores that others may take before the verdict is called disturbed, as a share of the budget (as in a hooked run).
+DISTURBANCE = 0.2
+
+NOTE = "watched from outside: batches, seconds a step and queue depth are not measured; loaderprof run measures them"
+UNMEASURED: tuple[tuple[str, Stage, str], ...] = (
+    ("slow-samples", "straggler", "A few slow samples"),
+    ("copy-bound", "copy", "Copies to the device"),
+)
+NEEDS_STAMPS = "not measured: it needs the stamps of loaderprof run"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of time by samples, and the half-width of its 95 % interval."""
+
+    value: float
+    error: float
+    samples: int
+
+    def text(self) -> str:
+        """Return the share and its error in words."""
+        return f"{self.value:.0%} ± {max(1, math.ceil(100 * self.error - 0.5))} points"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the kernel says of the workers (or of the main processes, without workers), as shares of their time.
+
+    `threads` is the CPU of the whole process over that of its first thread; bytes are a second and process.
+    """
+
+    cpu: float
+    runq: float
+    threads: float | None
+    asked_bytes: float | None
+    device_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that the samples hold, counted."""
+
+    main: Counter[str]
+    worker: Counter[str]
+    windows: tuple[tuple[int, int], ...]
+    pieces: Counter[tuple[Stage, str, str | None]]
+    operators: frozenset[str]
+    host_lines: Counter[str]
+    where: str | None
+    by_main: Mapping[int, tuple[int, int]]
+    elsewhere: str | None
+    workers: int
+    account: Account | None
+
+    @property
+    def main_samples(self) -> int:
+        """Samples of main threads."""
+        return sum(self.main.values())
+
+    @property
+    def worker_samples(self) -> int:
+        """Samples of workers."""
+        return sum(self.worker.values())
+
+
+def conclude(recording: Recording, *, cores: float, busy_others: float | None) -> Findings:
+    """Return the findings of a recording without journals.
+
+    Args:
+        recording: made by `loaderprof attach`.
+        cores: the job's CPU budget.
+        busy_others: cores that processes outside the job kept busy; None: not measured.
+    """
+    seen = look(recording)
+    run = _run(recording, seen, cores)
+    refusal = _refusal(recording, seen)
+    wait = waiting(seen)
+    if refusal is not None:
+        share = wait.value if seen.main_samples >= MIN_SAMPLES and seen.elsewhere is None and _loads(seen) else None
+        verdict = results.Verdict("unknown", "not-enough-evidence", "low", refusal, None, None, share, None)
+        return Findings(run=run, verdict=verdict, ranks=_ranks(recording))
+    before = _shares(seen.main), _shares(seen.worker)
+    gains = estimate_gains(*before, seen.workers, _contention(seen, cores))
+    stage = primary(gains)
+    scene = _scene(recording, seen, gains, cores, busy_others)
+    kind = causes.name(stage, scene)
+    confidence = _confidence(seen, stage, wait, (busy_others or 0.0) > DISTURBANCE * cores, cores)
+    verdict = results.Verdict(
+        stage, kind.id, confidence, _headline(stage, kind, scene), None, None, round(wait.value, 4), _ceiling(before[0])
+    )
+    return Findings(
+        run=run, verdict=verdict, stages=_stages(seen, *before), causes=_causes(seen, scene, stage, kind, wait),
+        ranks=_ranks(recording),
+    )  # fmt: skip
+
+
+def look(recording: Recording) -> Seen:
+    """Count the stacks of a recording."""
+    sources = sources_of(recording)
+    mains = {int(each["pid"]) for each in _mains(recording)}
+    main: Counter[str] = Counter()
+    worker: Counter[str] = Counter()
+    pieces: Counter[tuple[Stage, str, str | None]] = Counter()
+    host_lines: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    windows: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+    threads: Counter[str] = Counter()
+    operators: set[str] = set()
+    for sample in recording.stacks:
+        frames = sample.frames
+        if frames and frames[0].startswith(WORKER_FRAME):
+            if sample.thread == "MainThread":
+                part = worker_part(frames, sources)
+                worker[part] += sample.count
+                _add_piece(recording, part, sample, sources, pieces, operators)
+        elif sample.pid in mains and sample.thread == "MainThread":
+            part = main_part(frames, sources)
+            main[part] += sample.count
+            window = windows[sample.pid, sample.t_begun]
+            window[1] += sample.count
+            if part in WAITING:
+                window[0] += sample.count
+                places[_iterated_at(frames, sources)] += sample.count
+                _add_piece(recording, part, sample, sources, pieces, operators)
+            elif part == "host":
+                host_lines[host_place(frames, sources) or ""] += sample.count
+        elif sample.pid in mains and any(LOADER_FILE in frame and _called(frame) in NEXT for frame in frames):
+            threads[sample.thread] += sample.count
+    by_main: dict[int, tuple[int, int]] = {}
+    for (pid, _), (waits, total) in windows.items():
+        before = by_main.get(pid, (0, 0))
+        by_main[pid] = before[0] + waits, before[1] + total
+    where = next((place for place, _ in places.most_common(1) if place), None)
+    elsewhere = next(iter(threads), None) if threads and not any(main[part] for part in WAITING) else None
+    workers = _workers(recording)
+    return Seen(
+        main, worker, tuple((waits, total) for waits, total in windows.values()), pieces, frozenset(operators),
+        host_lines, shown_place(recording, where or ""), by_main, elsewhere, workers, _account(recording, workers),
+    )  # fmt: skip
+
+
+# The parts of the main thread's time in which its loop has no batch.
+WAITING = ("wait", "handover", "sampler", *WORK)
+
+
+def main_part(frames: tuple[str, ...], sources: dict[str, str]) -> str:
+    """Return the part of the loop's time that a main thread's stack lies in."""
+    calls = [(function.rsplit(".", 1)[-1], file) for function, file, _ in map(split_frame, frames)]
+    loader = {function for function, file in calls if file.endswith(LOADER_FILE)}
+    if not loader:
+        return "host" if host_place(frames, sources) is not None else "device"
+    # Workers are stopped from within the last `__next__` of an epoch.
+    if not loader & NEXT or "_shutdown_workers" in loader:
+        return "startup"
+    if "_next_index" in loader:
+        return "sampler"
+    at = fetch_frame(frames)
+    if at is not None:
+        return _making(frames[at:], sources)
+    leaf, leaf_file = calls[-1]
+    taken_out = leaf in ("get", "recv") and leaf_file.endswith(("multiprocessing/queues.py", "queue.py"))
+    received = any(file.endswith(RECEIVING) or function in RECEIVING_CALLS for function, file in calls)
+    return "handover" if received or taken_out else "wait"
+
+
+def worker_part(frames: tuple[str, ...], sources: dict[str, str]) -> str:
+    """Return what a worker does in a stack that begins with its loop: a stage, `idle` or `handover`."""
+    at = fetch_frame(frames)
+    if at is not None:
+        return _making(frames[at:], sources)
+    called = _called(frames[1]) if len(frames) > 1 else ""
+    return "idle" if called == "get" else "handover" if called == "put" else "other"
+
+
+def _making(frames: tuple[str, ...], sources: dict[str, str]) -> str:
+    stage = stage_of_stack(frames, sources) or "transform"
+    return stage if stage in WORK else "transform"
+
+
+def _called(frame: str) -> str:
+    return split_frame(frame)[0].rsplit(".", 1)[-1]
+
+
+def _iterated_at(frames: tuple[str, ...], sources: dict[str, str]) -> str:
+    """Return the user's line that asks the loader for a batch."""
+    place = ""
+    for frame in frames:
+        _, file, line = split_frame(frame)
+        if file.endswith(LOADER_FILE):
+            return place
+        if f"{file}:{line}" in sources:
+            place = f"{file}:{line}"
+    return place
+
+
+def _add_piece(
+    recording: Recording, part: str, sample: StackSamples, sources: dict[str, str],
+    pieces: Counter[tuple[Stage, str, str | None]], operators: set[str],
+) -> None:  # fmt: skip
+    """Count a maker's sample under the innermost function and the user's line that called it."""
+    at = fetch_frame(sample.frames)
+    if part not in WORK or at is None:
+        return
+    frames = sample.frames[at + 1 :]
+    operators.update(map(dotted, frames))
+    users = [frame for frame in frames if _users_place(frame) in sources]
+    where = shown_place(recording, _users_place(users[-1])) if users else None
+    inner = frames[frames.index(users[-1]) + 1 :] if users else frames
+    # The first frame below the user's line is the library's function that was called; without one, the line itself.
+    name = dotted(inner[0]) if inner else split_frame(users[-1])[0] if users else "collate"
+    pieces[part, name, where] += sample.count
+
+
+def _users_place(frame: str) -> str:
+    _, file, line = split_frame(frame)
+    return f"{file}:{line}"
+
+
+def dotted(frame: str) -> str:
+    """Return a frame as timers name it: module and function, `PIL.ImageFile.ImageFile.load`."""
+    function, file, _ = split_frame(frame)
+    module = re.sub(
+        r"^.*?/(?:(?:site|dist)-packages|python3(?:\.\d+)?)/",
+        "",
+        re.sub(r"^.*/(?:site|dist)-packages/", "/x/site-packages/", file),
+    )
+    return f"{module.removesuffix('.py').removesuffix('/__init__').strip('/').replace('/', '.')}.{function}"
+
+
+def waiting(seen: Seen) -> Share:
+    """Return the share of its time that the loop has no batch, by samples of the main thread."""
+    hits = sum(seen.main[part] for part in WAITING)
+    return share(hits, seen.main_samples, seen.windows)
+
+
+def share(hits: int, samples: int, windows: tuple[tuple[int, int], ...] = ()) -> Share:
+    """Return a share with its error: the binomial one, or that of the scatter between windows where it is larger.
+
+    Args:
+        hits: samples that count.
+        samples: all samples.
+        windows: (hits, samples) of each window; empty where they are not known.
+    """
+    if not samples:
+        return Share(0.0, 1.0, 0)
+    value = hits / samples
+    # No share is known better than to one sample, all or none.
+    spread = math.sqrt(max(value * (1 - value), 1 / samples) / samples)
+    if len(windows) >= MIN_WINDOWS:
+        each = [part / whole for part, whole in windows if whole >= 10]
+        if len(each) >= MIN_WINDOWS:
+            spread = max(spread, statistics.stdev(each) / math.sqrt(len(each)))
+    return Share(value, 1.96 * spread, samples)
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {part: count / total for part, count in counts.items()} if total else {}
+
+
+def estimate_gains(
+    main: Mapping[str, float], worker: Mapping[str, float], workers: int, contention: float | None
+) -> dict[Stage, float]:
+    """Return what removing each stage would gain the job: 1.3 for 30 % faster.
+
+    Args:
+        main: shares of the main thread's time by part.
+        worker: shares of a worker's time by part; empty without workers.
+        workers: how many there are.
+        contention: share of the workers' time lost to threads that fight for cores; None where none do.
+    """
+    wait, hand = main.get("wait", 0.0), main.get("handover", 0.0)
+    busy = 1.0 - worker.get("idle", 0.0) if workers and worker else 0.0
+
+    def gain(*limits: float) -> float:
+        return min(1000.0, 1.0 / max(*limits, 1e-3))
+
+    gains: dict[Stage, float] = {}
+    for stage in WORK:
+        if busy > 0:
+            gains[stage] = gain(1 - wait, 1 - worker.get(stage, 0.0) / busy)
+        elif not workers:
+            gains[stage] = gain(1 - main.get(stage, 0.0), 0.0)
+    if busy > 0:
+        put = worker.get("handover", 0.0)
+        gains["handover"] = gain(1 - hand - min(wait, put / busy), busy - put)
+        if contention is not None:
+            gains["contention"] = gain(1 - wait, 1 - contention / busy)
+    gains["sampler"] = gain(1 - main.get("sampler", 0.0), busy)
+    gains["startup"] = gain(1 - main.get("startup", 0.0), 0.0)
+    gains["host"] = gain(1 - main.get("host", 0.0), busy)
+    gains["device"] = gain(1 - main.get("device", 0.0), busy)
+    return gains
+
+
+def _ceiling(main: Mapping[str, float]) -> float | None:
+    free = 1 - sum(main.get(part, 0.0) for part in (*WAITING, "startup"))
+    return round(min(1000.0, 1 / max(free, 1e-3)), 3)
+
+
+def _contention(seen: Seen, cores: float) -> float | None:
+    """Return the share of their time that workers wait for a core, where their libraries run more threads than cores."""
+    account = seen.account
+    if account is None or not seen.workers or (account.threads or 0.0) <= MANY_THREADS:
+        return None
+    busy = seen.workers * (account.threads or 0.0)
+    return account.runq if busy > 1.2 * cores and account.runq > CONTENTION_SHARE else None
+
+
+def _confidence(seen: Seen, stage: Stage, wait: Share, disturbed: bool, cores: float) -> Confidence:
+    """Return how sure the stage is: whether redrawn samples name it again, and how wide the wait's interval is."""
+    generator = np.random.default_rng(0)
+    agree = 0
+    for _ in range(DRAWS):
+        main, worker = _redrawn(seen.main, generator, _independent(wait)), _redrawn(seen.worker, generator, 1.0)
+        agree += primary(estimate_gains(main, worker, seen.workers, _contention(seen, cores))) == stage
+    if agree >= 0.95 * DRAWS and wait.error <= SURE_ERROR and not disturbed:
+        return "high"
+    return "medium" if agree >= 0.8 * DRAWS and wait.error <= FAIR_ERROR else "low"
+
+
+def _independent(wait: Share) -> float:
+    """Return the share of samples that count as independent, by the error beyond the binomial one."""
+    binomial = share(round(wait.value * wait.samples), wait.samples).error
+    return min(1.0, (binomial / wait.error) ** 2) if wait.error > 0 else 1.0
+
+
+def _redrawn(counts: Counter[str], generator: np.random.Generator, independent: float) -> dict[str, float]:
+    total = sum(counts.values())
+    if not total:
+        return {}
+    size = max(1, round(total * independent))
+    drawn = generator.multinomial(size, [count / total for count in counts.values()])
+    return {part: float(number) / size for part, number in zip(counts, drawn, strict=True)}
+
+
+def _loads(seen: Seen) -> bool:
+    return bool(seen.worker_samples) or any(seen.main[part] for part in (*WAITING, "startup"))
+
+
+def _refusal(recording: Recording, seen: Seen) -> str | None:
+    """Return why there is no verdict; None where there is one."""
+    missing = recording.meta.get("missing")
+    stacks = missing.get("stacks") if isinstance(missing, dict) else None
+    if not seen.main_samples and stacks:
+        return f"Not enough evidence: stacks {stacks}"
+    if seen.main_samples < MIN_SAMPLES:
+        return (
+            f"Not enough evidence: only {seen.main_samples} stack samples of the main thread, {MIN_SAMPLES} are needed"
+        )
+    if seen.elsewhere is not None:
+        return f"Not enough evidence: the DataLoader is read by {seen.elsewhere}, not by the main thread whose waiting counts"
+    if not _loads(seen):
+        return f"No DataLoader was at work in {seen.main_samples:,} stack samples of the main thread"
+    if seen.workers and seen.worker_samples < MIN_WORKER_SAMPLES and waiting(seen).value >= MIN_GAIN:
+        return f"Not enough evidence: only {seen.worker_samples} stack samples of the {seen.workers} workers"
+    return None
+
+
+def _headline(stage: Stage, kind: causes.Kind, scene: Scene) -> str:
+    if stage == "startup":
+        return "Starting and stopping the loader's workers"
+    if stage == "sampler":
+        return "The sampler in the training process"
+    return causes.headline(stage, kind, scene)
+
+
+def _causes(seen: Seen, scene: Scene, stage: Stage, kind: causes.Kind, wait: Share) -> tuple[results.Cause, ...]:
+    found, ruled_out = [], []
+    for each, gain in sorted(scene.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
+        named = kind if each == stage else causes.name(each, scene)
+        listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage not in ("none", "device")
+        if each == stage or listed:
+            facts = evidence(seen, each, gain, wait)
+            found.append(results.Cause(named.id, "found", each, facts, round(gain, 3), named.title))
+        elif each != "device":
+            text = f"without it the job would gain about {max(0.0, gain - 1):.0%}"
+            fact = Evidence(text, round(gain - 1, 4), "share", MIN_GAIN)
+            ruled_out.append(results.Cause(named.id, "ruled_out", each, (fact,), None, named.title))
+    if stage == "none":
+        facts = evidence(seen, "none", 1.0, wait)
+        found.append(results.Cause("balanced", "found", "none", facts, None, "The loader keeps up"))
+    missing = tuple(
+        results.Cause(each, "not_measured", of, (Evidence(NEEDS_STAMPS, None, "", None),), None, title)
+        for each, of, title in UNMEASURED
+    )
+    return (*found, *ruled_out, *missing)
+
+
+def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Evidence, ...]:
+    """Return what speaks for a stage, each share with its sampling error."""
+    who = f"{wait.samples:,} stack samples of the main thread"
+    facts = [Evidence(f"the loop waits {wait.text()} of its time ({who})", round(wait.value, 4), "share", None)]
+    counts, whose = (seen.worker, "worker samples") if seen.workers else (seen.main, "samples of the main thread")
+    if stage in WORK:
+        mine = share(counts[stage], sum(counts.values()))
+        facts.append(
+            Evidence(f"{stage} {mine.text()} of {mine.samples:,} {whose}", round(mine.value, 4), "share", None)
+        )
+    elif stage in ("device", "host", "sampler", "startup"):
+        mine = share(seen.main[stage], seen.main_samples)
+        facts.append(Evidence(f"{stage} {mine.text()} of the main thread's time", round(mine.value, 4), "share", None))
+    if seen.worker_samples:
+        idle = share(seen.worker["idle"], seen.worker_samples)
+        text = f"the {seen.workers} workers wait for the loop {idle.text()} of their time"
+        facts.append(Evidence(text, round(idle.value, 4), "share", None))
+    if stage in ("read", "contention") and seen.account is not None:
+        facts.append(
+            Evidence(
+                f"its makers wait for a core {seen.account.runq:.0%} of their time",
+                round(seen.account.runq, 4),
+                "share",
+                CONTENTION_SHARE,
+            )
+        )
+    if stage != "none":
+        facts.append(
+            Evidence(f"without it the job would be about {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)
+        )
+    return tuple(facts)
+
+
+def _stages(seen: Seen, main: Mapping[str, float], worker: Mapping[str, float]) -> tuple[results.StageCost, ...]:
+    """Return each stage's share of the seconds that a batch takes all who work on it; the seconds are not known."""
+    weights: dict[Stage, float] = {}
+    for stage in WORK:
+        weights[stage] = seen.workers * worker.get(stage, 0.0) if seen.workers else main.get(stage, 0.0)
+    if seen.workers:
+        weights["handover"] = main.get("handover", 0.0) + seen.workers * worker.get("handover", 0.0)
+    for part in ("sampler", "device", "host"):
+        weights[part] = main.get(part, 0.0)
+    total = sum(weights.values())
+    return tuple(
+        results.StageCost(stage, None, round(weight / total, 4) if total else None, ("stack",))
+        for stage, weight in weights.items()
+    )
+
+
+def _mains(recording: Recording) -> list[dict[str, Any]]:
+    attached = recording.meta.get("attach")
+    mains = attached.get("mains") if isinstance(attached, dict) else None
+    return (
+        [each for each in mains if isinstance(each, dict) and isinstance(each.get("pid"), int)]
+        if isinstance(mains, list)
+        else []
+    )
+
+
+def _accounts(recording: Recording) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Return (moment in ns, entries) of the kernel's accounts."""
+    lines = [(line["t"], line["accounts"]) for line in recording.host if isinstance(line.get("accounts"), list)]
+    return [(moment, [entry for entry in entries if isinstance(entry, dict)]) for moment, entries in lines]
+
+
+def _workers(recording: Recording) -> int:
+    """Return how many workers a main process has; those that stacks showed where torch gave them no names."""
+    mains = len(_mains(recording)) or 1
+    counts = [sum(entry.get("main") is not None for entry in entries) for _, entries in _accounts(recording)]
+    # Between two epochs there are none.
+    alive = [count for count in counts if count]
+    if alive:
+        return max(1, round(statistics.median(alive) / mains))
+    return len(
+        {sample.pid for sample in recording.stacks if sample.frames and sample.frames[0].startswith(WORKER_FRAME)}
+    )
+
+
+def _account(recording: Recording, workers: int) -> Account | None:
+    """Return the kernel's account of the makers over the whole visit."""
+    first: dict[int, tuple[int, dict[str, Any]]] = {}
+    total: Counter[str] = Counter()
+    last: dict[int, tuple[int, dict[str, Any]]] = {}
+    for moment, entries in _accounts(recording):
+        for entry in entries:
+            if (entry.get("main") is not None) == bool(workers):
+                first.setdefault(int(entry["pid"]), (moment, entry))
+                last[int(entry["pid"])] = moment, entry
+    for pid, (begun, before) in first.items():
+        ended, after = last[pid]
+        total["wall"] += ended - begun
+        for name in ("cpu_ns", "runq_ns", "process_cpu_s", "rchar", "read_bytes"):
+            total[name] += (after.get(name) or 0) - (before.get(name) or 0)
+    if total["wall"] <= 0:
+        return None
+    seconds = total["wall"] / 1e9
+    known = all(entry.get("rchar") is not None for _, entry in last.values())
+    threads = total["process_cpu_s"] * 1e9 / total["cpu_ns"] if total["cpu_ns"] > 0.05 * total["wall"] else None
+    return Account(
+        total["cpu_ns"] / total["wall"], total["runq_ns"] / total["wall"], threads,
+        total["rchar"] / seconds if known else None, total["read_bytes"] / seconds if known else None,
+    )  # fmt: skip
+
+
+def _scene(
+    recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
+) -> Scene:
+    """Set the scene for the catalogue of causes: what a hooked run tells in seconds a batch is here in shares of time."""
+    missing = recording.meta.get("missing")
+    missing = missing if isinstance(missing, dict) else {}
+    counts = seen.worker if seen.workers else seen.main
+    total = max(1, sum(counts.values()))
+    pieces = tuple(
+        Piece(stage, name, where, count / total, 0.0) for (stage, name, where), count in seen.pieces.most_common()
+    )
+    made = sum(counts[stage] for stage in WORK) / total
+    account = seen.account
+    # Stacks say whether a worker makes a batch, the kernel whether its thread runs: what is left of the first is blocked.
+    blocked = max(0.0, made - account.cpu - account.runq) if account is not None else None
+    step = seen.main["device"] + seen.main["host"]
+    lines = tuple(
+        (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
+    )
+    parts = _unknown(
+        Breakdown, measured=0, wall_s=made, cpu_s=account.cpu if account else None, runq_s=account.runq if account else None,
+        blocked_s=blocked, pieces=pieces, timed_batches=0,
+        by_stack={stage: counts[stage] for stage in WORK}, stack_samples=total,
+        host_share=seen.main["host"] / step if step else None, host_by=lines, step_samples=step, stall_s=0.0,
+        threads=account.threads if account else None, device_bytes=account.device_bytes if account else None,
+        asked_bytes=account.asked_bytes if account else None,
+    )  # fmt: skip
+    return _unknown(
+        Scene, loop=_no_loop(seen), parts=parts, gains=gains, cores=cores, busy_others=busy_others,
+        gpu_missing=missing.get("gpu"), stacks_missing=missing.get("stacks"), operators=tuple(sorted(seen.operators)),
+    )  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+def _unknown(kind: type[T], **known: Any) -> T:
+    """Return a dataclass in which all but `known` is None: what only a hooked run can tell."""
+    blank = dict.fromkeys((each.name for each in dataclasses.fields(kind)), None)  # type: ignore[arg-type]
+    return kind(**{**blank, **known})
+
+
+def _no_loop(seen: Seen) -> Loop:
+    """Return a loop of which nothing was stamped, as the catalogue wants one."""
+    none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    made = Made(
+        whole, whole, whole, whole, none, none, none, none, none, none, none, none, none, none, none, none, whole, whole,
+        whole, flags, flags, none, none,
+    )  # fmt: skip
+    return Loop(
+        process=Process(0, 0, 0, "", None, None, {}), facts={"name": "the DataLoader", "num_workers": seen.workers},
+        iterators=(), epochs=[], epoch=whole, position=whole, asked=none, taken=none, wait=none, step=none, step_cpu=none,
+        step_process_cpu=none, step_runq=none, receive=none, receive_cpu=none, index=none, ready=whole, parked=whole,
+        count=whole, training=True, main_thread=True, steady=flags, made=made,
+    )  # fmt: skip
+
+
+def _ranks(recording: Recording) -> tuple[results.Rank, ...]:
+    host = str(recording.meta.get("host") or "")
+    mains = enumerate(_mains(recording))
+    return tuple(
+        results.Rank(each["rank"] if isinstance(each.get("rank"), int) else number, host, each["pid"], None, None)
+        for number, each in mains
+    )
+
+
+def _run(recording: Recording, seen: Seen, cores: float) -> results.Run:
+    meta = recording.meta
+    attached = meta.get("attach")
+    attached = attached if isinstance(attached, dict) else {}
+    command, begun, ended = meta.get("command"), meta.get("started_ns"), meta.get("ended_ns")
+    duration = (ended - begun) / 1e9 if isinstance(begun, int) and isinstance(ended, int) else None
+    sampler = meta.get("sampler_cpu_s")
+    own = sampler / (duration * cores) if isinstance(sampler, float) and duration else None
+    unix = meta.get("started_unix_ns")
+    return results.Run(
+        command=shlex.join(map(str, command)) if isinstance(command, list) else "", exit_code=None, duration_s=duration,
+        steps=None, world_size=max(1, len(_mains(recording))), device=attached.get("device"), cpu_budget=cores,
+        python=attached.get("python"), torch=attached.get("torch"), start_method=None,
+        overhead=results.Overhead(0.0, sampler, own and round(own, 5)), notes=(*recording.notes, NOTE, *_by_rank(seen)),
+        started_unix_s=unix / 1e9 if isinstance(unix, int) else None, loaderprof=meta.get("loaderprof"),
+        gpus=tuple(meta.get("gpus") or ()), mode="attach",
+    )  # fmt: skip
+
+
+def _by_rank(seen: Seen) -> tuple[str, ...]:
+    if len(seen.by_main) < 2:
+        return ()
+    told = [f"{pid} {share(waits, total).text()}" for pid, (waits, total) in sorted(seen.by_main.items())[:8]]
+    return (f"waiting by process: {', '.join(told)}",)
