@@ -30,6 +30,8 @@ INJECT = Path(__file__).absolute().parent / "inject"
 # What PEP 538 may set LC_CTYPE to in a Python that was started in the C locale.
 COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# A thread that was there before us (a BLAS library's) can swallow SIGCHLD; a look costs a few us.
+LOOK_S = 1.0
 # Not waited for: KILL and STOP cannot be; CONT wakes us even if blocked (see `_stop_too`); PIPE and XFSZ come
 # from our own writes and look as if a process had sent them.
 WAITED_FOR = signal.valid_signals() - {
@@ -238,8 +240,8 @@ def _popen(
 def _stand_by(pid: int) -> None:
     """Pass signals on until the job has ended; its status is left for `wait`."""
     while True:
-        received = signal.sigwaitinfo(WAITED_FOR)
-        if received.si_signo == signal.SIGCHLD:
+        received = signal.sigtimedwait(WAITED_FOR, LOOK_S)
+        if received is None or received.si_signo == signal.SIGCHLD:
             if _has_ended(pid):
                 return
         elif received.si_code <= 0 or _is_for_us_alone(received.si_signo):

@@ -523,6 +523,21 @@ def test_callbacks_frame_the_job_and_cannot_hurt_it(tmp_path: Path) -> None:
     assert done.stderr == "loaderprof: watching from outside is off: no way\n"
 
 
+@linux_only
+def test_a_signal_lost_to_another_thread_does_not_hang_us(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "thread.py",
+        "import os, signal, threading\n"
+        "from loaderprof.capture import launch\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "def started(pid):\n    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)\n"
+        "    while signal.SIGCHLD in signal.sigpending():\n        os.sched_yield()\n"
+        "print(launch.supervise(['sh', '-c', 'exit 2'], os.environ, started=started))",
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr) == (f"{launch.Exit(2, None)}\n", "")
+
+
 @pytest.mark.parametrize("exit", [launch.Exit(3, None), launch.Exit(None, 15)])
 def test_leaving_with_a_report_that_nobody_reads(tmp_path: Path, exit: launch.Exit) -> None:
     script = write(
