@@ -33,8 +33,8 @@ LOADER: tuple[Stage, ...] = (
     "straggler",
     "contention",
 )
-# Each explains a part of what the wider stages would recover too.
-NARROW: tuple[Stage, ...] = ("straggler", "startup", "sampler", "contention")
+# What goes wrong with the work of another stage: taking that work away takes these away too.
+NARROW: tuple[Stage, ...] = ("straggler", "contention")
 
 
 @dataclass(frozen=True, slots=True)
