@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     _add_verify(verbs.add_parser("verify", help="run the job without and with a change, and measure what it brings"))
     _add_compare(verbs.add_parser("compare", help="two recordings side by side: settings, speed, stages, verdict"))
     _add_check(verbs.add_parser("check", help="hold a recording against limits, for CI"))
+    _add_attach(verbs.add_parser("attach", help="watch a job that is already running, and leave it as it was"))
+    _add_export(verbs.add_parser("export", help="hand a recording over to Perfetto, speedscope, Prometheus or pandas"))
     env = verbs.add_parser("env", help="what can be measured here: GPU, stacks, CPU budget, limits, versions")
     env.set_defaults(call=_env)
     return top
@@ -209,6 +211,42 @@ def _check(options: argparse.Namespace) -> int:
 
     typed = {key: getattr(options, key.replace("-", "_")) for key in check.KEYS}
     return check.check(Path(options.folder), typed, junit=options.junit, github=options.github)
+
+
+def _add_attach(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("pid", metavar="PID", type=int, help="the training process, or the launcher above it")
+    verb.add_argument(
+        "--duration", metavar="S", type=float, default=30.0, help="seconds to watch (default 30); Ctrl-C ends it early"
+    )
+    verb.add_argument("-o", "--output", metavar="DIR", help="folder of the recording (default: named after the script)")
+    verb.add_argument("--no-html", action="store_true", help="write no report.html")
+    verb.set_defaults(call=_attach)
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from loaderprof import run
+    from loaderprof.capture import attach
+
+    run.finish(attach.attach(options.pid, duration_s=options.duration, output=options.output), html=not options.no_html)
+    return 0
+
+
+# As `report.export` has them; named here so that --help imports nothing.
+FORMATS = ("chrome", "speedscope", "collapsed", "openmetrics", "parquet")
+
+
+def _add_export(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("--format", metavar="FORMAT", required=True, choices=FORMATS, help=", ".join(FORMATS))
+    verb.add_argument("-o", "--output", metavar="FILE", help="where to write (default: in DIR; - for standard output)")
+    verb.add_argument("--force", action="store_true", help="replace FILE")
+    verb.set_defaults(call=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from loaderprof.report import export
+
+    return export.export(Path(options.folder), options.format, output=options.output, force=options.force)
 
 
 def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike

@@ -58,7 +58,9 @@ def lead(findings: Findings) -> Lead:
 def run_line(findings: Findings) -> tuple[str, ...]:
     """Return what was watched: script, steps, duration, device, own cost, and how it ended if badly."""
     run = findings.run
-    parts = [script(run.command), words.plural(run.steps, "step")]
+    parts = [script(run.command)]
+    if run.steps is not None:
+        parts.append(words.plural(run.steps, "step"))
     if run.duration_s is not None:
         parts.append(words.duration(run.duration_s))
     parts += _where(findings)
@@ -247,6 +249,8 @@ def try_command(findings: Findings, advice: Advice) -> str:
 
 def next_try(findings: Findings) -> tuple[str, str]:
     """Return what to type, and what to mind, where there was not enough evidence."""
+    if findings.run.mode == "attach":
+        return again_command(findings), "or watch it again, for longer: loaderprof attach PID --duration 120"
     if not findings.run.steps:
         return "for batch in loaderprof.watch(your_loader):", "records a loop whose loader is no torch DataLoader"
     steps = words.plural(findings.run.steps, "step")

@@ -1,0 +1,435 @@
+"""Join a running job by process id, watch it for a while from outside, and leave it as it was.
+
+Nothing is put into the job: py-spy reads its memory without stopping it, the rest is in /proc, psutil and NVML. What
+needs stamps in the job (batches, seconds a step, queue depth) is not in such a recording; `diagnose.outside` concludes
+from the shares that its stacks hold. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loaderprof.capture import describe, samplers
+from loaderprof.capture.budget import cpu_budget
+from loaderprof.capture.environment import stacks_remedy
+from loaderprof.capture.samplers import Job, StackSampler, find_py_spy
+from loaderprof.capture.session import Session, make_folder
+from loaderprof.errors import LoaderprofError, UsageError
+
+# Sampling costs about 0.6 ms of CPU a sample and process (0.35 ms, and 0.085 ms for each Python thread): so many
+# samples a second over all processes of a window are a tenth of a core, for the time of the visit only.
+SAMPLES_PER_S = 150
+FASTEST_HZ, SLOWEST_HZ = 50, 25
+# Workers may come and go with every epoch, and py-spy is told its processes when it starts.
+WINDOW_S = 5
+# torch names its workers so since 2.5.
+WORKER_NAME = "pt_data_worker"
+WORKER_FRAME = "_worker_loop ("
+LOADER_FRAME = "torch/utils/data/"
+# Frames in which a launcher waits for the processes it started.
+LAUNCHER_FRAMES = ("torch/distributed/elastic/", "subprocess.py", "accelerate/commands/", "multiprocessing/popen_")
+# A dump takes a process start of py-spy; a job of more processes than this is told by its workers' names.
+MAX_DUMPS = 16
+
+
+class AttachError(LoaderprofError):
+    """The process cannot be watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running job: the process that was named, and those beneath it that run a training loop."""
+
+    pid: int
+    mains: tuple[int, ...]
+
+
+def attach(pid: int, *, duration_s: float, output: str | None) -> Path:
+    """Watch a running job and return the folder of the recording.
+
+    Args:
+        pid: the training process, or the launcher above it.
+        duration_s: how long to watch; Ctrl-C ends it early.
+        output: folder of the recording; None: named after the script.
+
+    Raises:
+        LoaderprofError: the job cannot be watched, or the folder cannot be written.
+    """
+    if not duration_s >= 1:
+        raise UsageError("--duration is less than a second", f"loaderprof attach {pid} --duration 30")
+    target = find(pid)
+    main = psutil.Process(target.mains[0])
+    try:
+        command = job_command(main.cmdline())
+    except psutil.Error:
+        raise AttachError(f"process {main.pid} has just ended") from None
+    folder = make_folder(output, _stem(command))
+    stacks = Visit(target.mains, time.monotonic() + duration_s)
+    session = Session(folder, command, stacks, [ThreadSampler(target.mains)])
+    session.meta.update(_facts(target, main, duration_s))
+    names = ", ".join(map(str, target.mains[:4])) + (", ..." if len(target.mains) > 4 else "")
+    sys.stderr.write(f"loaderprof: watching process {names} for {duration_s:g} s; Ctrl-C ends it early\n")
+    _watch(session, stacks, target, duration_s)
+    session.finish(None, None)
+    return folder
+
+
+def _watch(session: Session, stacks: Visit, target: Target, duration_s: float) -> None:
+    """Sample until the time is over, the job has ended or the user has seen enough."""
+    try:
+        session.start(target.pid)
+        end = time.monotonic() + duration_s
+        while time.monotonic() < end and any(map(psutil.pid_exists, target.mains)):
+            time.sleep(min(0.1, max(0.0, end - time.monotonic())))
+    except KeyboardInterrupt:
+        session.meta["ended_early"] = True
+    # From here on a second Ctrl-C must not lose what was seen; it is a matter of a second.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stacks.settle()
+        session.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Visit(StackSampler):
+    """py-spy over main processes in turn, each with a few of its workers, window after window without a break.
+
+    Args:
+        mains: the processes that run training loops.
+        until: when the visit ends, of `time.monotonic`.
+    """
+
+    def __init__(self, mains: Sequence[int], until: float) -> None:
+        super().__init__()
+        self._mains, self._until, self._settled = tuple(mains), until, False
+
+    def settle(self, timeout_s: float = 5.0) -> None:
+        """Start no more windows, end the one under way now, and wait until its stacks are taken in."""
+        self._settled = True
+        end, asked = time.monotonic() + timeout_s, set()
+        while self._running and time.monotonic() < end:
+            for child, _ in list(self._running):
+                # Told to stop, py-spy writes what it has; told twice, it may stop before it has.
+                if child.returncode is None and child.pid not in asked:
+                    asked.add(child.pid)
+                    child.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+
+    def _due(self, job: Job) -> list[int]:  # noqa: ARG002 - what is looked at was chosen when the visit began
+        left = self._until - time.monotonic()
+        if self._settled or left < 0.5:
+            return []
+        # The last window takes a short rest with it; `settle` ends it in time.
+        self.window_s = math.ceil(left) if left < 1.5 * WINDOW_S else WINDOW_S
+        main = self._mains[self._windows % len(self._mains)]
+        pids = [main, *loader_workers(main)[: samplers.MAX_PROCESSES - 1]]
+        self.rate_hz = min(FASTEST_HZ, max(SLOWEST_HZ, SAMPLES_PER_S // len(pids)))
+        return pids
+
+
+class ThreadSampler:
+    """The kernel's account of each training process and worker: CPU and run-queue wait of its first thread.
+
+    Also the CPU of the whole process, and what it read: asked of the system, and taken from a device.
+    """
+
+    def __init__(self, mains: Sequence[int]) -> None:
+        self.period_s = 1.0
+        self.missing: str | None = None
+        self._mains = tuple(mains)
+
+    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+        """Return cumulative counters by process, None where the kernel keeps none."""
+        entries = []
+        for main in self._mains:
+            entries.append(_account(main, None))
+            entries += [_account(pid, main) for pid in _named(main)]
+        known = [entry for entry in entries if entry is not None]
+        return {"accounts": known} if known else None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _account(pid: int, main: int | None) -> dict[str, Any] | None:
+    try:
+        cpu, runq, _ = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()
+        times = psutil.Process(pid).cpu_times()
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except (OSError, ValueError, psutil.Error):
+        return None
+    read = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+    return {
+        "pid": pid, "main": main, "cpu_ns": int(cpu), "runq_ns": int(runq), "process_cpu_s": times.user + times.system,
+        "rchar": read.get("rchar"), "read_bytes": read.get("read_bytes"),
+    }  # fmt: skip
+
+
+def loader_workers(main: int) -> list[int]:
+    """Return the DataLoader workers of a process as torch names them; where none is named, its children."""
+    return _named(main) or sorted(process.pid for process in _below_of(main) if _parent(process) == main)
+
+
+def _named(main: int) -> list[int]:
+    return sorted(process.pid for process in _below_of(main) if _name(process) == WORKER_NAME)
+
+
+def _below_of(pid: int) -> list[psutil.Process]:
+    """Return all processes beneath one: a fork server may stand between a training process and its workers."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def find(pid: int) -> Target:
+    """Return the job that a process id stands for: a training process, a worker of one, or a launcher above some.
+
+    Raises:
+        AttachError: there is no such process, it may not be looked at, or nothing beneath it trains.
+    """
+    if pid <= 0 or not psutil.pid_exists(pid):
+        raise AttachError(f"there is no process {pid}", "find the training process:  pgrep -af python")
+    if find_py_spy() is None:
+        raise AttachError("py-spy, which reads the stacks of a running job, is not installed", "pip install py-spy")
+    if os.getpid() == pid:
+        raise AttachError("that is the number of this very process", "find the training process:  pgrep -af python")
+    root = psutil.Process(pid)
+    _check_owner(root)
+    if _name(root) == WORKER_NAME:
+        root = root.parent() or root
+    family = [root, *_below_of(root.pid)]
+    pythons = [process for process in family if is_python(process)]
+    if not pythons:
+        raise AttachError(
+            f"process {pid} ({_name(root)}) is not Python, nor did it start any", "find it:  pgrep -af python"
+        )
+    with_torch = [process for process in pythons if has_torch(process) is not False]
+    if not with_torch:
+        raise AttachError(
+            f"process {pid} ({_shown(pythons[0])}) has not loaded torch",
+            "attach again once it trains; for another kind of loader: for batch in loaderprof.watch(loader)",
+        )
+    return Target(root.pid, _trainers(with_torch))
+
+
+def _check_owner(process: psutil.Process) -> None:
+    """Refuse a process of another user: the kernel would."""
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        return
+    with suppress(psutil.Error):
+        if process.uids().real != os.geteuid():
+            owner, mine = process.username(), getpass.getuser()
+            raise AttachError(
+                f"process {process.pid} belongs to {owner}, and {mine} may not look into it",
+                f"sudo {sys.executable} -m loaderprof attach {process.pid}",
+            )
+
+
+def is_python(process: psutil.Process) -> bool:
+    """Tell whether a process runs a Python interpreter, by its program or the library it has loaded."""
+    try:
+        program = Path(process.exe()).name or process.name()
+    except psutil.Error:
+        program = _name(process)
+    return bool(re.match(r"(?i)(python|pypy|pt_)", program)) or "libpython" in _maps(process.pid)
+
+
+def has_torch(process: psutil.Process) -> bool | None:
+    """Tell whether a process has loaded torch; None where its memory map cannot be read."""
+    maps = _maps(process.pid)
+    return ("libtorch" in maps or "/torch/lib/" in maps) if maps else None
+
+
+def _maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _trainers(processes: list[psutil.Process]) -> tuple[int, ...]:
+    """Return the processes that run a training loop: those with loader workers, else those seen in a DataLoader.
+
+    Where neither shows at the moment (a long step without workers), it is the topmost process that is not just
+    waiting for others.
+
+    Raises:
+        AttachError: no process may be looked at.
+    """
+    pids = {process.pid for process in processes}
+    workers = [process for process in processes if _name(process) == WORKER_NAME]
+    owners = {owner for worker in workers if (owner := _owner(worker, pids)) is not None}
+    if owners:
+        dump(min(owners))
+        return tuple(sorted(owners))
+    stacks = {process.pid: dump(process.pid) for process in processes[:MAX_DUMPS]}
+    parents = {process.pid: _parent(process) for process in processes}
+    unnamed = {pid for pid, text in stacks.items() if WORKER_FRAME in text}
+    owners = {parent for pid in unnamed if (parent := parents[pid]) in pids}
+    owners |= {pid for pid, text in stacks.items() if pid not in unnamed and LOADER_FRAME in text}
+    if owners:
+        return tuple(sorted(owners))
+    alone = [pid for pid in stacks if pid not in unnamed]
+    busy = [pid for pid in alone if not any(frame in stacks[pid] for frame in LAUNCHER_FRAMES)]
+    ranks = [pid for pid in busy if "RANK" in _environment(pid)]
+    return tuple(sorted(ranks)) if len(ranks) > 1 else tuple((busy or alone or sorted(pids))[:1])
+
+
+def _owner(worker: psutil.Process, pids: set[int]) -> int | None:
+    """Return the training process above a worker; a fork server in between has no torch of its own loop."""
+    with suppress(psutil.Error):
+        for parent in worker.parents():
+            if _name(parent) != WORKER_NAME and parent.pid in pids and "forkserver" not in " ".join(parent.cmdline()):
+                return parent.pid
+    return None
+
+
+def dump(pid: int) -> str:
+    """Return the stacks of a process at this moment.
+
+    Raises:
+        AttachError: py-spy is refused.
+    """
+    command = [str(find_py_spy()), "dump", "--nonblocking", "--full-filenames", "--pid", str(pid)]
+    try:
+        tried = subprocess.run(command, capture_output=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    error = tried.stderr.decode("utf-8", "replace")
+    if tried.returncode and "ermission" in error and psutil.pid_exists(pid):
+        raise AttachError(f"py-spy is not allowed to look into process {pid}", stacks_remedy())
+    return tried.stdout.decode("utf-8", "replace")
+
+
+def job_command(words: Sequence[str]) -> list[str]:
+    """Return a Python process's command line without the interpreter and its own options."""
+    at = 1
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-m", "-c"):
+        at += 2 if words[at] in ("-X", "-W") else 1
+    rest = list(words[at:])
+    if rest[:1] == ["-c"]:
+        return ["python", "-c", *rest[1:]]
+    return rest or list(words)
+
+
+def _stem(command: Sequence[str]) -> str:
+    if command[:1] == ["-m"] and len(command) > 1:
+        return command[1].rsplit(".", 1)[-1][:64]
+    return (Path(command[0]).name.removesuffix(".py") if command else "")[:64] or "job"
+
+
+def _shown(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        words = describe.redacted(process.cmdline())
+        return " ".join([Path(words[0]).name, *words[1:]])[:60] if words else _name(process)
+    return _name(process)
+
+
+def _facts(target: Target, main: psutil.Process, duration_s: float) -> dict[str, Any]:
+    """Return what a recording says of a job that was joined; what a hooked process would say of itself is read here."""
+    cwd = None
+    with suppress(psutil.Error):
+        cwd = main.cwd()
+    budget = cpu_budget(main.pid)
+    return {
+        "mode": "attach",
+        "cwd": cwd,
+        "script_folder": _script_folder(main, cwd),
+        "cpu_budget": dataclasses.asdict(budget),
+        "attach": {
+            "pid": target.pid,
+            "asked_s": duration_s,
+            "mains": [{"pid": pid, "rank": _rank(pid)} for pid in target.mains],
+            "device": _device(main.pid),
+            "python": _python_version(main),
+            "torch": _torch_version(main.pid),
+        },
+    }
+
+
+def _script_folder(main: psutil.Process, cwd: str | None) -> str | None:
+    with suppress(psutil.Error):
+        script = next((word for word in job_command(main.cmdline()) if word.endswith(".py")), None)
+        if script is not None:
+            return str((Path(cwd or "/") / script).parent)
+    return None
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """Return the few variables of a process's environment that tell its place in the job."""
+    try:
+        found = psutil.Process(pid).environ()
+    except psutil.Error:
+        return {}
+    return {name: found[name] for name in describe.ENVIRONMENT if name in found}
+
+
+def _rank(pid: int) -> int | None:
+    environment = _environment(pid)
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        value = environment.get(name, "")
+        if value.isdigit() and len(value) < 8:
+            return int(value)
+    return None
+
+
+def _device(pid: int) -> str | None:
+    """Return `cuda` where a process holds an NVIDIA device open, else `cpu`; None where that cannot be seen."""
+    try:
+        targets = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return None
+    return "cuda" if any(re.match(r"/dev/nvidia\d", target) for target in targets) else "cpu"
+
+
+def _torch_version(pid: int) -> str | None:
+    """Read torch's version from the file beside the library that a process has loaded."""
+    place = re.search(r"(/\S.*/torch)/lib/", _maps(pid))
+    if place is None:
+        return None
+    try:
+        # Through the process's own root: in a container the path is the container's.
+        text = Path(f"/proc/{pid}/root{place[1]}/version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+    return version[1] if version else None
+
+
+def _python_version(process: psutil.Process) -> str | None:
+    try:
+        version = re.search(r"python(\d+\.\d+)", process.exe())
+    except psutil.Error:
+        return None
+    return version[1] if version else None
