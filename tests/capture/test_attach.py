@@ -1,0 +1,270 @@
+"""Joining real running jobs: the share of waiting against the job's own stamps, and a job left as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loaderprof import recording
+from loaderprof.capture import attach
+from loaderprof.errors import LoaderprofError, OutputError, UsageError
+
+PROGRAM = Path(__file__).parent / "programs" / "timed.py"
+PATIENCE_S = 60
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or attach.find_py_spy() is None, reason="needs /proc and py-spy"
+)
+
+
+@dataclass
+class Job:
+    """A training job below a shell, as a launcher starts one."""
+
+    shell: subprocess.Popen[str]
+    pid: int
+    log: Path
+
+    def wait_share(self, begun_ns: int, ended_ns: int) -> float:
+        """The job's own account of its waiting within a span of the common clock."""
+        waited = 0
+        for line in self.log.read_text().splitlines()[:-1]:
+            asked, taken = map(int, line.split())
+            waited += max(0, min(taken, ended_ns) - max(asked, begun_ns))
+        return waited / (ended_ns - begun_ns)
+
+    def end(self) -> str:
+        """Let the job end by itself; return what it printed since it began to train."""
+        assert self.shell.stdin is not None
+        output, _ = self.shell.communicate("stop\n", timeout=PATIENCE_S)
+        return output
+
+
+def start(log: Path, *numbers: str) -> Job:
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, str(PROGRAM), *numbers, str(log)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == "training\n"
+    pid = next(child.pid for child in psutil.Process(shell.pid).children())
+    return Job(shell, pid, log)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """Workers that decode 2 ms and wait 2 ms a sample, two of them, for a step of 12 ms: more than half is waiting."""
+    started = start(tmp_path_factory.mktemp("job") / "log", "2", "2", "2", "12")
+    yield started
+    if started.shell.poll() is None:
+        started.end()
+
+
+def loaderprof(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "loaderprof", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@dataclass
+class Visit:
+    """What `loaderprof attach` left: its exit code and words, its recording and findings."""
+
+    code: int
+    stdout: str
+    stderr: str
+    folder: Path
+    findings: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def visit(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Visit:
+    folder = tmp_path_factory.mktemp("visit") / "recording"
+    process = loaderprof("attach", str(job.pid), "--duration", "8", "-o", str(folder))
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    findings = json.loads((folder / "findings.json").read_text()) if process.returncode == 0 else {}
+    return Visit(process.returncode, stdout, stderr, folder, findings)
+
+
+def test_the_wait_share_is_that_of_the_jobs_own_stamps(job: Job, visit: Visit) -> None:
+    assert visit.code == 0, visit.stderr
+    seen = recording.read(visit.folder)
+    truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
+    assert 0.2 < truth < 0.95
+    assert visit.findings["verdict"]["wait_share"] == pytest.approx(truth, abs=0.06)
+
+
+def test_a_loader_bound_job_is_named_so_with_its_error(visit: Visit) -> None:
+    verdict = visit.findings["verdict"]
+    assert verdict["bottleneck"] in ("read", "decode")
+    assert verdict["ceiling_speedup"] == pytest.approx(1 / (1 - verdict["wait_share"]), rel=0.02)
+    found = [cause for cause in visit.findings["causes"] if cause["status"] == "found"]
+    assert " points of its time (" in found[0]["evidence"][0]["text"]
+    assert "timed.py" in verdict["headline"]
+
+
+def test_what_needs_stamps_is_null(visit: Visit) -> None:
+    verdict, run = visit.findings["verdict"], visit.findings["run"]
+    assert (verdict["step_s"], verdict["wait_s"], run["steps"], run["exit_code"]) == (None, None, None, None)
+    assert {stage["s_per_batch"] for stage in visit.findings["stages"]} == {None}
+    assert visit.findings["loaders"] == []
+    assert run["mode"] == "attach"
+
+
+def test_the_recording_has_stacks_of_main_and_workers_and_no_journal(job: Job, visit: Visit) -> None:
+    seen = recording.read(visit.folder)
+    workers = {process.pid for process in psutil.Process(job.pid).children()}
+    assert {sample.pid for sample in seen.stacks} == {job.pid, *workers}
+    assert list((visit.folder / "journals").iterdir()) == []
+    assert seen.meta["attach"]["torch"].split("+")[0].count(".") == 2
+    assert (visit.folder / "report.html").stat().st_size > 10_000
+    assert visit.stdout == ""
+    assert "timed.py" in visit.stderr
+
+
+def test_launcher_worker_and_main_stand_for_the_same_job(job: Job) -> None:
+    worker = psutil.Process(job.pid).children()[0].pid
+    assert [attach.find(pid).mains for pid in (job.shell.pid, job.pid, worker)] == [(job.pid,)] * 3
+
+
+def test_ctrl_c_ends_the_visit_early_and_still_reports(job: Job, tmp_path: Path) -> None:
+    process = loaderprof("attach", str(job.shell.pid), "--duration", "500", "-o", str(tmp_path / "early"), "--no-html")
+    end = time.monotonic() + PATIENCE_S
+    while not any(child.name() == "py-spy" for child in psutil.Process(process.pid).children()):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    seen = recording.read(tmp_path / "early")
+    assert sum(sample.count for sample in seen.stacks if sample.pid == job.pid) > 40
+    assert seen.findings().verdict.wait_share is not None
+    assert not (tmp_path / "early" / "report.html").exists()
+
+
+# Last of those on the shared job: it ends it.
+def test_the_job_goes_on_and_ends_as_if_nobody_had_been_there(job: Job, visit: Visit) -> None:
+    assert visit.code == 0
+    before = len(job.log.read_text().splitlines())
+    end = time.monotonic() + PATIENCE_S
+    while len(job.log.read_text().splitlines()) < before + 10:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    output = job.end()
+    assert output == f"{len(job.log.read_text().splitlines())} batches, True\n"
+    assert job.shell.returncode == 0
+
+
+def test_a_job_without_workers_waits_while_it_makes_its_batches(tmp_path: Path) -> None:
+    job = start(tmp_path / "log", "0", "2", "0", "20")
+    try:
+        folder = attach.attach(job.pid, duration_s=5, output=str(tmp_path / "recording"))
+    finally:
+        output = job.end()
+    assert output.endswith(" batches, True\n")
+    seen = recording.read(folder)
+    found = seen.findings()
+    truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
+    assert found.verdict.wait_share == pytest.approx(truth, abs=0.09)  # five seconds: 250 samples at most
+    assert found.verdict.bottleneck in ("decode", "transform")
+
+
+def refusal(pid: int) -> LoaderprofError:
+    with pytest.raises(LoaderprofError) as caught:
+        attach.find(pid)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_process_that_is_not_there_is_refused() -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    assert f"no process {done.pid}" in refusal(done.pid).message
+    assert "no process -1" in refusal(-1).message
+
+
+def test_a_process_that_is_not_python_is_refused() -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        assert "is not Python" in refusal(other.pid).message
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_python_without_torch_is_refused() -> None:
+    code = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    try:
+        assert "has not loaded torch" in refusal(other.pid).message
+    finally:
+        other.communicate()
+
+
+def test_a_process_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = os.geteuid()
+    monkeypatch.setattr(attach.os, "geteuid", lambda: mine + 1)
+    error = refusal(os.getppid())
+    assert "belongs to" in error.message
+    assert error.hint.startswith("sudo ")
+
+
+def test_the_command_line_says_the_same_as_one_sentence() -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    process = loaderprof("attach", str(done.pid))
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr.splitlines() == [f"loaderprof: there is no process {done.pid}", "  find the training process:  pgrep -af python"]
+
+
+def test_a_visit_shorter_than_a_second_is_refused(tmp_path: Path) -> None:
+    for seconds in (0.0, -3.0, float("nan")):
+        with pytest.raises(UsageError):
+            attach.attach(os.getpid(), duration_s=seconds, output=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path) -> None:
+    if job.shell.poll() is not None:
+        job = start(tmp_path / "log", "0", "1", "0", "5")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years")
+    try:
+        with pytest.raises(OutputError):
+            attach.attach(job.pid, duration_s=1, output=str(tmp_path / "full"))
+    finally:
+        job.end()
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["python3", "train.py", "--lr", "1"], ["train.py", "--lr", "1"]),
+        (["python", "-u", "-X", "dev", "-W", "error", "train.py"], ["train.py"]),
+        (["python", "-m", "package.train", "-v"], ["-m", "package.train", "-v"]),
+        (["python", "-c", "print()"], ["python", "-c", "print()"]),
+        (["python"], ["python"]),
+    ],
+)
+def test_the_interpreter_is_no_part_of_the_jobs_command(words: list[str], command: list[str]) -> None:
+    assert attach.job_command(words) == command
