@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loaderprof import intake
 from loaderprof import journal as layout
 from loaderprof.errors import RecordingError
 
@@ -109,14 +110,16 @@ def read(folder: str | os.PathLike[str]) -> Recording:
         RecordingError: it is no recording, its `recording.json` is damaged, or it is from a newer loaderprof.
     """
     path = Path(folder)
-    recording = Recording(path, _read_meta(path))
+    meta, left_out = intake.meta(_read_meta(path))
+    recording = Recording(path, meta)
+    recording.notes.extend(f"{META}: {name} is damaged and was left out" for name in left_out)
     journals = sorted((path / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (path / JOURNALS).is_dir() else []
     parts: dict[str, list[Table]] = {name: [] for name in KINDS}
     for file in journals:
         _read_journal(file, recording, parts)
     for name, kind in KINDS.items():
         recording.tables[name] = np.concatenate(parts[name]) if parts[name] else np.zeros(0, _dtype(kind))
-    recording.host = [line for line in _lines(path / HOST) if isinstance(line.get("t"), int)]
+    recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
     for line in _lines(path / STACKS):
         recording.stacks.extend(_stack_samples(line))
     return recording
@@ -162,6 +165,9 @@ def _dtype(kind: int) -> np.dtype[Any]:
 
 
 def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]]) -> None:
+    if not file.is_file():
+        recording.notes.append(f"{file.name} is no file and was left out")
+        return
     try:
         with open(file, "rb") as source:
             head = source.read(layout.HEADER_BYTES)
@@ -171,7 +177,7 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
         return
     if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
         raise RecordingError(f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
-    header = _header(head)
+    header = intake.header(head[len(layout.MAGIC) :].rstrip(b"\0")) if head.startswith(layout.MAGIC) else None
     if header is None:
         recording.notes.append(f"{file.name} is damaged and was left out")
         return
@@ -180,19 +186,15 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
     records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
     texts = _texts(records[records["kind"] == layout.TEXT])
     offset = _number_texts(texts, recording)
+    damaged = 0
     for name, kind in KINDS.items():
         rows = records[records["kind"] == kind]
         if len(rows):
-            parts[name].append(_table(kind, rows, number, offset))
-
-
-def _header(head: bytes) -> dict[str, Any] | None:
-    try:
-        header = json.loads(head[len(layout.MAGIC) :].rstrip(b"\0"))
-    except (ValueError, RecursionError):
-        return None
-    whole = isinstance(header, dict) and head.startswith(layout.MAGIC)
-    return header if whole and all(isinstance(header.get(key), int) for key in ("pid", "ppid")) else None
+            good = intake.possible(kind, rows["v"])
+            damaged += len(rows) - int(good.sum())
+            parts[name].append(_table(kind, rows[good], number, offset))
+    if damaged:
+        recording.notes.append(f"{damaged} damaged records of {file.name} were left out")
 
 
 def _process(number: int, header: dict[str, Any]) -> Process:
@@ -200,13 +202,12 @@ def _process(number: int, header: dict[str, Any]) -> Process:
     rank = None
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
         value = environment.get(name) if isinstance(environment, dict) else None
-        if isinstance(value, str) and value.isdigit() and len(value) < 8:
+        if isinstance(value, str) and value.isdecimal() and len(value) < 8:
             rank = int(value)
             break
-    worker = header.get("worker")
     return Process(
-        number=number, pid=header["pid"], ppid=header["ppid"], host=str(header.get("host", "")),
-        worker=worker if isinstance(worker, int) else None, rank=rank, header=header,
+        number=number, pid=header["pid"], ppid=header["ppid"], host=header.get("host") or "",
+        worker=header.get("worker"), rank=rank, header=header,
     )  # fmt: skip
 
 
@@ -247,12 +248,16 @@ def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table
     for column, name in enumerate(layout.FIELDS[kind]):
         values = rows["v"][:, column]
         if name in ("loader", "name", "caller"):
-            values = np.array([texts.get(int(value), -1) for value in values])
+            values = np.array([texts.get(int(value), -1) for value in values], np.int64)
+        elif name == "runq_ns":
+            values = np.maximum(values, 0)
         table[name] = values
     return table
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.is_file():
+        return
     try:
         with open(file, "rb") as source:
             raw = source.read(MAX_LINES_BYTES)
@@ -269,11 +274,13 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _stack_samples(line: dict[str, Any]) -> Iterator[StackSamples]:
     try:
-        frames = [str(frame) for frame in line["frames"]]
+        frames = [intake.printable(str(frame)) for frame in line["frames"]]
         for pid, thread, numbers, count in line["stacks"]:
-            yield StackSamples(
+            sample = StackSamples(
                 int(line["t0"]), int(line["t1"]), float(line["rate"]), int(pid), str(thread),
                 tuple(frames[number] for number in numbers), int(count),
             )  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError):
+            if intake.is_stack(sample.t_begun, sample.t_done, sample.rate_hz, sample.count) and sample.frames:
+                yield sample
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return

@@ -33,7 +33,7 @@ def cpu_budget(pid: int = 0, root: Path = Path("/")) -> CpuBudget:
     quota = cgroup_quota(pid, root)
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     limits = [float(limit) for limit in (logical, affinity, quota) if limit]
-    return CpuBudget(min(limits), logical, affinity, quota, int(slurm) if slurm.isdigit() else None)
+    return CpuBudget(min(limits), logical, affinity, quota, int(slurm) if slurm.isdecimal() else None)
 
 
 def cgroup_quota(pid: int = 0, root: Path = Path("/")) -> float | None:

@@ -7,7 +7,6 @@ seconds since the run started; what was not seen is NaN. Pure: no torch, no cloc
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loaderprof import intake
 from loaderprof.recording import Process, Recording, Table
 
 Seconds = npt.NDArray[np.float64]
@@ -148,7 +148,7 @@ class Timeline:
 def build(recording: Recording) -> Timeline:
     """Return the loops of a recording."""
     tables = recording.tables
-    origin = int(recording.meta.get("started_ns") or _first_time(tables))
+    origin = recording.meta.get("started_ns") or _first_time(tables)
     ended = recording.meta.get("ended_ns")
     spans = _spans(tables)
     loops = []
@@ -195,7 +195,7 @@ def _loop(
     if not len(takes):
         return None
     ends = _own(tables["end"], process.number, iterators, "t_asked")
-    facts = _facts(recording.texts[loader])
+    facts = intake.facts(recording.texts[loader])
     epoch = _epoch_of(rows, takes)
     position = np.arange(len(takes)) - np.searchsorted(epoch, epoch, side="left")
     next_asked, next_cpu, next_process_cpu = _next(takes, ends, epoch)
@@ -225,14 +225,6 @@ def _loop(
 def _own(table: Table, process: int, iterators: tuple[int, ...], order: str) -> Table:
     mine: Table = table[(table["process"] == process) & np.isin(table["iterator"], iterators)]
     return np.sort(mine, order=order, kind="stable")
-
-
-def _facts(text: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except ValueError:
-        facts = {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _epoch_of(rows: Table, takes: Table) -> Ints:
