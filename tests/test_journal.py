@@ -40,8 +40,8 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(tmp_path: Path, kind
     for place, name in enumerate(layout.FIELDS[kind]):
         if name in ("loader", "name", "caller"):
             values[place] = text
-        if name == "count":
-            values[place] = 7
+        if name in ("count", "wait_ns"):
+            values[place] = 1
     written.write(kind, 3, 65535, *values)
     seen = recording.read(tmp_path)
     name = next(name for name, number in recording.KINDS.items() if number == kind)
@@ -176,7 +176,7 @@ def test_threads_write_into_one_journal_without_losing_a_record(tmp_path: Path) 
     def write(thread: int) -> None:
         ready.wait()
         for number in range(3000):
-            written.write(layout.PAUSE, 0, 0, thread, number, 0)
+            written.write(layout.SAMPLE, 0, 0, thread, number)
             if number % 75 == 0:
                 written.text(texts[number // 75])
 
@@ -189,8 +189,8 @@ def test_threads_write_into_one_journal_without_losing_a_record(tmp_path: Path) 
         thread.join()
     sys.setswitchinterval(interval)
     seen = recording.read(tmp_path)
-    rows = seen.tables["pause"]
-    assert sorted(zip(rows["t_begun"].tolist(), rows["t_done"].tolist(), strict=True)) == sorted(
+    rows = seen.tables["sample"]
+    assert sorted(zip(rows["worker"].tolist(), rows["batch"].tolist(), strict=True)) == sorted(
         (thread, number) for thread in range(4) for number in range(3000)
     )
     assert sorted(seen.texts) == sorted(texts)

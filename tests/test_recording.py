@@ -1,0 +1,395 @@
+"""Reading recordings: whole ones exactly, torn ones to the last whole record, foreign ones without harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made import Fetch, Made, Plan, ns
+
+from loaderprof import journal as layout
+from loaderprof import recording
+from loaderprof.errors import RecordingError
+from loaderprof.findings import Findings
+from loaderprof.journal import HEADER_BYTES, RECORD_BYTES
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+fuzzed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def whole(folder: Path) -> Path:
+    """Make a small recording with something in every file."""
+    made = Made(folder, sources={"/home/me/train.py:41": "image = decode(raw)"}, exit_code=0)
+    main = made.process()
+    decode = Fetch(cpu=0.004, operators=[("PIL.ImageFile.ImageFile.load", 0.003, 0.003)], deep_every=4)
+    ended = made.loop(main, Plan(batches=25, workers=1, wait=0.001, step=0.003, fetch=decode, epochs=2))
+    main.size(0, 1000, 16)
+    made.stacks(main.pid, ["main (/home/me/train.py:41)", "save (/home/me/train.py:60)"], 30)
+    for second in range(4):
+        made.host(second, busy=second, job=[(main.pid, second / 2)])
+    return made.finish(ended)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(tmp_path_factory.mktemp("whole") / "r")
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "r"))
+
+
+def journal_of(folder: Path) -> Path:
+    """The first process's journal, cut down to the records it holds."""
+    path = min((folder / recording.JOURNALS).glob("*.lpj"))
+    raw = path.read_bytes()
+    records = [raw[at : at + RECORD_BYTES] for at in range(HEADER_BYTES, len(raw), RECORD_BYTES)]
+    used = sum(record[0] != 0 for record in records)
+    path.write_bytes(raw[: HEADER_BYTES + used * RECORD_BYTES])
+    return path
+
+
+def rows(seen: recording.Recording, process: int = 0) -> int:
+    return sum(int((table["process"] == process).sum()) for table in seen.tables.values())
+
+
+def survives(folder: Path) -> Findings | None:
+    """Read and conclude: findings that can be written and read again, or one sentence."""
+    found, refused = None, ""
+    try:
+        found = recording.read(folder).findings()
+    except RecordingError as error:
+        refused = error.message
+    if found is None:
+        assert refused.count("\n") == 0 < len(refused)
+        return None
+    assert Findings.from_json(found.to_json()).to_json() == found.to_json()
+    return found
+
+
+def test_every_file_of_a_recording_is_read(folder: Path) -> None:
+    seen = recording.read(folder)
+    assert seen.notes == []
+    assert seen.meta["exit_code"] == 0
+    assert [process.worker for process in seen.processes] == [None, 0, 0]
+    assert len(seen.tables["take"]) == 50
+    assert len(seen.tables["fetch"]) == 50
+    assert [line["t"] for line in seen.host] == [ns(second) for second in range(4)]
+    (sample,) = seen.stacks
+    assert sample.frames[-1] == "save (/home/me/train.py:60)"
+    assert (sample.count, sample.thread, sample.t_begun) == (30, "MainThread", ns(0))
+    assert "PIL.ImageFile.ImageFile.load" in seen.texts
+
+
+def test_texts_of_several_journals_share_one_numbering(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r")
+    for words in (["a", "b"], ["b", "c"]):
+        process = made.process()
+        for word in words:
+            process.journal.write(layout.OPERATOR, 0, 0, 0, 0, process.journal.text(word), 1, 1, 1, 1, 99)
+    seen = made.read()
+    named = [(int(row["process"]), seen.texts[row["name"]]) for row in seen.tables["operator"]]
+    assert named == [(0, "a"), (0, "b"), (1, "b"), (1, "c")]
+    assert sorted(seen.texts) == ["a", "b", "c"]
+    assert set(seen.tables["operator"]["caller"].tolist()) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({"RANK": "3"}, 3),
+        ({"SLURM_PROCID": "2"}, 2),
+        ({"RANK": "1", "SLURM_PROCID": "7"}, 1),
+        ({"RANK": ""}, None),
+        ({"RANK": "-1"}, None),
+        ({"RANK": "\u00b2"}, None),
+        ({"RANK": 4}, None),
+        ("RANK=1", None),
+        (None, None),
+    ],
+)
+def test_ranks_come_from_the_launchers_environment(tmp_path: Path, environment: Any, rank: int | None) -> None:
+    made = Made(tmp_path / "r")
+    made.process(environment=environment)
+    assert [process.rank for process in made.read().processes] == [rank]
+
+
+def test_a_journal_cut_anywhere_is_read_to_its_last_whole_record(folder: Path) -> None:
+    path = journal_of(folder)
+    for other in (folder / recording.JOURNALS).glob("*.lpj"):
+        if other != path:
+            other.unlink()
+    raw = path.read_bytes()
+    keep = 10
+    kinds = [raw[HEADER_BYTES + number * RECORD_BYTES] for number in range(keep)]
+    for extra in range(keep * RECORD_BYTES):
+        path.write_bytes(raw[: HEADER_BYTES + extra])
+        seen = recording.read(folder)
+        assert rows(seen) == sum(kind != layout.TEXT for kind in kinds[: extra // RECORD_BYTES])
+        assert seen.notes == []
+
+
+def test_a_journal_cut_within_its_header_is_left_out_and_said_so(folder: Path) -> None:
+    path = journal_of(folder)
+    raw = path.read_bytes()
+    text = len(raw[:HEADER_BYTES].rstrip(b"\0"))
+    for length in (*range(0, text, 7), text - 1):
+        path.write_bytes(raw[:length])
+        seen = recording.read(folder)
+        assert len(seen.processes) == 2
+        assert seen.notes == [f"{path.name} is damaged and was left out"]
+
+
+def test_a_text_that_was_torn_is_unknown_and_not_half_known(folder: Path) -> None:
+    path = journal_of(folder)
+    raw = path.read_bytes()
+    # The loader's facts come first and fill several records; the second of them was never written.
+    assert [raw[HEADER_BYTES + number * RECORD_BYTES] for number in range(3)] == [layout.TEXT] * 3
+    at = HEADER_BYTES + RECORD_BYTES
+    path.write_bytes(raw[:at] + bytes(RECORD_BYTES) + raw[at + RECORD_BYTES :])
+    seen = recording.read(folder)
+    assert seen.tables["iterator"]["loader"].tolist() == [-1, -1]
+    assert not any("num_workers" in text for text in seen.texts)
+
+
+@pytest.mark.parametrize("name", [recording.HOST, recording.STACKS])
+def test_json_lines_cut_anywhere_are_read_to_the_last_whole_line(folder: Path, name: str) -> None:
+    raw = (folder / name).read_bytes()
+    for length in range(len(raw)):
+        (folder / name).write_bytes(raw[:length])
+        seen = recording.read(folder)
+        lines = seen.host if name == recording.HOST else seen.stacks
+        whole_lines = raw[:length].count(b"\n") + (raw[length : length + 1] == b"\n")
+        assert len(lines) == whole_lines
+
+
+def test_a_recording_of_which_only_the_meta_is_left_can_be_read(folder: Path) -> None:
+    shutil.rmtree(folder / recording.JOURNALS)
+    for name in (recording.HOST, recording.STACKS):
+        (folder / name).unlink()
+    seen = recording.read(folder)
+    assert seen.processes == []
+    assert seen.findings().verdict.bottleneck == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no recording"),
+        ("", "damaged"),
+        ("{", "damaged"),
+        ("[]", "names no format"),
+        ("{}", "names no format"),
+        ('{"format": "1"}', "names no format"),
+        ('{"format": 99}', "newer loaderprof"),
+        ("[" * 100_000, "damaged"),
+        ("\udcff", "damaged"),
+    ],
+)
+def test_a_folder_that_is_no_readable_recording_is_refused_in_one_sentence(
+    folder: Path, text: str | None, words: str
+) -> None:
+    (folder / recording.META).unlink()
+    if text is not None:
+        (folder / recording.META).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecordingError, match=words) as caught:
+        recording.read(folder)
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("make", ["missing", "file"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, make: str) -> None:
+    if make == "file":
+        (tmp_path / "r").write_text("{}")
+    with pytest.raises(RecordingError, match="is not a folder") as caught:
+        recording.read(tmp_path / "r")
+    assert "loaderprof run" in caught.value.hint
+
+
+def test_a_newer_journal_is_refused_in_one_sentence(folder: Path) -> None:
+    path = journal_of(folder)
+    path.write_bytes(path.read_bytes().replace(b"loaderprof-journal 1\n", b"loaderprof-journal 2\n", 1))
+    with pytest.raises(RecordingError, match="newer loaderprof") as caught:
+        recording.read(folder)
+    assert path.name in caught.value.message
+    assert "upgrade" in caught.value.hint
+
+
+def test_files_that_are_no_journals_are_named_and_left_out(folder: Path) -> None:
+    journals = folder / recording.JOURNALS
+    (journals / "a.lpj").write_bytes(b"")
+    (journals / "b.lpj").write_bytes(os.urandom(10_000))
+    (journals / "c.lpj").mkdir()
+    (journals / "d.lpj").symlink_to(journals / "nowhere")
+    os.mkfifo(journals / "e.lpj")
+    (journals / "notes.txt").write_text("not ours")
+    seen = recording.read(folder)
+    assert len(seen.processes) == 3
+    assert sorted(note.split()[0] for note in seen.notes) == ["a.lpj", "b.lpj", "c.lpj", "d.lpj", "e.lpj"]
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+def test_nothing_that_is_read_is_executed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bomb = pickle.dumps(Bomb())
+    path = journal_of(folder)
+    (folder / recording.JOURNALS / "bomb.lpj").write_bytes(bomb)
+    path.write_bytes(path.read_bytes() + bomb)
+    for name in (recording.HOST, recording.STACKS):
+        (folder / name).write_bytes(bomb + b"\n" + (folder / name).read_bytes())
+    assert len(recording.read(folder).host) == 4
+    (folder / recording.META).write_bytes(bomb)
+    with pytest.raises(RecordingError):
+        recording.read(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_the_memory_that_a_huge_file_costs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "MAX_LINES_BYTES", 1 << 20)
+    path = journal_of(folder)
+    for file in (path, folder / recording.HOST, folder / recording.STACKS):
+        os.truncate(file, 4 << 30)  # sparse: it takes no room on the disk
+    tracemalloc.start()
+    try:
+        seen = recording.read(folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows(seen) > 50
+    assert peak < 8 * recording.MAX_JOURNAL_BYTES
+
+
+@pytest.mark.parametrize("kind", sorted(layout.FIELDS))
+@pytest.mark.parametrize("value", [2**60, -(2**60), 2**63 - 1, -(2**63), -1, 0])
+def test_records_with_impossible_numbers_do_no_harm(folder: Path, kind: int, value: int) -> None:
+    path = journal_of(folder)
+    before = survives(folder)
+    assert before is not None
+    names = layout.FIELDS[kind]
+    record = bytearray(RECORD_BYTES)
+    layout._BODY.pack_into(record, 0, 1, 65535, 1, *([value] * len(names) + [0] * (15 - len(names))))
+    record[0] = kind
+    path.write_bytes(path.read_bytes() + bytes(record) * 3)
+    after = survives(folder)
+    assert after is not None
+    assert after.run.steps is not None
+    assert after.run.steps < 1000
+    assert after.verdict.bottleneck == before.verdict.bottleneck
+
+
+@pytest.mark.parametrize("field", layout.FIELDS[layout.TAKE])
+@pytest.mark.parametrize("value", [2**60, -(2**40), 0])
+def test_one_impossible_number_in_a_take_does_no_harm(folder: Path, field: str, value: int) -> None:
+    path = journal_of(folder)
+    raw = bytearray(path.read_bytes())
+    at = [
+        at for at in range(HEADER_BYTES, len(raw), RECORD_BYTES) if raw[at] == layout.TAKE
+    ][30] + 8 + 8 * layout.FIELDS[layout.TAKE].index(field)  # fmt: skip
+    raw[at : at + 8] = value.to_bytes(8, "little", signed=True)
+    path.write_bytes(raw)
+    found = survives(folder)
+    assert found is not None
+    assert found.verdict.wait_s is None or 0 <= found.verdict.wait_s < 1
+
+
+def test_bits_flipped_anywhere_do_no_harm(folder: Path) -> None:
+    path = journal_of(folder)
+    raw = path.read_bytes()
+    dice = random.Random(20240613)
+    for _ in range(60):
+        damaged = bytearray(raw)
+        for _ in range(dice.choice([1, 3, 40])):
+            at = dice.randrange(len(raw)) if dice.random() < 0.2 else dice.randrange(HEADER_BYTES, len(raw))
+            damaged[at] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged)
+        survives(folder)
+
+
+KEYS = (
+    "started_ns", "ended_ns", "exit_code", "signal", "command", "cwd", "script_folder", "cpu_budget", "missing", "gpus",
+    "sources", "sampler_cpu_s", "started_unix_ns", "loaderprof", "job", "mode", "host", "open_files_limit",
+)  # fmt: skip
+
+
+@fuzzed
+@given(key=st.sampled_from(KEYS), value=JSON)
+def test_meta_of_any_type_does_no_harm(original: Path, folder: Path, key: str, value: Any) -> None:
+    meta = json.loads((original / recording.META).read_text())
+    meta[key] = value
+    recording.write_meta(folder, {name: item for name, item in meta.items() if name != "format"})
+    survives(folder)
+
+
+@fuzzed
+@given(key=st.sampled_from(["pid", "ppid", "host", "worker", "torch", "python", "environment", "argv"]), value=JSON)
+def test_a_journals_header_of_any_type_does_no_harm(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    made = Made(tmp_path_factory.mktemp("header") / "r")
+    main = made.process(**{key: value} if key not in ("pid", "ppid") else {})
+    if key in ("pid", "ppid"):
+        path = next((made.folder / recording.JOURNALS).glob("*.lpj"))
+        raw = path.read_bytes()
+        header = json.loads(raw[len(layout.MAGIC) : HEADER_BYTES].rstrip(b"\0"))
+        head = layout.MAGIC + json.dumps({**header, key: value}).encode()
+        path.write_bytes(head[: HEADER_BYTES - 1].ljust(HEADER_BYTES, b"\0") + raw[HEADER_BYTES:])
+    else:
+        made.loop(main, Plan(batches=25, fetch=Fetch(cpu=0.001), wait=0.001))
+    survives(made.finish())
+
+
+@fuzzed
+@given(key=st.sampled_from(["num_workers", "batch_size", "prefetch_factor", "samples", "in_order", "name", "where",
+                            "dataset", "dataset_where", "collate_fn", "sampler", "start_method"]), value=JSON)  # fmt: skip
+def test_a_loaders_facts_of_any_type_do_no_harm(tmp_path_factory: pytest.TempPathFactory, key: str, value: Any) -> None:
+    made = Made(tmp_path_factory.mktemp("facts") / "r")
+    main = made.process()
+    made.loop(main, Plan(batches=30, fetch=Fetch(cpu=0.01, blocked=0.01), wait=0.02, facts={key: value}))
+    main.size(-1, 1000, 16)
+    survives(made.finish())
+
+
+@fuzzed
+@given(name=st.sampled_from([recording.HOST, recording.STACKS]), key=st.text(max_size=8), value=JSON, data=st.data())
+def test_samples_of_any_type_do_no_harm(
+    original: Path, folder: Path, name: str, key: str, value: Any, data: st.DataObject
+) -> None:
+    lines = [json.loads(line) for line in (original / name).read_text().splitlines()]
+    line = data.draw(st.sampled_from(lines))
+    key = data.draw(st.sampled_from([*line, "memory", "shm", "disk", "gpu", key]))
+    line[key] = value
+    if data.draw(st.booleans()) and isinstance(line.get("processes"), list) and line["processes"]:
+        line["processes"][0] = value
+    (folder / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
+    survives(folder)
+
+
+def test_meta_is_written_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / recording.META).read_bytes()
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        recording.write_meta(folder, {"new": 1})
+    assert (folder / recording.META).read_bytes() == before
