@@ -478,7 +478,7 @@ class _Fetches:
                 return original(fetcher, index)
         collate = fetcher.collate_fn
         # The first batch of a process is its warm-up.
-        table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due else None
+        table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due and not _process.tables else None
         fetcher.collate_fn = _timed_collate(collate, self.collate, table)
         begun = _NOW()
         try:

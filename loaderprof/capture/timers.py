@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import dis
 import functools
+import importlib
 import inspect
 import sys
 import threading
 import time
 import types
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 from loaderprof.capture import describe
 from loaderprof.capture.unseen import unseen
@@ -107,48 +108,88 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
 _NOTHING = object()
 
 
-class Target:
-    """One function to replace for the length of a batch, in a class, a closure, or a dictionary or list that holds it.
+class Function:
+    """A Python function whose code is exchanged for the length of a batch, so that the object stays the one it is."""
 
-    The dictionary of a module or an instance stands for it, so that no `__setattr__` of the user's runs.
+    __slots__ = ("_code", "_function", "_trampoline", "name")
+
+    def __init__(self, function: Any, name: str) -> None:
+        self.name, self._function, self._code = name, function, function.__code__
+        self._trampoline: Any = None
+
+    def begin(self, table: Table, is_sample: bool) -> None:
+        """Have every call of the function timed."""
+        function, code = self._function, self._code
+        if function.__code__ is not code:
+            return
+        itself = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+        itself.__kwdefaults__ = function.__kwdefaults__
+        itself.__dict__.update(function.__dict__)
+        timed = Timed(table, self.name, itself, is_sample)
+        stand_in = {_CALL: _timed_call, _TIMED: timed}
+        self._trampoline = _TRAMPOLINE.replace(
+            co_consts=tuple(stand_in.get(item, item) for item in _TRAMPOLINE.co_consts),
+            co_freevars=code.co_freevars, co_name=code.co_name, co_firstlineno=code.co_firstlineno,
+        )  # fmt: skip
+        # By this `inspect` still tells the function's own arguments.
+        function.__dict__.setdefault("__wrapped__", itself)
+        function.__code__ = self._trampoline
+
+    def end(self) -> None:
+        """Give the function its own code again."""
+        trampoline, self._trampoline = self._trampoline, None
+        if trampoline is not None and self._function.__code__ is trampoline:
+            self._function.__code__ = self._code
+            wrapped = self._function.__dict__.get("__wrapped__")
+            if getattr(wrapped, "__code__", None) is self._code:
+                del self._function.__dict__["__wrapped__"]
+
+
+class Slot:
+    """What is no Python function, and so has to be replaced where it is held: in a module, an object, a closure.
+
+    The dictionary of a module or an object stands for it, so that no `__setattr__` of the user's runs.
     """
 
-    __slots__ = ("attribute", "installed", "name", "original", "owner")
+    __slots__ = ("_attribute", "_installed", "_original", "_owner", "name")
 
     def __init__(self, owner: Any, attribute: Any, original: Any, name: str) -> None:
-        self.owner, self.attribute, self.original, self.name = owner, attribute, original, name
-        self.installed = _NOTHING
+        self._owner, self._attribute, self._original, self.name = owner, attribute, original, name
+        self._installed = _NOTHING
 
-    def set(self, value: Any) -> None:
-        self._store(self.attribute, value)
-        self.installed = value
+    def begin(self, table: Table, is_sample: bool) -> None:
+        """Put a timed stand-in into the slot."""
+        timed = Timed(table, self.name, self._original, is_sample)
+        self._store(self._attribute, timed)
+        self._installed = timed
 
-    def restore(self) -> None:
+    def end(self) -> None:
         """Put the original back; whatever the user's code has put there meanwhile stays."""
-        installed, self.installed = self.installed, _NOTHING
+        installed, self._installed = self._installed, _NOTHING
         if installed is _NOTHING:
             return
-        if is_a(self.owner, list):
-            for place in range(list.__len__(self.owner)):
-                if list.__getitem__(self.owner, place) is installed:
-                    self._store(place, self.original)
+        if is_a(self._owner, list):
+            for place in range(list.__len__(self._owner)):
+                if list.__getitem__(self._owner, place) is installed:
+                    self._store(place, self._original)
         elif self._held() is installed:
-            self._store(self.attribute, self.original)
+            self._store(self._attribute, self._original)
 
     def _held(self) -> Any:
-        if is_a(self.owner, dict):
-            return dict.get(self.owner, self.attribute)
-        return _cell(self.owner) if is_a(self.owner, _CELL) else vars(self.owner).get(self.attribute)
+        if is_a(self._owner, dict):
+            return dict.get(self._owner, self._attribute)
+        return _cell(self._owner) if is_a(self._owner, _CELL) else vars(self._owner).get(self._attribute)
 
     def _store(self, place: Any, value: Any) -> None:
-        if is_a(self.owner, list):
-            list.__setitem__(self.owner, place, value)
-        elif is_a(self.owner, dict):
-            dict.__setitem__(self.owner, place, value)
+        if is_a(self._owner, list):
+            list.__setitem__(self._owner, place, value)
+        elif is_a(self._owner, dict):
+            dict.__setitem__(self._owner, place, value)
         else:
-            setattr(self.owner, place, value)
+            setattr(self._owner, place, value)
 
 
+Target = Union[Function, Slot]
 _CELL = type((lambda held: lambda: held)(0).__closure__[0])  # type: ignore[index]
 
 
@@ -158,38 +199,21 @@ def is_a(item: Any, kinds: Any) -> bool:
 
 
 class Timed:
-    """Stands in for a function for the length of a batch: its self time is charged to `name` in this thread.
+    """Stands in for a callable for the length of a batch: its self time is charged to `name` in this thread.
 
-    It equals the function, so that it is found where that is a key, and is pickled and copied as that function.
+    It equals the callable, so that it is found where that is a key, and is pickled and copied as that.
     """
 
-    __slots__ = ("__wrapped__", "_collate_row", "_is_sample", "_name", "_row", "_table")
+    __slots__ = ("__wrapped__", "collate_row", "is_sample", "name", "row", "table")
 
     def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
-        self.__wrapped__, self._table, self._name, self._is_sample = function, table, name, is_sample
-        self._row = table.rows.setdefault(name, [0, 0, 0])
-        self._collate_row = table.collate_rows.setdefault(name, [0, 0, 0])
+        self.__wrapped__, self.table, self.name, self.is_sample = function, table, name, is_sample
+        self.row = table.rows.setdefault(name, [0, 0, 0])
+        self.collate_row = table.collate_rows.setdefault(name, [0, 0, 0])
 
     @unseen
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        table = self._table
-        if table.thread != _IDENT():
-            return self.__wrapped__(*args, **kwargs)
-        inner = [0, 0]
-        table.stack.append(inner)
-        cpu, wall = _CPU(), _NOW()
-        try:
-            return self.__wrapped__(*args, **kwargs)
-        finally:
-            wall, cpu = _NOW() - wall, _CPU() - cpu
-            table.stack.pop()
-            mine = self._collate_row if table.collating else self._row
-            if not mine[0]:
-                table.callers.setdefault(self._name, users_line(sys._getframe(1)))
-            table.charge(mine, inner, wall, cpu)
-            if self._is_sample and len(table.samples) < MAX_SAMPLES:
-                index = args[-1] if args and type(args[-1]) is int else -1
-                table.samples.append((index, wall, cpu))
+        return _timed_call(self, args, kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         # What C defines (`len`, say) binds to no instance.
@@ -207,11 +231,54 @@ class Timed:
         return hash(self.__wrapped__)
 
     def __reduce__(self) -> Any:
+        module, name = getattr(self.__wrapped__, "__module__", None), getattr(self.__wrapped__, "__name__", "")
+        if vars(sys.modules.get(str(module), types)).get(name) is self:
+            return _by_name, (module, name)
         return _itself, (self.__wrapped__,)
+
+
+@unseen
+def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    table = timed.table
+    if table.thread != _IDENT():
+        return timed.__wrapped__(*args, **kwargs)
+    inner = [0, 0]
+    table.stack.append(inner)
+    cpu, wall = _CPU(), _NOW()
+    try:
+        return timed.__wrapped__(*args, **kwargs)
+    finally:
+        wall, cpu = _NOW() - wall, _CPU() - cpu
+        table.stack.pop()
+        mine = timed.collate_row if table.collating else timed.row
+        if not mine[0]:
+            table.callers.setdefault(timed.name, users_line(sys._getframe(1)))
+        table.charge(mine, inner, wall, cpu)
+        if timed.is_sample and len(table.samples) < MAX_SAMPLES:
+            index = args[-1] if args and type(args[-1]) is int else -1
+            table.samples.append((index, wall, cpu))
 
 
 def _itself(function: Any) -> Any:
     return function
+
+
+def _by_name(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+_CALL, _TIMED = 7_000_000_001, 7_000_000_002
+
+
+@unseen
+def _trampoline(*args: Any, **kwargs: Any) -> Any:
+    # The numbers are replaced by the function and object that they stand for.
+    call: Any = 7_000_000_001
+    timed: Any = 7_000_000_002
+    return call(timed, args, kwargs)
+
+
+_TRAMPOLINE = _trampoline.__code__
 
 
 class Table:
@@ -286,14 +353,10 @@ class Timers:
         if self._targets is None:
             self._targets = discover(*self._roots)
         self._table = table = Table()
-        # One stand-in for a function wherever it is held, so that comparing what is held goes as before.
-        timed: Dict[int, Any] = {}
         for target in self._targets:
             try:
-                if id(target.original) not in timed:
-                    timed[id(target.original)] = _timed(table, target, target.name == self._sample_name)
-                target.set(timed[id(target.original)])
-            except Exception:  # a class of C, say: it stays untimed
+                target.begin(table, target.name == self._sample_name)
+            except Exception:  # it stays untimed
                 continue
         return table
 
@@ -303,16 +366,9 @@ class Timers:
         self._table = None
         for target in reversed(self._targets or []):
             try:
-                target.restore()
+                target.end()
             except Exception:
                 continue
-
-
-def _timed(table: Table, target: Target, is_sample: bool) -> Any:
-    function = target.original
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(Timed(table, target.name, function.__func__, is_sample))
-    return Timed(table, target.name, function, is_sample)
 
 
 def discover(dataset: Any, collate: Any) -> List[Target]:
@@ -327,13 +383,13 @@ def discover(dataset: Any, collate: Any) -> List[Target]:
         library = sys.modules.get(name)
         for attribute in attributes if library is not None else ():
             _add_path(library, attribute, found)
-    return [target for target in found.values() if not _recursive(target.original)]
+    return list(found.values())
 
 
 def _recursive(function: Any) -> bool:
     """Whether a function calls itself by name: timed, it would reach the recursion limit at half the depth."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if code is None or code.co_name not in code.co_names:
+    code = function.__code__
+    if code.co_name not in code.co_names:
         return False
     own = code.co_varnames[0] if code.co_argcount else None
     before = None
@@ -347,10 +403,16 @@ def _recursive(function: Any) -> bool:
 
 
 def _add(found: Dict[Tuple[int, Any], Target], owner: Any, attribute: Any, original: Any, name: str) -> None:
-    if isinstance(owner, types.ModuleType):
-        owner = vars(owner)
-    if len(found) < MAX_FUNCTIONS + 200:
-        found.setdefault((id(owner), attribute), Target(owner, attribute, original, name))
+    if len(found) >= MAX_FUNCTIONS + 200:
+        return
+    function = original.func if is_a(original, functools.partial) else original
+    function = function.__func__ if is_a(function, (types.MethodType, staticmethod, classmethod)) else function
+    if is_a(function, types.FunctionType):
+        if (id(function), "") not in found and not _recursive(function):
+            found[id(function), ""] = Function(function, name)
+    elif type(function) is not Timed:  # else another thread's, gone in a moment
+        owner = vars(owner) if isinstance(owner, types.ModuleType) else owner
+        found.setdefault((id(owner), attribute), Slot(owner, attribute, original, name))
 
 
 def _add_path(module: Any, path: str, found: Dict[Tuple[int, Any], Target]) -> None:
@@ -371,6 +433,7 @@ def _reachable(roots: Iterable[Any]) -> Iterable[Any]:
     seen, queue, count = set(), [(root, 0) for root in roots], 0
     while queue and count < MAX_OBJECTS:
         item, depth = queue.pop(0)
+        item = item.__wrapped__ if type(item) is Timed else item
         if id(item) in seen or is_a(item, (type, types.ModuleType, str, bytes, int, float, complex)):
             continue
         seen.add(id(item))
