@@ -21,8 +21,8 @@ DRAWS = 1000
 # Steps follow one another: fewer blocks than this say nothing of how the mean would vary.
 MIN_STEPS = 20
 MIN_BLOCKS = 8
-# What steps of one run cannot show: two runs of one job differ, by a coefficient of variation of 1 % on a quiet
-# machine and 4.4 % on a busy one (docs/how-it-works.md). So single runs never prove a difference below 8 %.
+# What steps of one run cannot show: runs of one job differ. On a shared virtual machine their coefficient of variation
+# was 4.4 % (median of 174 settings); this stands between that and a quiet one. So a run each proves nothing below 8 %.
 RUN_TO_RUN = 0.03
 
 

@@ -35,6 +35,8 @@ PAIRS = 3
 LIMIT_S = 60.0
 # As for a verdict: fewer steps are no pace.
 MIN_STEPS = 20
+# An interval whose ends are this far apart answers no question.
+WIDE = 2.0
 # Settings that act at the borders of epochs, which the steady pace leaves out.
 AT_BORDERS = ("persistent_workers",)
 # What a loader's facts call a setting, where it is not called as DataLoader calls it.
@@ -100,7 +102,7 @@ class Progress:
 
     def show(self, pair: int, label: str, elapsed_s: float) -> None:
         """Say which run is under way."""
-        text = f"pair {pair} of {self.plan.pairs}, {label}: {words.duration(elapsed_s)}"
+        text = f"pair {pair} of {self.plan.pairs}, {label}: {elapsed_s:.0f} s of at most {self.plan.limit_s:g} s"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}")
             sys.stderr.flush()
@@ -128,7 +130,7 @@ def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s:
     Raises:
         LoaderprofError: the change is no setting, or the job cannot be run again or measured.
     """
-    if pairs < 1 or limit_s <= 0:
+    if pairs < 1 or not limit_s > 0:
         raise UsageError("verify needs at least one pair and some seconds", f"loaderprof verify {folder} --runs 3 --seconds 60")
     folder = folder.absolute()
     seen = recording.read(folder)
@@ -139,6 +141,7 @@ def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s:
     if results:
         sys.stdout.write(told(plan, results) + "\n")
         sys.stdout.flush()
+        sys.stderr.write(_more(results))
         _keep_findings(folder)
     elif interrupted:
         sys.stderr.write("loaderprof: stopped before a pair of runs was complete; nothing was measured\n")
@@ -154,6 +157,14 @@ def told(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
         return f"{plan.label}: {after / before:.2f} times as fast{tail}; one pair has no interval"
     lead = "" if ratio.significant else "no significant difference, "
     return f"{plan.label}: {lead}{ratio.told()} times as fast{tail}"
+
+
+def _more(pairs: Sequence[tuple[float, float]]) -> str:
+    """Return what to type where the pairs disagree too much to say anything; else nothing."""
+    ratio = ratios.of_pairs(pairs)
+    if ratio is None or ratio.high / ratio.low < WIDE:
+        return ""
+    return f"  The pairs differ by much: is the machine busy? More of them narrow it: --runs {2 * max(len(pairs), 3)}\n"
 
 
 def _predicted(expected: Expected | None) -> str:
@@ -415,7 +426,9 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    both = (signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in both if signal.getsignal(number) == signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, interrupt) for number in both if number not in ignored}
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     line = r"num_workers=\d+: .*\d\.\d+ (± \d+\.\d+|\(.+\)) times as fast \(predicted \d\.\d+ ± \d\.\d+\), 2 pairs\n"
     assert re.fullmatch(line, done.stdout)
-    assert done.stderr == ""  # no progress where stderr is no terminal
+    assert "pair 1 of" not in done.stderr  # no progress where stderr is no terminal
     assert (folder / "verify.log").read_text().count("trained") == 4
     kept = json.loads((folder / "verified.json").read_text())["verified"][0]
     # Samples waited for one after another come at twice the rate from two workers, less the cost of a busy machine.
@@ -131,6 +131,17 @@ def test_a_later_pair_that_fails_does_not_count(
     said = capsys.readouterr()
     assert "2 pairs" in said.out
     assert "pair 2 does not count: the job failed" in said.err
+
+
+def test_pairs_that_disagree_are_told_to_be_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy(real.recording(), tmp_path)
+    pretend(monkeypatch, [(100.0, 180.0), (100.0, 90.0), (100.0, 300.0)])
+    assert main(["verify", str(folder), "--change", "num-workers"]) == 0
+    said = capsys.readouterr()
+    assert "no significant difference" in said.out
+    assert "--runs 6" in said.err
 
 
 def test_one_pair_is_told_without_an_interval_and_not_shown_as_measured(

@@ -117,17 +117,18 @@ def _watch(
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
-    if job.poll() is None:
-        _signal(job.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            job.wait(PATIENCE_S)
-    if job.poll() is None:
+    """End the job and what it started: politely, then, or at a second Ctrl-C, at once."""
+    try:
+        if job.poll() is None:
+            _signal(job.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(PATIENCE_S)
+        until = time.monotonic() + LINGER_S
+        while job.poll() is not None and _signal(job.pid, 0) and time.monotonic() < until:
+            time.sleep(POLL_S)
+    finally:
         _signal(job.pid, signal.SIGKILL)
         job.wait()
-    until = time.monotonic() + LINGER_S
-    while _signal(job.pid, 0) and time.monotonic() < until:
-        time.sleep(POLL_S)
-    _signal(job.pid, signal.SIGKILL)
 
 
 def _signal(group: int, number: int) -> bool:
