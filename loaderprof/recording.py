@@ -22,15 +22,11 @@ import numpy as np
 from loaderprof import intake
 from loaderprof import journal as layout
 from loaderprof.errors import RecordingError
+from loaderprof.files import FORMAT, HOST, JOURNALS, META, STACKS
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
 
-FORMAT = 1
-META = "recording.json"
-JOURNALS = "journals"
-HOST = "host.jsonl"
-STACKS = "stacks.jsonl"
 # A recording is data from elsewhere: no file of it is read beyond these bounds.
 MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
 MAX_LINES_BYTES = 256 << 20
@@ -123,17 +119,6 @@ def read(folder: str | os.PathLike[str]) -> Recording:
     for line in _lines(path / STACKS):
         recording.stacks.extend(_stack_samples(line))
     return recording
-
-
-def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Write `recording.json` whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    temporary = folder / (META + ".new")
-    temporary.write_text(json.dumps({"format": FORMAT, **meta}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / META)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

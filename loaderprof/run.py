@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loaderprof import recording
+from loaderprof import files
 from loaderprof.errors import LoaderprofError, OutputError
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def run(
         finish(folder, html=html)
     except LoaderprofError as error:
         sys.stderr.write(f"loaderprof: {error.message}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"loaderprof: interrupted; loaderprof report {_shown(folder)} makes the report\n")
     except Exception as error:  # noqa: BLE001 - the job's own end must not be hidden by ours
         sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {folder}\n")
     launch.leave_as(exit_)
@@ -65,14 +67,16 @@ def run(
 
 def finish(folder: Path, *, html: bool) -> Findings:
     """Conclude from a recording that was just made, write findings and page, and print the report on stderr."""
+    from loaderprof import recording
+
     seen = recording.read(folder)
     _keep_sources(seen)
     found = seen.findings()
     shown = _shown(folder)
     try:
-        (folder / "findings.json").write_text(found.to_json(), encoding="utf-8")
+        (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
         if html:
-            (folder / "report.html").write_text(page(seen, found, shown), encoding="utf-8")
+            (folder / files.PAGE).write_text(page(seen, found, shown), encoding="utf-8")
     except OSError as error:
         sys.stderr.write(f"loaderprof: {shown}: {error.strerror}; not all of the report could be written\n")
     with suppress(OSError):
@@ -86,13 +90,15 @@ def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, f
     Raises:
         LoaderprofError: the folder is no readable recording, the rank is not in it, or the page cannot be written.
     """
+    from loaderprof import recording
+
     seen = recording.read(folder)
     if rank is not None:
         seen = _of_rank(seen, rank)
     found = seen.findings()
     if rank is None:
         with suppress(OSError):
-            (folder / "findings.json").write_text(found.to_json(), encoding="utf-8")
+            (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
     if html is not None:
         _write_page(Path(html), page(seen, found, _shown(folder)), force)
     if as_json:
@@ -146,7 +152,7 @@ def _keep_sources(seen: Recording) -> None:
     frames = {frame for sample in seen.stacks for frame in sample.frames}
     seen.meta["sources"] = lines_of(frames)
     with suppress(OSError):
-        recording.write_meta(seen.folder, {key: value for key, value in seen.meta.items() if key != "format"})
+        files.write_meta(seen.folder, seen.meta)
 
 
 def _stem(job: Sequence[str], launcher: bool) -> str:

@@ -60,12 +60,12 @@ class Profile:
         return self._findings
 
     def _begin(self) -> None:
-        from loaderprof import recording
+        from loaderprof import files
         from loaderprof.capture import describe
         from loaderprof.capture.session import make_folder
 
         self.folder = make_folder(self._wanted, "profile", self._force)
-        recording.write_meta(
+        files.write_meta(
             self.folder,
             {
                 "command": describe.redacted(list(sys.argv)),
@@ -75,7 +75,7 @@ class Profile:
             },
         )
         # Workers that are spawned find the recording through the environment, as under `loaderprof run`.
-        journals = str(self.folder / recording.JOURNALS)
+        journals = str(self.folder / files.JOURNALS)
         self._environment = {"LOADERPROF_JOURNALS": os.environ.get("LOADERPROF_JOURNALS")}
         os.environ["LOADERPROF_JOURNALS"] = journals
         hooks.begin(journals)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from loaderprof import __version__, recording
+from loaderprof import __version__, files
 from loaderprof import journal as layout
 from loaderprof.capture import describe
 from loaderprof.capture.budget import cpu_budget
@@ -29,7 +29,7 @@ from loaderprof.errors import OutputError
 
 # What a recording folder may hold; `--force` removes these and nothing else.
 OWN_FILES = (
-    recording.META, recording.META + ".new", recording.HOST, recording.STACKS, "findings.json", "report.html",
+    files.META, files.META + ".new", files.HOST, files.STACKS, files.FINDINGS, files.PAGE,
     "chrome.json", "speedscope.json", "collapsed.txt", "openmetrics.txt", "steps.parquet",
     "verified.json", "verify.log",
 )  # fmt: skip
@@ -56,14 +56,14 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
             raise OutputError(
                 f"{folder} is not empty", "name another folder with -o, or replace the recording with --force"
             )
-        if not (folder / recording.META).is_file():
+        if not (folder / files.META).is_file():
             raise OutputError(f"{folder} holds something that is no recording, so --force leaves it alone")
         for name in OWN_FILES:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / recording.JOURNALS, ignore_errors=True)
+        shutil.rmtree(folder / files.JOURNALS, ignore_errors=True)
     try:
-        (folder / recording.JOURNALS).mkdir(parents=True, exist_ok=True)
-        probe = folder / (recording.META + ".new")
+        (folder / files.JOURNALS).mkdir(parents=True, exist_ok=True)
+        probe = folder / (files.META + ".new")
         # A full disk shows only when bytes are asked for.
         with open(probe, "wb") as file:
             file.write(b"\0" * 65536)
@@ -109,7 +109,7 @@ class Session:
             "open_files_limit": _open_files_limit(),
             "live_journals": str(self._live) if self._live else None,
         }
-        recording.write_meta(folder, self.meta)
+        files.write_meta(folder, self.meta)
         self.gpu, self.stacks = GpuSampler(), stacks or StackSampler()
         self._samplers: list[Sampler] = [HostSampler(), self.gpu, self.stacks, *more]
         self._files: dict[str, IO[str]] = {}
@@ -152,11 +152,11 @@ class Session:
         try:
             if self._live is not None:
                 for file in self._live.glob("*.lpj"):
-                    shutil.copyfile(file, self.folder / recording.JOURNALS / file.name)
+                    shutil.copyfile(file, self.folder / files.JOURNALS / file.name)
                 shutil.rmtree(self._live, ignore_errors=True)
                 self.meta["live_journals"] = None
-            _trim(self.folder / recording.JOURNALS)
-            recording.write_meta(self.folder, self.meta)
+            _trim(self.folder / files.JOURNALS)
+            files.write_meta(self.folder, self.meta)
         except OSError as error:
             sys.stderr.write(f"loaderprof: {self.folder}: {error.strerror}; the recording is incomplete\n")
 
@@ -174,7 +174,7 @@ class Session:
         try:
             sample = sampler.sample(job)
             if sample is not None:
-                name = recording.STACKS if "stacks" in sample else recording.HOST
+                name = files.STACKS if "stacks" in sample else files.HOST
                 self._append(name, {"t": time.perf_counter_ns(), **sample})
         except Exception as error:  # noqa: BLE001 - a sampler that fails must not take the session with it
             sampler.missing = f"not measured: {type(error).__name__}: {error}"
@@ -220,7 +220,7 @@ def _open_files_limit() -> int | None:
 def _journal_folder(folder: Path) -> tuple[Path, Path | None]:
     """Return where journals are written, and that place again where it is not in the recording itself."""
     if file_system(folder).split(".")[0] not in NETWORK_FILE_SYSTEMS:
-        return folder / recording.JOURNALS, None
+        return folder / files.JOURNALS, None
     import tempfile
 
     live = Path(tempfile.mkdtemp(prefix="loaderprof-"))
@@ -246,7 +246,7 @@ def file_system(path: Path) -> str:
 
 def beside(pid: int, folder: Path) -> None:
     """Sample process `pid` into `folder` until standard input closes or the process is gone."""
-    meta = json.loads((folder / recording.META).read_text(encoding="utf-8"))
+    meta = json.loads((folder / files.META).read_text(encoding="utf-8"))
     session = Session(folder, meta["command"])
     session.meta.update({key: meta[key] for key in ("started_ns", "started_unix_ns", "cwd")})
     session.start(pid)

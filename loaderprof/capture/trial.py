@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from loaderprof import recording
+from loaderprof import files
 from loaderprof.capture import launch
 from loaderprof.errors import LoaderprofError
 
@@ -61,15 +61,15 @@ def run(
     Raises:
         LoaderprofError: the command cannot be started.
     """
-    journals = folder / recording.JOURNALS
+    journals = folder / files.JOURNALS
     journals.mkdir()
     now = time.perf_counter_ns(), time.time_ns()
     meta = {"command": list(command), "cwd": str(cwd), "started_ns": now[0], "started_unix_ns": now[1]}
-    recording.write_meta(folder, meta)
+    files.write_meta(folder, meta)
     environment = launch.job_environment(journals, settings, os.environ)
     with _started(command, cwd, environment, log) as job:
         stopped = _watch(job, journals, limit_s, tick)
-    recording.write_meta(folder, {**meta, "ended_ns": time.perf_counter_ns(), "exit_code": job.returncode})
+    files.write_meta(folder, {**meta, "ended_ns": time.perf_counter_ns(), "exit_code": job.returncode})
     return Ended(128 - job.returncode if job.returncode < 0 else job.returncode, stopped)
 
 
