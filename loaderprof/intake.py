@@ -48,6 +48,7 @@ _META: dict[str, Callable[[Any], bool]] = {
     "started_ns": _MOMENT, "ended_ns": _MOMENT, "started_unix_ns": _whole(0, 1 << 62), "exit_code": _whole(-512, 1 << 32),
     "signal": _is(str), "command": lambda value: isinstance(value, list) and _all_texts(value), "cwd": _is(str),
     "script_folder": _is(str), "loaderprof": _is(str), "mode": _is(str), "host": _is(str), "job": _is(dict),
+    "attach": _is(dict),
     "gpus": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     "cpu_budget": _is(dict), "missing": lambda value: isinstance(value, dict) and _all_texts(value),
     "sources": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
@@ -69,6 +70,9 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
 # Host samples: what each group of counters must hold to be of use.
 _COUNTERS = {
     "cpu": (), "memory": (), "shm": ("total",), "disk": ("read_bytes",), "network": ("received_bytes",),
+}  # fmt: skip
+_ENTRIES = {
+    "processes": ("pid", "user", "system"), "gpu": ("index",), "accounts": ("pid", "cpu_ns", "runq_ns", "process_cpu_s"),
 }  # fmt: skip
 
 
@@ -113,7 +117,7 @@ def host_line(line: dict[str, Any]) -> dict[str, Any] | None:
             numbers = {str(key): value for key, value in counters.items() if _is_number(value)}
             if all(key in numbers for key in needed):
                 kept[name] = numbers
-    for name, needed in {"processes": ("pid", "user", "system"), "gpu": ("index",)}.items():
+    for name, needed in _ENTRIES.items():
         if isinstance(line.get(name), list):
             kept[name] = [
                 _without_nonsense(entry)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loaderprof import journal as layout
-from loaderprof import recording
+from loaderprof import files, recording
 from loaderprof.journal import Journal
 
 START_NS = 5_000_000_000_000
@@ -248,7 +248,7 @@ class Made:
         """Write what is not in journals, and return the folder."""
         if ended is not None:
             self.meta["ended_ns"] = ns(ended)
-        recording.write_meta(self.folder, self.meta)
+        files.write_meta(self.folder, self.meta)
         for name, lines in ((recording.HOST, self.lines), (recording.STACKS, self.stack_lines)):
             (self.folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return self.folder
