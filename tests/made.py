@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loaderprof import journal as layout
 from loaderprof import files, recording
+from loaderprof import journal as layout
 from loaderprof.journal import Journal
 
 START_NS = 5_000_000_000_000

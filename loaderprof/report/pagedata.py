@@ -72,7 +72,7 @@ def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:
         if sample.thread != "MainThread":
             continue
         # A job that was watched from outside has no journals that tell its workers; their stacks do.
-        worker = sample.pid in workers or sample.frames[0].startswith("_worker_loop (")
+        worker = sample.pid in workers or "".join(sample.frames[:1]).startswith("_worker_loop (")
         stage = stage_of_stack(sample.frames, sources) if worker or _loads(sample.frames) else "device"
         found.append(
             Stack(
