@@ -92,7 +92,7 @@ def matched_stream(knobs: Knobs, clock: Clock) -> None:
 def matched_epochs(knobs: Knobs, clock: Clock) -> None:
     """Long epochs, persistent workers, a deep queue."""
     with store(lambda _: bytes(256), latency_s=0.01) as url:
-        dataset = Objects(url, knobs, length=640)
+        dataset = Objects(url, knobs, length=1200)
         loader = DataLoader(
             dataset,
             batch_size=8,

@@ -52,10 +52,10 @@ def score_sampler(knobs: Knobs, clock: Clock) -> None:
 
 @case("weighted population", label="sampler", stages="sampler read device")
 def weighted_population(knobs: Knobs, clock: Clock) -> None:
-    """Epochs of 60 batches, each drawn anew by weight from ten million rows."""
+    """Epochs of 40 batches, each drawn anew by weight from ten million rows."""
     dataset = Light(10_000_000)
-    weighted = WeightedRandomSampler(torch.rand(10_000_000), num_samples=960)
-    loader = DataLoader(dataset, batch_size=16, sampler=knobs.pick("sampler", weighted, range(960)))
+    weighted = WeightedRandomSampler(torch.rand(10_000_000), num_samples=640, replacement=False)
+    loader = DataLoader(dataset, batch_size=16, sampler=knobs.pick("sampler", weighted, range(640)))
     model = Slow(0.002)
     clock.begin()
     while not clock.done:

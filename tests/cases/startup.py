@@ -64,14 +64,13 @@ def short_epochs(knobs: Knobs, clock: Clock) -> None:
 def spawn_every_epoch(knobs: Knobs, clock: Clock) -> None:
     """Workers that are spawned import torch again at every epoch."""
     loader = DataLoader(
-        Light(320),
+        Light(240),
         batch_size=8,
         num_workers=1,
         multiprocessing_context="spawn",
         persistent_workers=knobs.off("startup"),
     )
     model = Slow(0.005)
-    clock.begin()
     while not clock.done:
         for batch in loader:
             if not knobs.off("device"):

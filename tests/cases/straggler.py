@@ -124,7 +124,7 @@ def huge_picture(knobs: Knobs, clock: Clock) -> None:
 def long_recording(knobs: Knobs, clock: Clock) -> None:
     """Recordings of a second, and a few of minutes, in an iterable data set shared by two workers."""
     rng = np.random.default_rng(0)
-    short, long = rng.normal(size=8_000), rng.normal(size=1_500_000)
+    short, long = rng.normal(size=8_000), rng.normal(size=4_000_000)
 
     def features(wave: np.ndarray) -> torch.Tensor:
         frames = np.lib.stride_tricks.sliding_window_view(wave, 400)[::160]
@@ -137,7 +137,7 @@ def long_recording(knobs: Knobs, clock: Clock) -> None:
         def __iter__(self) -> Iterator[torch.Tensor]:
             worker = get_worker_info()
             for number in range(worker.id, 1_000_000, worker.num_workers):
-                rare = number % 160 == 32 and not knobs.off("straggler")
+                rare = number % 81 == 32 and not knobs.off("straggler")
                 yield chosen(long if rare else short)
 
     model = Slow(0.012)

@@ -261,7 +261,7 @@ def spec_augment(spectrum: list[list[float]], masks: int) -> list[list[float]]:
 @case("plain python", label="transform", stages="read transform device")
 def python_loops(knobs: Knobs, clock: Clock) -> None:
     """num_workers=0, a function with loops over every value."""
-    augment = functools.partial(spec_augment, masks=3)
+    augment = functools.partial(spec_augment, masks=8)
     spectrum = np.random.default_rng(0).random((40, 80), dtype=np.float32)
     usual = Chain(np.ndarray.tolist, augment, torch.tensor)
     dataset = Stored(knobs, spectrum, knobs.pick("transform", usual, Always(torch.zeros(40, 80))))
