@@ -171,18 +171,33 @@ def _first_time(tables: dict[str, Table]) -> int:
 def _spans(tables: dict[str, Table]) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
     """Return, by process and thread, every epoch's (begun, last seen, iterator), in order of beginning."""
     spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    takes, ends = tables["take"], tables["end"]
-    for row in np.sort(tables["iterator"], order="t_begun"):
-        mine = takes[(takes["process"] == row["process"]) & (takes["iterator"] == row["iterator"])]
-        over = ends[(ends["process"] == row["process"]) & (ends["iterator"] == row["iterator"])]
-        key = (int(row["process"]), int(row["thread"]))
-        last = (
-            int(max(row["t_ready"], *mine["t_taken"], *over["t_done"]))
-            if len(mine) or len(over)
-            else int(row["t_ready"])
-        )
-        spans.setdefault(key, []).append((int(row["t_begun"]), last, int(row["iterator"])))
+    for process in np.unique(tables["iterator"]["process"]):
+        rows = np.sort(tables["iterator"][tables["iterator"]["process"] == process], order="t_begun", kind="stable")
+        takes, ends = (tables[name][tables[name]["process"] == process] for name in ("take", "end"))
+        for row, until in zip(rows, _until(rows), strict=True):
+            mine = takes["t_taken"][(takes["iterator"] == row["iterator"]) & (takes["t_asked"] < until)]
+            over = _end_of(row, until, ends)
+            last = max(int(row["t_ready"]), int(mine.max(initial=0)), int(over["t_done"]) if over is not None else 0)
+            spans.setdefault((int(process), int(row["thread"])), []).append(
+                (int(row["t_begun"]), last, int(row["iterator"]))
+            )
     return spans
+
+
+def _until(rows: Table) -> Ints:
+    """Return when each epoch's iterator began its next one: workers that are kept have one iterator for all epochs."""
+    until = np.full(len(rows), np.iinfo(np.int64).max)
+    for iterator in np.unique(rows["iterator"]):
+        numbers = np.flatnonzero(rows["iterator"] == iterator)
+        until[numbers[:-1]] = rows["t_begun"][numbers[1:]]
+    return until
+
+
+def _end_of(row: Any, until: int, ends: Table, since: int = 0) -> Any:
+    """Return the record of an epoch's end after `since`; None where the loop left early."""
+    mine = ends["iterator"] == row["iterator"]
+    mine &= (ends["t_asked"] >= max(since, int(row["t_ready"]))) & (ends["t_asked"] < until)
+    return ends[mine][0] if mine.any() else None
 
 
 def _loop(
@@ -197,8 +212,8 @@ def _loop(
     ends = _own(tables["end"], process.number, iterators, "t_asked")
     facts = intake.facts(recording.texts[loader])
     epoch = _epoch_of(rows, takes)
-    position = np.arange(len(takes)) - np.searchsorted(epoch, epoch, side="left")
-    next_asked, next_cpu, next_process_cpu = _next(takes, ends, epoch)
+    position = _position(epoch)
+    next_asked, next_cpu, next_process_cpu = _next(rows, takes, ends, epoch)
     thread = int(takes["thread"][0])
     nested = _nested(takes, next_asked, spans.get((process.number, thread), []), set(iterators))
     step = (next_asked - takes["t_taken"]) / 1e9 - nested
@@ -238,19 +253,29 @@ def _epoch_of(rows: Table, takes: Table) -> Ints:
     return epoch
 
 
-def _next(takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds, Seconds, Seconds]:
+def _position(epoch: Ints) -> Ints:
+    """Return each batch's number within its epoch; a loader that is iterated twice at once has two epochs under way."""
+    order = np.argsort(epoch, kind="stable")
+    position = np.empty(len(epoch), np.int64)
+    position[order] = np.arange(len(epoch)) - np.searchsorted(epoch[order], epoch[order], side="left")
+    return position
+
+
+def _next(rows: Table, takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds, Seconds, Seconds]:
     """Return when each batch's loop came back to its loader, and the thread's and process's CPU by then; else NaN."""
     asked = np.append(takes["t_asked"][1:].astype(float), np.nan)
     cpu = np.append(takes["cpu_asked_ns"][1:].astype(float), np.nan)
     process_cpu = np.append(takes["process_cpu_asked_ns"][1:].astype(float), np.nan)
-    last = np.append(epoch[1:] != epoch[:-1], True)
-    asked[last] = cpu[last] = process_cpu[last] = np.nan
-    for number in np.flatnonzero(last):
-        after = ends[(ends["iterator"] == takes["iterator"][number]) & (ends["t_asked"] >= takes["t_taken"][number])]
-        if len(after):
-            asked[number] = after["t_asked"][0]
-            process_cpu[number] = after["process_cpu_ns"][0]
-            cpu[number] = after["cpu_ns"][0]
+    # A record of many batches does not tell the CPU at its beginning.
+    grouped = np.append(takes["count"][1:] > 1, False)
+    cpu[grouped] = process_cpu[grouped] = np.nan
+    until = _until(rows)
+    for number in len(epoch) - 1 - np.unique(epoch[::-1], return_index=True)[1]:
+        over = _end_of(rows[epoch[number]], until[epoch[number]], ends, int(takes["t_taken"][number]))
+        if over is None:
+            asked[number] = cpu[number] = process_cpu[number] = np.nan
+        elif not asked[number] < over["t_asked"]:
+            asked[number], cpu[number], process_cpu[number] = over["t_asked"], over["cpu_ns"], over["process_cpu_ns"]
     return asked, cpu, process_cpu
 
 
@@ -275,17 +300,17 @@ def _nested(takes: Table, next_asked: Seconds, spans: list[tuple[int, int, int]]
 
 def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) -> list[Epoch]:
     epochs = []
-    for number, row in enumerate(rows):
+    for number, (row, until) in enumerate(zip(rows, _until(rows), strict=True)):
         mine = takes[epoch == number]
-        over = ends[(ends["iterator"] == row["iterator"]) & (ends["t_asked"] >= row["t_ready"])][:1]
-        if not len(mine) and not len(over):
+        over = _end_of(row, until, ends)
+        if not len(mine) and over is None:
             continue
         first = (mine["t_taken"][0] - row["t_begun"]) / 1e9 if len(mine) and mine["count"][0] == 1 else np.nan
         epochs.append(
             Epoch(
                 begun=(row["t_begun"] - origin) / 1e9, ready=(row["t_ready"] - origin) / 1e9,
-                ended=(over["t_done"][0] - origin) / 1e9 if len(over) else None,
-                shutdown_s=(over["t_done"][0] - over["t_asked"][0]) / 1e9 if len(over) else 0.0,
+                ended=(over["t_done"] - origin) / 1e9 if over is not None else None,
+                shutdown_s=(over["t_done"] - over["t_asked"]) / 1e9 if over is not None else 0.0,
                 first_batch_s=float(first), batches=int(mine["count"].sum()), restarted=bool(row["flags"] & 1),
                 index_s=row["index_ns"] / 1e9,
             )
@@ -323,7 +348,7 @@ def _made(recording: Recording, process: Process, iterators: tuple[int, ...], ta
     else:
         rows = fetches[(fetches["process"] == process.number) & (fetches["worker"] < 0)]
         at = np.clip(np.searchsorted(takes["t_asked"], rows["t_begun"], side="right") - 1, 0, None)
-        rows = rows[rows["t_begun"] <= takes["t_taken"][at]]
+        rows = rows[(rows["t_begun"] >= takes["t_asked"][at]) & (rows["t_begun"] <= takes["t_taken"][at])]
     rows = np.sort(rows, order="t_begun", kind="stable")
     pickle_cpu, pickle_wall = _pickles(tables["pickle"], rows)
     row, weight = _spread(rows)
