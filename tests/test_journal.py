@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loaderprof import files, recording
 from loaderprof import journal as layout
-from loaderprof import recording
 from loaderprof.journal import HEADER_BYTES, RECORD_BYTES, SEGMENT_RECORDS, Journal
 
 HEADER = {"pid": 100, "ppid": 1, "host": "here"}
@@ -24,7 +24,7 @@ NUMBER = st.integers(-(2**63), 2**63 - 1)
 
 def opened(folder: Path, **header: object) -> Journal:
     (folder / recording.JOURNALS).mkdir(parents=True, exist_ok=True)
-    recording.write_meta(folder, {})
+    files.write_meta(folder, {})
     return Journal(str(folder / recording.JOURNALS / "here-100-1.lpj"), {**HEADER, **header})
 
 
@@ -216,7 +216,7 @@ print("ready", flush=True)
 time.sleep(60)
 """
     (tmp_path / recording.JOURNALS).mkdir()
-    recording.write_meta(tmp_path, {})
+    files.write_meta(tmp_path, {})
     path = tmp_path / recording.JOURNALS / "here-1-1.lpj"
     with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -240,7 +240,7 @@ if child:
     assert os.waitpid(child, 0)[1] == 0
 """
     (tmp_path / recording.JOURNALS).mkdir()
-    recording.write_meta(tmp_path, {})
+    files.write_meta(tmp_path, {})
     subprocess.run([sys.executable, "-c", program, str(tmp_path / recording.JOURNALS)], timeout=60, check=True)
     seen = recording.read(tmp_path)
     assert len(seen.processes) == 2

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made import Fetch, Made, Plan, ns
 
+from loaderprof import files, recording
 from loaderprof import journal as layout
-from loaderprof import recording
 from loaderprof.errors import RecordingError
 from loaderprof.findings import Findings
 from loaderprof.journal import HEADER_BYTES, RECORD_BYTES
@@ -335,7 +335,7 @@ KEYS = (
 def test_meta_of_any_type_does_no_harm(original: Path, folder: Path, key: str, value: Any) -> None:
     meta = json.loads((original / recording.META).read_text())
     meta[key] = value
-    recording.write_meta(folder, {name: item for name, item in meta.items() if name != "format"})
+    files.write_meta(folder, {name: item for name, item in meta.items() if name != "format"})
     survives(folder)
 
 
@@ -391,5 +391,5 @@ def test_meta_is_written_whole_or_not_at_all(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
-        recording.write_meta(folder, {"new": 1})
+        files.write_meta(folder, {"new": 1})
     assert (folder / recording.META).read_bytes() == before
