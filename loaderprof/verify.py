@@ -137,6 +137,8 @@ def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s:
     found = seen.findings()
     plan = plan_of(found, changes, pairs, limit_s, str(folder))
     job, target = recorded_job(seen), _target(seen)
+    # A recording may come from elsewhere: whoever verifies it sees what is about to run.
+    sys.stderr.write(f"{_announced(job, plan)}\n")
     results, interrupted = _measure(job, target, plan, folder)
     if results:
         sys.stdout.write(told(plan, results) + "\n")
@@ -157,6 +159,11 @@ def told(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
         return f"{plan.label}: {after / before:.2f} times as fast{tail}; one pair has no interval"
     lead = "" if ratio.significant else "no significant difference, "
     return f"{plan.label}: {lead}{ratio.told()} times as fast{tail}"
+
+
+def _announced(job: Job, plan: Plan) -> str:
+    command = words.clean(shlex.join(job.command))
+    return f"running {command} in {words.clean(str(job.cwd))}, {2 * plan.pairs} times, at most {plan.limit_s:g} s each"
 
 
 def _more(pairs: Sequence[tuple[float, float]]) -> str:
