@@ -29,7 +29,7 @@ _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
 
-TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE = range(1, 15)
+TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP = range(1, 16)
 
 # The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
 FIELDS = {
@@ -47,10 +47,10 @@ FIELDS = {
     END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns"),
     # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples.
     # count: batches that the counters and wall_ns are of, the last of which begun and done are; the others were too
-    # short to carry a record each.
+    # short to carry a record each. threads_cpu_ns: CPU of the process's other threads during the last one, -1 unknown.
     FETCH: (
         "worker", "task", "t_begun", "t_done", "t_put", "cpu_ns", "runq_ns", "collate_ns", "collate_cpu_ns", "rchar",
-        "read_bytes", "majflt", "wall_ns", "process_cpu_ns", "count",
+        "read_bytes", "majflt", "wall_ns", "threads_cpu_ns", "count",
     ),
     PICKLE: ("worker", "task", "t_begun", "t_done", "cpu_ns", "bytes"),
     RECEIVE: ("t_begun", "t_done", "cpu_ns", "bytes"),
@@ -64,6 +64,8 @@ FIELDS = {
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),
     DEVICE: ("iterator", "device", "starved_ns", "busy_ns"),
     PAUSE: ("t_begun", "t_done", "generation"),
+    # What a maker of batches may use, after its worker_init_fn: a mask of its first 63 CPUs, how many, torch threads.
+    SETUP: ("worker", "cpu_mask", "cpus", "torch_threads"),
 }  # fmt: skip
 
 

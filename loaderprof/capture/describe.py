@@ -148,6 +148,16 @@ def held(item: Any) -> Dict[Any, Any]:
     return state if type(state) is dict else {}
 
 
+def may_use() -> Tuple[int, int, int]:
+    """Return which CPUs this thread may run on (a mask of the first 63), how many, and torch's thread count."""
+    try:
+        cpus = os.sched_getaffinity(0)
+    except (AttributeError, OSError):
+        cpus = set()
+    torch = sys.modules.get("torch")
+    return sum(1 << cpu for cpu in cpus if cpu < 63), len(cpus), torch.get_num_threads() if torch is not None else 0
+
+
 def allow_tracing() -> None:
     """Let py-spy read this process where Yama restricts tracing to ancestors; without Yama this does nothing."""
     if not os.path.exists("/proc/sys/kernel/yama/ptrace_scope"):

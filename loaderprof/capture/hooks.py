@@ -480,6 +480,7 @@ class _Fetches:
         # The first batch of a process is its warm-up.
         table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due and not _process.tables else None
         fetcher.collate_fn = _timed_collate(collate, self.collate, table)
+        threads = _threads_cpu() if self.countdown <= 1 else 0
         begun = _NOW()
         try:
             data = original(fetcher, index)
@@ -494,7 +495,7 @@ class _Fetches:
         self.countdown -= 1
         if self.countdown <= 0 or done - begun > LONG_FETCH_NS or table is not None:
             try:
-                self._fetched(begun, done, table, index, data)
+                self._fetched(begun, done, _threads_cpu() - threads if threads else -1, table, index, data)
             except Exception as error:
                 _stand_aside(error)
         return data
@@ -512,7 +513,7 @@ class _Fetches:
     def _snapshot(self) -> Optional[Tuple[int, ...]]:
         try:
             usage = self.usage()
-            return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0, _PROCESS_CPU()
+            return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0
         except Exception as error:
             _stand_aside(error)
             return None
@@ -527,14 +528,14 @@ class _Fetches:
             _stand_aside(error)
             return None
 
-    def _fetched(self, begun: int, done: int, table: Any, index: Any, data: Any) -> None:
+    def _fetched(self, begun: int, done: int, threads_cpu: int, table: Any, index: Any, data: Any) -> None:
         after = self._snapshot()
         if after is None:
             return
-        cpu, runq, rchar, read, faults, process_cpu = (b - a for a, b in zip(self.before or after, after))
+        cpu, runq, rchar, read, faults = (b - a for a, b in zip(self.before or after, after))
         self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
         self.pending = (
-            table is not None, begun, done, cpu, runq, *self.collate, rchar, read, faults, self.wall_ns, process_cpu,
+            table is not None, begun, done, cpu, runq, *self.collate, rchar, read, faults, self.wall_ns, threads_cpu,
             self.count,
         )  # fmt: skip
         self.seen += 1
@@ -560,6 +561,7 @@ class _Fetches:
         size = describe.size(data)
         journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples)
         if table is None:
+            journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return
         cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
         self.depth_due = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
@@ -573,6 +575,11 @@ class _Fetches:
                     )  # fmt: skip
         for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
             journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
+
+
+def _threads_cpu() -> int:
+    """Return the CPU time so far of this process's other threads."""
+    return _PROCESS_CPU() - _CPU()
 
 
 @unseen

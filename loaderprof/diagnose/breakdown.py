@@ -23,6 +23,8 @@ STALL_RATIO = 4.0
 MIN_STACK_SAMPLES = 20
 # So few samples still tell more of a function than its name does.
 MIN_TOLD = 5
+# Below this a batch's other threads are those that hand over the one before.
+MIN_THREADED_S = 0.001
 WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
@@ -55,7 +57,8 @@ class Breakdown:
         by_stack: samples of the makers by stage; empty where there were too few stacks.
         host_share: share of the step that is the loop's own Python, by stacks; None where there were too few.
         stall_s: seconds per step beyond the usual step, in steps that stalled.
-        threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own.
+        threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own. None
+            where batches are too short to tell.
     """
 
     measured: int
@@ -97,14 +100,16 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     pieces = _pieces(recording, loop, usual, stacks, sources)
     host_share, host_by, step_samples = _host(recording, loop, sources)
     stall_s, stall_every = _stalls(loop)
-    cpu, process_cpu = mean(made.cpu), mean(made.process_cpu)
+    told = usual & np.isfinite(made.threads_cpu)
+    cpu = mean(made.cpu)
+    own = float(made.cpu[told].mean()) if told.any() else 0.0
     return Breakdown(
         measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=cpu, runq_s=mean(made.runq),
         blocked_s=mean(made.blocked), collate_s=mean(made.collate), pickle_s=mean(made.pickle_cpu),
         receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
-        threads=process_cpu / cpu if cpu and process_cpu else None,
+        threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S else None,
         device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes),
     )  # fmt: skip
 

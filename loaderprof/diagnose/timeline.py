@@ -123,7 +123,7 @@ class Made:
     blocked: Seconds
     collate: Seconds
     collate_cpu: Seconds
-    process_cpu: Seconds
+    threads_cpu: Seconds
     asked_bytes: Seconds
     device_bytes: Seconds
     faults: Ints
@@ -366,12 +366,19 @@ def _made(recording: Recording, process: Process, iterators: tuple[int, ...], ta
         begun=(rows["t_begun"][row] - origin) / 1e9, done=(rows["t_done"][row] - origin) / 1e9,
         put=(rows["t_put"][row] - origin) / 1e9, wall=wall, cpu=cpu, runq=runq,
         blocked=np.maximum(wall - cpu - runq, 0.0), collate=np.minimum(each(rows["collate_ns"]), wall),
-        collate_cpu=np.minimum(each(rows["collate_cpu_ns"]), cpu), process_cpu=each(rows["process_cpu_ns"]),
+        collate_cpu=np.minimum(each(rows["collate_cpu_ns"]), cpu), threads_cpu=_threads_cpu(rows, row),
         asked_bytes=each(rows["rchar"]) * 1e9, device_bytes=each(rows["read_bytes"]) * 1e9, faults=rows["majflt"][row],
         samples=rows["extra"][row].astype(np.int64), count=rows["count"][row],
         deep=(rows["flags"][row] & 1).astype(np.bool_), warm=~first[row], pickle_cpu=pickle_cpu[row],
         pickle_wall=pickle_wall[row],
     )  # fmt: skip
+
+
+def _threads_cpu(rows: Table, row: Ints) -> Seconds:
+    """Return the CPU of the maker's other threads during each batch; NaN where it was not measured."""
+    is_last = np.append(row[1:] != row[:-1], True) if len(row) else np.zeros(0, np.bool_)
+    known = is_last & (rows["threads_cpu_ns"][row] >= 0)
+    return np.where(known, rows["threads_cpu_ns"][row] / 1e9, np.nan)
 
 
 def _spread(rows: Table) -> tuple[Ints, Seconds]:
