@@ -137,9 +137,7 @@ def test_a_balanced_job_has_nothing_to_gain(tmp_path: Path) -> None:
         ({"device": 500}, {}, "No DataLoader was at work in 500 stack samples"),
     ],
 )
-def test_too_little_is_no_verdict(
-    tmp_path: Path, main: dict[str, int], worker: dict[str, int], reason: str
-) -> None:
+def test_too_little_is_no_verdict(tmp_path: Path, main: dict[str, int], worker: dict[str, int], reason: str) -> None:
     verdict = concluded(tmp_path / "r", main, worker).verdict
     assert (verdict.bottleneck, verdict.ceiling_speedup) == ("unknown", None)
     assert reason in verdict.headline
@@ -177,6 +175,9 @@ def test_nothing_that_needs_stamps_is_claimed(tmp_path: Path) -> None:
 
 
 def test_frames_are_named_as_timers_name_them() -> None:
-    assert outside.dotted("ImageFile.load (/x/lib/python3.11/site-packages/PIL/ImageFile.py:3)") == "PIL.ImageFile.ImageFile.load"
+    assert (
+        outside.dotted("ImageFile.load (/x/lib/python3.11/site-packages/PIL/ImageFile.py:3)")
+        == "PIL.ImageFile.ImageFile.load"
+    )
     assert outside.dotted("SocketIO.readinto (/usr/lib/python3.11/socket.py:706)") == "socket.SocketIO.readinto"
     assert outside.dotted("get (/usr/lib/python3/dist-packages/requests/__init__.py:9)") == "requests.get"
