@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +34,11 @@ DISTURBANCE = 0.2
 
 @dataclass(slots=True)
 class Studied:
-    """One loop with all that was worked out about it."""
+    """One loop with all that was worked out about it.
+
+    `others` and `helpers` are cores that processes outside the job, and the job's processes besides this loop and its
+    workers, kept busy; `cpus` how many CPUs the workers may run on together; `contention` the share of the pace lost.
+    """
 
     loop: Loop
     parts: Breakdown
@@ -43,7 +47,10 @@ class Studied:
     draws: list[dict[Stage, float]]
     model_error: float | None
     ceiling: float | None
-    judgement: Judgement | None = None
+    others: float = 0.0
+    helpers: float = 0.0
+    cpus: int | None = None
+    contention: float | None = None
 
 
 def conclude(recording: Recording) -> Findings:
@@ -84,7 +91,8 @@ def conclude(recording: Recording) -> Findings:
 
 def _study(recording: Recording, loop: Loop, budget: float, others: float | None) -> Studied:
     parts = break_down(recording, loop)
-    base = model(loop, parts, budget, others)
+    helpers = busy_helpers(recording) or 0.0
+    base = model(loop, parts, budget, (others or 0.0) + helpers)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     iterable = bool(loop.facts.get("iterable"))
@@ -98,10 +106,23 @@ def _study(recording: Recording, loop: Loop, budget: float, others: float | None
     for stage in (*WORK, "handover", "sampler"):
         bare = without(bare, stage, parts) or bare
     ceiling = _ratio(before, bare.run().steady_step_s)
-    return Studied(loop, parts, base, gains, draws, error, ceiling)
+    studied = Studied(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
+    studied.contention = _contention_share(studied)
+    return studied
 
 
 _STAGES: tuple[Stage, ...] = (*WORK, "handover", "sampler", "straggler", "device", "host")
+
+
+def _cpus(recording: Recording, loop: Loop) -> int | None:
+    """Return how many CPUs the loop's workers may run on together; None where it was not told."""
+    table = recording.tables["setup"]
+    pids = set(loop.made.pid.tolist())
+    numbers = [process.number for process in recording.processes if process.pid in pids]
+    rows = table[np.isin(table["process"], numbers) & (table["worker"] >= 0)]
+    if not len(rows) or (rows["cpus"] > 63).any():
+        return None
+    return int(np.bitwise_or.reduce(rows["cpu_mask"])).bit_count() or None
 
 
 def _draw(base: Model, variants: dict[Stage, Model], seed: int) -> dict[Stage, float]:
@@ -138,16 +159,22 @@ def _borders_s(each: Studied, active_s: float) -> float:
     """Return seconds lost at the borders of epochs: starting workers, the first batch, stopping workers."""
     usual = each.loop.mean(each.loop.wait) or 0.0
     lost = []
-    for epoch in each.loop.epochs:
+    firsts = each.loop.index[each.loop.position == 0]
+    for epoch, index in zip(each.loop.epochs, _padded(firsts, len(each.loop.epochs)), strict=True):
         first = epoch.first_batch_s if np.isfinite(epoch.first_batch_s) else epoch.ready - epoch.begun
-        lost.append(max(0.0, first - epoch.index_s - usual) + epoch.shutdown_s)
+        lost.append(max(0.0, first - epoch.index_s - index - usual) + epoch.shutdown_s)
     if lost and lost[0] < FIRST_START_SHARE * active_s:
         lost[0] = min(lost[0], statistics.median(lost[1:])) if len(lost) > 1 else 0.0
     return sum(lost)
 
 
+def _padded(values: Any, length: int) -> list[float]:
+    return [float(value) for value in values[:length]] + [0.0] * (length - len(values[:length]))
+
+
 def _index_s(each: Studied) -> float:
-    return sum(epoch.index_s for epoch in each.loop.epochs)
+    """Return seconds in the sampler at the beginning of epochs: in making the iterator, and in its first batch."""
+    return sum(epoch.index_s for epoch in each.loop.epochs) + float(each.loop.index[each.loop.position == 0].sum())
 
 
 def _host_s(studied: Sequence[Studied]) -> float:
@@ -171,12 +198,11 @@ def _job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stag
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
         for stage, gain in gains.items():
             saved[stage] = saved.get(stage, 0.0) + _steady_s(each) * (1 - 1 / gain)
-        if each.base is not None:
+        if each.loop.epochs:
             saved["startup"] = saved.get("startup", 0.0) + _borders_s(each, active)
             saved["sampler"] = saved.get("sampler", 0.0) + _index_s(each)
-            contention = _contention_share(each)
-            if contention is not None:
-                saved["contention"] = saved.get("contention", 0.0) + _steady_s(each) * contention
+            if each.contention is not None:
+                saved["contention"] = saved.get("contention", 0.0) + _steady_s(each) * each.contention
     if any(each.base is not None for each in studied) and any(len(each.loop.epochs) > 1 for each in studied):
         saved["host"] = saved.get("host", 0.0) + _host_s(studied)
     return {
@@ -185,20 +211,26 @@ def _job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stag
 
 
 def _contention_share(each: Studied) -> float | None:
-    """Return the share of the steady pace lost to threads that fight for cores; None where none do.
+    """Return the share of the steady pace lost to a fight for cores; None where nothing fights.
 
-    Only where the workers' own libraries run more threads than there are cores: plain lack of cores is the price of
-    the work itself, and is told as the stage that does it.
+    The replay knows what the work needs and which cores there are, but not of threads that libraries start, of
+    workers bound to a few CPUs, or of helpers of the job: what the run took beyond the replay is theirs. Plain lack
+    of cores is no contention; it is the price of the work, and told as the stage that does it.
     """
-    parts, base = each.parts, each.base
-    if base is None or not each.loop.num_workers or not parts.wall_s or not parts.threads:
+    base, parts = each.base, each.parts
+    if base is None:
         return None
-    busy = each.loop.num_workers * parts.threads
-    if parts.threads <= causes.MANY_THREADS or busy <= 1.2 * base.cores:
+    workers = max(1, each.loop.num_workers)
+    threads = parts.threads or 1.0
+    crowded = threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
+    bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
+    helped = each.helpers > 0.3 and base.neighbours > 0
+    if not (crowded or bound or helped):
         return None
-    waiting = (parts.runq_s or 0.0) / parts.wall_s
-    loader_bound = (each.loop.mean(each.loop.wait) or 0.0) > 0.1 * (_steady_s(each) / max(1, each.loop.batches))
-    return waiting if loader_bound and waiting > 0.15 else None
+    alone = replace(base, neighbours=base.neighbours * (1 - each.helpers / (each.helpers + each.others)))
+    measured = _steady_s(each) / max(1, each.loop.batches)
+    needed = (alone if helped else base).run().steady_step_s
+    return max(0.0, 1 - needed / measured) if measured > 0 else None
 
 
 def _job_ceiling(studied: Sequence[Studied]) -> float | None:
@@ -259,6 +291,7 @@ def _scene(
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
         float(np.median(mine["tensors"])) if len(mine) else None,
+        bound=(each.cpus or budget) < min(each.loop.num_workers, budget), helpers=each.helpers,
     )  # fmt: skip
 
 
@@ -386,10 +419,11 @@ _SETTINGS = (
 
 
 def _ranks(studied: Sequence[Studied]) -> tuple[results.Rank, ...]:
+    """Return each rank by its longest training loop, or its longest loop where it trains in none."""
     ranks: dict[int, results.Rank] = {}
-    for each in studied:
+    for each in sorted(studied, key=lambda each: not each.loop.training):
         process, loop = each.loop.process, each.loop
-        if loop.main_thread and process.rank not in ranks and (loop.training or not ranks):
+        if loop.main_thread and (process.rank or 0) not in ranks:
             wait, step = loop.mean(loop.wait), loop.mean(loop.step)
             total = wait + step if wait is not None and step is not None else None
             ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.pid, total, wait)
@@ -464,6 +498,21 @@ def _overhead(recording: Recording, timeline: Timeline) -> results.Overhead:
     budget = _budget(recording)
     share = (capture + (sampler or 0.0)) / (duration * budget) if duration else None
     return results.Overhead(round(capture, 4), sampler and round(sampler, 4), share and round(share, 5))
+
+
+def busy_helpers(recording: Recording) -> float | None:
+    """Return cores that the job's processes besides its loops and their workers kept busy; None: not measured."""
+    watched = {process.pid for process in recording.processes}
+    lines = [line for line in recording.host if isinstance(line.get("processes"), list)]
+    if len(lines) < 3 or not watched:
+        return None
+    used: dict[int, list[float]] = {}
+    for line in lines:
+        for entry in line["processes"]:
+            if entry["pid"] not in watched:
+                used.setdefault(entry["pid"], []).append(entry["user"] + entry["system"])
+    seconds = (lines[-1]["t"] - lines[0]["t"]) / 1e9
+    return sum(times[-1] - times[0] for times in used.values()) / seconds if seconds > 0 else None
 
 
 def busy_others(recording: Recording) -> float | None:

@@ -40,6 +40,8 @@ class Scene:
     operators: tuple[str, ...]
     batch_bytes: float | None
     batch_tensors: float | None
+    bound: bool = False
+    helpers: float = 0.0
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""
@@ -100,7 +102,7 @@ def _from_device(scene: Scene) -> bool:
 
 
 def _restarts(scene: Scene) -> bool:
-    return len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
+    return scene.loop.num_workers > 0 and len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
 
 
 def _many_tensors(scene: Scene) -> bool:
@@ -133,7 +135,8 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("slow-first-batch", "startup", "The first batch", _always),
     Kind("slow-samples", "straggler", "A few slow samples", _always),
     Kind("thread-oversubscription", "contention", "Too many threads in the workers", lambda scene: (scene.parts.threads or 0) > MANY_THREADS),
-    Kind("worker-oversubscription", "contention", "More workers than cores", _always),
+    Kind("bound-workers", "contention", "Workers bound to too few CPUs", lambda scene: scene.bound),
+    Kind("busy-helpers", "contention", "Other processes of the job take its cores", _always),
     Kind("slow-sampler", "sampler", "The sampler", _always),
     Kind("validation", "host", "Validation inside the training loop", lambda _: False),
     Kind("periodic-stall", "host", "The loop stalls now and then", lambda scene: scene.parts.stall_s > 0.5 * _step(scene)),
@@ -191,7 +194,9 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
                 f"Each of {max(1, scene.loop.num_workers)} workers keeps {scene.parts.threads or 0:.1f} threads busy "
                 f"on {scene.cores:g} cores"
             )
-        return f"{scene.loop.num_workers} workers share {scene.cores:g} cores"
+        if kind.id == "bound-workers":
+            return f"{scene.loop.num_workers} workers of {scene.loop.name} are bound to too few of {scene.cores:g} cores"
+        return f"{kind.title}: {scene.helpers:.1f} of {scene.cores:g}"
     if stage == "handover":
         return f"{kind.title} of {loader} from workers to the training process"
     if stage == "sampler":
@@ -254,7 +259,8 @@ def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -
         each = kind if stage == found else name(stage, scene)
         causes.append(Cause(each.id, "found", stage, evidence(stage, scene), round(scene.gains[stage], 3), each.title))
     for stage, gain in sorted(scene.gains.items(), key=lambda item: item[1]):
-        if stage not in (found, *others) and stage != "device":
+        # Without stacks only the stalls of the step and what lies outside of loops were seen of the host.
+        if stage not in (found, *others, "device") and not (stage == "host" and scene.parts.host_share is None):
             text = f"without it the job would gain {max(0.0, gain - 1):.0%}"
             each = name(stage, scene)
             causes.append(
@@ -267,15 +273,15 @@ def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -
                     each.title,
                 )
             )
-    return tuple(causes) + _unmeasured(scene)
+    return tuple(causes) + _unmeasured(scene, "host" in (found, *others))
 
 
-def _unmeasured(scene: Scene) -> tuple[Cause, ...]:
+def _unmeasured(scene: Scene, host_found: bool) -> tuple[Cause, ...]:
     reasons: list[tuple[str, Stage, str, str]] = []
     if not len(scene.loop.starved):
         reason = scene.gpu_missing or "not measured: the step did not run on a GPU"
         reasons.append(("copy-bound", "copy", "Copies to the device", reason))
-    if scene.parts.host_share is None:
+    if scene.parts.host_share is None and not host_found:
         reason = (
             scene.stacks_missing or f"not measured: {scene.parts.step_samples} stack samples of the step are too few"
         )
@@ -285,7 +291,6 @@ def _unmeasured(scene: Scene) -> tuple[Cause, ...]:
             each, "not_measured", stage, (Evidence(reason.removeprefix("not measured: "), None, "", None),), None, title
         )
         for each, stage, title, reason in reasons
-        if stage not in scene.gains or each == "host-python"
     )
 
 

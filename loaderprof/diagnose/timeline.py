@@ -270,10 +270,14 @@ def _next(rows: Table, takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds,
     grouped = np.append(takes["count"][1:] > 1, False)
     cpu[grouped] = process_cpu[grouped] = np.nan
     until = _until(rows)
+    one_each = len(epoch) == len(np.unique(epoch))
     for number in len(epoch) - 1 - np.unique(epoch[::-1], return_index=True)[1]:
         over = _end_of(rows[epoch[number]], until[epoch[number]], ends, int(takes["t_taken"][number]))
         if over is None:
             asked[number] = cpu[number] = process_cpu[number] = np.nan
+            if one_each and epoch[number] + 1 < len(rows):
+                # `next(iter(loader))` in a loop: the step ends where the next iterator is made.
+                asked[number] = rows["t_begun"][epoch[number] + 1]
         elif not asked[number] < over["t_asked"]:
             asked[number], cpu[number], process_cpu[number] = over["t_asked"], over["cpu_ns"], over["process_cpu_ns"]
     return asked, cpu, process_cpu

@@ -18,7 +18,7 @@ from loaderprof.predict.replay import Costs, Outcome, Settings, replay
 MAX_BATCHES = 240
 # A batch this many times the median is a straggler.
 STRAGGLER_RATIO = 3.0
-SHARD_SHARE = 0.8
+SHARD_SHARE = 0.95
 # A loop that does not wait for its device returns from a step well before the device has done it.
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 
@@ -43,12 +43,19 @@ class Model:
 
 
 def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None) -> Model | None:
-    """Return the replay's model of a loop; None where it was not measured enough to have one."""
+    """Return the replay's model of a loop; None where it was not measured enough to have one.
+
+    Args:
+        loop: the loop.
+        parts: what its batches cost.
+        budget: cores that the job may use.
+        busy_others: cores that everything but the loop and its workers kept busy; None: not measured.
+    """
     made, usual = loop.made, usual_batches(loop)
-    stepped = loop.steady & np.isfinite(loop.step) & np.isfinite(loop.step_cpu) & (loop.count == 1)
+    stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
     if parts.cpu_s is None or not usual.any() or stepped.sum() < 3:
         return None
-    step_cpu = np.clip(loop.step_cpu[stepped], 0, loop.step[stepped])
+    step_cpu = np.clip(np.nan_to_num(loop.step_cpu[stepped]), 0, loop.step[stepped])
     runq = np.nan_to_num(np.clip(loop.step_runq[stepped], 0, None))
     step_blocked = np.maximum(loop.step[stepped] - step_cpu - np.minimum(runq, loop.step[stepped] - step_cpu), 0)
     pickle = parts.pickle_s or 0.0
