@@ -348,18 +348,18 @@ def _in_loader(frames: tuple[str, ...]) -> bool:
 
 def host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
     """Return the user's line that a main-thread stack belongs to if it is the loop's own Python, else None."""
-    users = None
+    library = None
     for frame in reversed(frames):
         _, file, line = split_frame(frame)
         place = f"{file}:{line}"
         source = sources.get(place)
         if source is not None:
-            return (users or place) if _HOST_LINES.search(source) or users else None
+            return place if _HOST_LINES.search(source) or library else None
         if _HOST_FRAMES.search(file):
-            users = users or place
-        elif _DEVICE_FRAMES.search(file) and users is None:
+            library = library or place
+        elif _DEVICE_FRAMES.search(file) and library is None:
             return None
-    return users
+    return library
 
 
 def _stalls(loop: Loop) -> tuple[float, float | None]:

@@ -75,8 +75,6 @@ def judge(
     stage = primary(gains)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
     others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
-    if stage in ("none", "device"):
-        others = ()
     agree = sum(primary(draw) == stage for draw in draws) / len(draws) if draws else 0.0
     doubtful = sources_agree is False or disturbed or abs(model_error or 0.0) > MODEL_ERROR or guessed > MAX_GUESSED
     if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
@@ -91,12 +89,12 @@ def judge(
 def primary(gains: dict[Stage, float]) -> Stage:
     """Return the stage whose removal gains the most, or a narrower one that recovers most of that."""
     loader = {stage: gain - 1 for stage, gain in gains.items() if stage in LOADER}
-    host = gains.get("host", 1.0) - 1
+    host, device = gains.get("host", 1.0) - 1, gains.get("device", 1.0) - 1
+    host_leads = host >= MIN_GAIN and host >= device
     best = max(loader, key=lambda stage: loader[stage], default=None)
-    if best is not None and loader[best] >= MIN_GAIN and loader[best] >= host:
+    if best is not None and loader[best] >= MIN_GAIN and (loader[best] >= host or not host_leads):
         narrow = [stage for stage in NARROW if loader.get(stage, 0.0) >= max(MIN_GAIN, SPECIFIC * loader[best])]
         return max(narrow, key=lambda stage: loader[stage]) if narrow else best
-    device = gains.get("device", 1.0) - 1
-    if host >= MIN_GAIN and host >= device:
+    if host_leads:
         return "host"
     return "device" if device >= STEP_BOUND - 1 else "none"

@@ -1,0 +1,122 @@
+"""One bottleneck out of what each stage's removal gains: which, what else matters, and how sure that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, MIN_STEPS, SURE_STEPS, judge, primary
+from loaderprof.findings import STAGES, Stage
+
+GAINS = st.dictionaries(st.sampled_from([*LOADER, "host", "device"]), st.floats(0.5, 50), max_size=8)
+
+
+def judged(gains: dict[Stage, float], **more: Any) -> Any:
+    facts = {
+        "steps": 500, "model_error": 0.01, "draws": [gains] * 12, "disturbed": False, "sources_agree": None, **more,
+    }  # fmt: skip
+    return judge(gains, **facts)
+
+
+@pytest.mark.parametrize("stage", [*LOADER, "host"])
+def test_the_stage_that_gains_the_most_is_the_bottleneck(stage: Stage) -> None:
+    gains: dict[Stage, float] = dict.fromkeys((*LOADER, "host"), 1.06)
+    gains[stage] = 2.0
+    judgement = judged(gains)
+    assert judgement.stage == stage
+    assert set(judgement.others) == set(gains) - {stage}
+    assert judgement.confidence == "high"
+
+
+def test_below_a_gain_of_five_percent_there_is_no_bottleneck() -> None:
+    assert primary(dict.fromkeys(LOADER, 1.0 + MIN_GAIN - 0.01)) == "none"
+    assert primary({"decode": 1.0 + MIN_GAIN + 0.01}) == "decode"
+    assert primary({}) == "none"
+
+
+def test_the_step_is_the_limit_only_where_the_loader_could_go_much_faster() -> None:
+    assert primary({"decode": 1.02, "device": 1.3}) == "none"
+    assert primary({"decode": 1.02, "device": 1.6}) == "device"
+    assert primary({"decode": 1.2, "device": 6.0}) == "decode"
+
+
+def test_the_loops_own_python_is_held_against_the_model() -> None:
+    assert primary({"decode": 1.0, "host": 1.5, "device": 1.2}) == "host"
+    assert primary({"decode": 1.0, "host": 1.2, "device": 3.0}) == "device"
+    assert primary({"decode": 1.3, "host": 1.2, "device": 3.0}) == "decode"
+
+
+def test_a_loader_that_costs_does_not_keep_up_whatever_else_costs_too() -> None:
+    # Validation costs a little more than the loader, the model more than both.
+    judgement = judged({"decode": 1.10, "host": 1.12, "device": 3.0})
+    assert judgement.stage == "decode"
+    assert judgement.others == ("host",)
+
+
+def test_what_costs_beside_the_model_is_named() -> None:
+    judgement = judged({"decode": 1.01, "host": 1.25, "device": 5.0})
+    assert judgement.stage == "device"
+    assert judgement.others == ("host",)
+
+
+@pytest.mark.parametrize("narrow", ["straggler", "contention"])
+def test_the_narrower_explanation_is_preferred_where_it_explains_most(narrow: Stage) -> None:
+    assert primary({"transform": 2.0, narrow: 1.7}) == narrow
+    assert primary({"transform": 2.0, narrow: 1.4}) == "transform"
+
+
+@pytest.mark.parametrize("steps", [0, 1, MIN_STEPS - 1])
+def test_under_twenty_steps_nothing_is_concluded(steps: int) -> None:
+    judgement = judged({"decode": 5.0}, steps=steps)
+    assert (judgement.stage, judgement.others, judgement.confidence) == ("unknown", (), "low")
+    assert f"{steps} steps" in judgement.reason
+    assert judged({"decode": 5.0}, steps=MIN_STEPS).stage == "decode"
+
+
+def test_without_gains_nothing_is_concluded() -> None:
+    assert judged({}).stage == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("more", "confidence"),
+    [
+        ({}, "high"),
+        ({"steps": SURE_STEPS - 1}, "medium"),
+        ({"draws": []}, "low"),
+        ({"draws": [{"decode": 2.0}] * 10 + [{"read": 2.0}] * 2}, "medium"),
+        ({"draws": [{"decode": 2.0}] * 6 + [{"read": 2.0}] * 6}, "low"),
+        ({"model_error": 0.3}, "medium"),
+        ({"model_error": -0.3}, "medium"),
+        ({"model_error": None}, "high"),
+        ({"disturbed": True}, "medium"),
+        ({"sources_agree": False}, "medium"),
+        ({"sources_agree": True}, "high"),
+        ({"disturbed": True, "steps": SURE_STEPS - 1}, "low"),
+    ],
+)
+def test_confidence_falls_with_what_speaks_against(more: dict[str, Any], confidence: str) -> None:
+    gains: dict[Stage, float] = {"decode": 2.0, "read": 1.5}
+    assert judged(gains, **more).confidence == confidence
+
+
+@given(gains=GAINS)
+def test_any_gains_lead_to_a_stage_and_the_others_are_worth_naming(gains: dict[Stage, float]) -> None:
+    judgement = judged(gains)
+    assert judgement.stage in STAGES
+    assert judgement.stage not in judgement.others
+    assert all(gains[stage] >= 1 + MIN_GAIN for stage in judgement.others)
+    assert [gains[stage] for stage in judgement.others] == sorted((gains[s] for s in judgement.others), reverse=True)
+    if judgement.stage in LOADER:
+        assert gains[judgement.stage] >= 1 + MIN_GAIN
+    if judgement.stage in ("none", "device"):
+        assert all(gains.get(stage, 1.0) < 1 + MIN_GAIN for stage in LOADER)
+
+
+@given(gains=GAINS, more=st.floats(1.0, 3.0))
+def test_a_dearer_bottleneck_stays_the_bottleneck(gains: dict[Stage, float], more: float) -> None:
+    stage = primary(gains)
+    if stage in LOADER:
+        assert primary({**gains, stage: gains[stage] * more}) == stage
