@@ -387,16 +387,15 @@ def discover(dataset: Any, collate: Any) -> List[Target]:
 
 
 def _recursive(function: Any) -> bool:
-    """Whether a function calls itself by name: timed, it would reach the recursion limit at half the depth."""
-    code = function.__code__
-    if code.co_name not in code.co_names:
+    """Whether a function of the user's calls itself by name: timed, it would reach the recursion limit too soon."""
+    code, name = function.__code__, function.__name__
+    if name not in code.co_names or not _is_users(function.__module__):
         return False
-    own = code.co_varnames[0] if code.co_argcount else None
+    if function.__globals__.get(name) is function:
+        return True
     before = None
     for step in dis.get_instructions(code):
-        if step.opname in ("CACHE", "PUSH_NULL"):
-            continue
-        if step.argval == code.co_name and (step.opname in ("LOAD_GLOBAL", "LOAD_NAME") or before == own is not None):
+        if step.argval == name and before == "self":
             return True
         before = step.argval if step.opname.startswith("LOAD_FAST") else None
     return False

@@ -1,0 +1,96 @@
+"""Loops whose own cost is known: `cost.py batches | memory | tiny | steps`; ALTERNATE=N: N pairs of epochs, off and on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+class Busy(Dataset):
+    """Items that take so much CPU."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count, self.seconds = count, seconds
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        busy(self.seconds)
+        return torch.zeros(8)
+
+
+class Memory(Dataset):
+    """Items of about 17 µs, cut from a tensor and scaled."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.x = count, torch.rand(4096, 256)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return ((self.x[index % 4096] - 0.5) / 0.25).clamp(-1, 1).flip(0)
+
+
+def batches(share: int) -> int:
+    return sum(1 for _ in DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2))
+
+
+def memory(share: int) -> int:
+    return sum(1 for _ in DataLoader(Memory(128_000 // share), batch_size=64))
+
+
+def tiny(share: int) -> int:
+    return sum(1 for _ in DataLoader(Memory(100_000 // share), batch_size=1))
+
+
+def steps(share: int) -> int:
+    taken = 0
+    for _ in DataLoader(Busy(10_000 // share, 0.00001), batch_size=1, num_workers=1):
+        busy(0.001)
+        taken += 1
+    return taken
+
+
+def used() -> float:
+    mine, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
+
+
+def alternate(loop: Any, pairs: int) -> None:
+    """Print, for each pair of epochs, what the one without and the one with capture took."""
+    from loaderprof.capture import hooks
+
+    process = hooks._process
+    loop(10)
+    for turn in range(pairs):
+        costs = {}
+        for off in (True, False) if turn % 2 else (False, True):
+            process.off = off
+            before = used()
+            taken = loop(10)
+            costs[off] = {"cpu_s": used() - before, "batches": taken}
+        print(json.dumps([costs[True], costs[False]]))
+
+
+if __name__ == "__main__":
+    chosen = {"batches": batches, "memory": memory, "tiny": tiny, "steps": steps}[sys.argv[1]]
+    torch.set_num_threads(1)
+    if "ALTERNATE" in os.environ:
+        alternate(chosen, int(os.environ["ALTERNATE"]))
+    else:
+        chosen(1)
