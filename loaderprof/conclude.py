@@ -60,10 +60,12 @@ def conclude(recording: Recording) -> Findings:
     timeline = build(recording)
     budget = _budget(recording)
     others = busy_others(recording)
-    studied = [_study(recording, loop, budget, others) for loop in timeline.loops]
+    share = budget / _ranks_a_host(timeline)
+    everyone = [_study(recording, loop, share, others) for loop in timeline.loops]
     run = _run(recording, timeline)
-    if not studied:
+    if not everyone:
         return Findings(run=run, verdict=_no_loader())
+    studied = _slowest_rank(everyone)
     main = _main(studied)
     job_gains = _job_gains(studied)
     draws = [_job_gains(studied, number) for number in range(DRAWS)] if main.draws else []
@@ -83,10 +85,28 @@ def conclude(recording: Recording) -> Findings:
         stages=_stages(main),
         causes=causes.examine(scene, judgement.stage, kind, judgement.others) if judgement.stage != "unknown" else (),
         advice=_advice(recording, studied, scene, judgement),
-        loaders=tuple(_loader(recording, each, budget, others) for each in studied),
-        ranks=_ranks(studied),
-        risks=_risks(recording, studied, budget),
+        loaders=tuple(_loader(recording, each, budget, others) for each in everyone),
+        ranks=_ranks(everyone),
+        risks=_risks(recording, everyone, budget),
     )
+
+
+def _ranks_a_host(timeline: Timeline) -> int:
+    """Return how many processes with a training loop of their own share a host's cores."""
+    hosts: dict[str, set[int]] = {}
+    for loop in timeline.loops:
+        if loop.process.rank is not None:
+            hosts.setdefault(loop.process.host, set()).add(loop.process.number)
+    return max([1, *map(len, hosts.values())])
+
+
+def _slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
+    """Return the loops of the process whose training waits the most: the ranks of a job wait for their slowest."""
+    processes = {each.loop.process.number for each in everyone if each.loop.process.rank is not None}
+    if len(processes) < 2:
+        return everyone
+    ranks = [[each for each in everyone if each.loop.process.number == number] for number in sorted(processes)]
+    return max(ranks, key=lambda loops: _main(loops).loop.mean(_main(loops).loop.wait) or 0.0)
 
 
 def _study(recording: Recording, loop: Loop, budget: float, others: float | None) -> Studied:

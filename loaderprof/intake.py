@@ -67,6 +67,9 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
         ("name", "where", "type", "start_method", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset",
          "dataset_where"), _is(str)),
 }  # fmt: skip
+# A counter that could not be read once goes back to 0; -1 stands for unknown.
+_LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}
+_AMOUNTS = ("rchar", "majflt", "calls", "samples", "tensors", "leaves", "parked")
 # Host samples: what each group of counters must hold to be of use.
 _COUNTERS = {
     "cpu": (), "memory": (), "shm": ("total",), "disk": ("read_bytes",), "network": ("received_bytes",),
@@ -137,10 +140,12 @@ def possible(kind: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     columns = {name: values[:, place] for place, name in enumerate(layout.FIELDS[kind])}
     good = np.ones(len(values), np.bool_)
     for name, column in columns.items():
-        low = 1 if name == "count" else 0 if name.startswith("t_") or name.endswith(("_ns", "bytes")) else -MAX_NS
-        # A counter that could not be read once goes back to 0.
-        low = -MAX_NS if name == "runq_ns" else low
-        good &= (column >= low) & (column < (MAX_COUNT if name == "count" else MAX_NS))
+        if name == "count":
+            good &= (column >= 1) & (column < MAX_COUNT)
+        elif name.startswith("t_") or name.endswith(("_ns", "bytes")) or name in _AMOUNTS:
+            # A counter that could not be read once goes back to 0; -1 is a time that was not taken.
+            least = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}.get(name, 0)
+            good &= (column >= least) & (column < MAX_NS)
     moments = [name for name in columns if name.startswith("t_")][:2]
     if len(moments) == 2:
         good &= columns[moments[0]] <= columns[moments[1]]

@@ -495,7 +495,7 @@ class _Fetches:
         self.countdown -= 1
         if self.countdown <= 0 or done - begun > LONG_FETCH_NS or table is not None:
             try:
-                self._fetched(begun, done, _threads_cpu() - threads if threads else -1, table, index, data)
+                self._fetched(begun, done, max(0, _threads_cpu() - threads) if threads else -1, table, index, data)
             except Exception as error:
                 _stand_aside(error)
         return data
