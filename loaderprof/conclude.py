@@ -247,9 +247,10 @@ def _contention_share(each: Studied) -> float | None:
     helped = each.helpers > 0.3 and base.neighbours > 0
     if not (crowded or bound or helped):
         return None
-    alone = replace(base, neighbours=base.neighbours * (1 - each.helpers / (each.helpers + each.others)))
+    if helped:
+        base = replace(base, neighbours=base.neighbours * (1 - each.helpers / (each.helpers + each.others)))
     measured = _steady_s(each) / max(1, each.loop.batches)
-    needed = (alone if helped else base).run().steady_step_s
+    needed = base.run().steady_step_s
     return max(0.0, 1 - needed / measured) if measured > 0 else None
 
 
