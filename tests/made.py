@@ -144,7 +144,8 @@ class Process:
         done = begun + wall
         self.journal.write(
             layout.FETCH, deep, plan.samples, worker, task, ns(begun), ns(done), ns(done), span(cpu), span(plan.runq),
-            span(plan.collate), span(plan.collate), plan.asked_bytes, plan.device_bytes, 0, span(wall), span(cpu * plan.threads),
+            span(plan.collate), span(plan.collate), plan.asked_bytes, plan.device_bytes, 0, span(wall),
+            span(cpu * (plan.threads - 1)),
             1,
         )  # fmt: skip
         if plan.pickle:

@@ -378,7 +378,7 @@ def test_samples_of_any_type_do_no_harm(
     key = data.draw(st.sampled_from([*line, "memory", "shm", "disk", "gpu", key]))
     line[key] = value
     if data.draw(st.booleans()) and isinstance(line.get("processes"), list) and line["processes"]:
-        line["processes"][0] = value
+        line["processes"] = [value, *line["processes"]]
     (folder / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
     survives(folder)
 
