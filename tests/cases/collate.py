@@ -27,7 +27,7 @@ class Sentences(Dataset):
         return self.rows[index % len(self.rows)]
 
 
-@case("padding", label="collate", stages="read collate device")
+@case("padding", label="collate", stages="collate device")
 def pad_in_python(knobs: Knobs, clock: Clock) -> None:
     def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(row) for row in rows)
@@ -49,7 +49,7 @@ def pad_in_python(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("many small tensors", label="collate", stages="read collate device")
+@case("many small tensors", label="collate", stages="collate device")
 def dictionaries(knobs: Knobs, clock: Clock) -> None:
     """A sample is a dictionary of 200 scalars, which default_collate joins one key at a time."""
     row = {f"feature_{number}": torch.tensor(float(number)) for number in range(200)}
@@ -74,7 +74,7 @@ def dictionaries(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("graphs", label="collate", stages="read collate device")
+@case("graphs", label="collate", stages="collate device")
 def block_adjacency(knobs: Knobs, clock: Clock) -> None:
     """Many graphs become one: their dense adjacency matrices along a diagonal."""
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def block_adjacency(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("masks", label="collate", stages="transform collate device")
+@case("masks", label="collate", stages="collate device")
 def box_masks(knobs: Knobs, clock: Clock) -> None:
     """Targets drawn as dense masks while the batch is made."""
 
@@ -140,7 +140,7 @@ def box_masks(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("rows one by one", label="collate", stages="read collate device")
+@case("rows one by one", label="collate", also="read", stages="read collate device")
 def tensor_rows(knobs: Knobs, clock: Clock) -> None:
     """A table in memory, fetched row by row and stacked again: a slice would do."""
     dataset = TensorDataset(torch.randn(40_000, 24), torch.randn(40_000, 24), torch.arange(40_000) % 7)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 
-@case("convolutions", label="device", stages="read collate device")
+@case("convolutions", label="device", stages="read device")
 def convolutions(knobs: Knobs, clock: Clock) -> None:
     class Random(Dataset):
         def __len__(self) -> int:

@@ -36,7 +36,7 @@ class ByScore(Sampler):
             yield random.choices(population, weights=self.scores)[0]
 
 
-@case("python sampler", label="sampler", stages="sampler read device")
+@case("python sampler", label="sampler", stages="sampler device")
 def score_sampler(knobs: Knobs, clock: Clock) -> None:
     dataset = Light(60_000)
     sampler = knobs.pick("sampler", ByScore([1.0 + i % 7 for i in range(60_000)]), SequentialSampler(dataset))
@@ -50,7 +50,7 @@ def score_sampler(knobs: Knobs, clock: Clock) -> None:
                 break
 
 
-@case("weighted population", label="sampler", stages="sampler read device")
+@case("weighted population", label="sampler", stages="sampler device")
 def weighted_population(knobs: Knobs, clock: Clock) -> None:
     """Epochs of 40 batches, each drawn anew by weight from ten million rows."""
     dataset = Light(10_000_000)
@@ -80,7 +80,7 @@ class ByLength(Sampler):
                 yield order[start : start + self.batch_size]
 
 
-@case("batch sampler", label="sampler", stages="sampler read device")
+@case("batch sampler", label="sampler", stages="sampler device")
 def length_batches(knobs: Knobs, clock: Clock) -> None:
     dataset = Light(120_000)
     lengths = np.random.default_rng(0).integers(5, 500, 120_000).tolist()
@@ -100,7 +100,7 @@ def length_batches(knobs: Knobs, clock: Clock) -> None:
                 break
 
 
-@case("huge permutation", label="sampler", stages="sampler read device")
+@case("huge permutation", label="sampler", stages="sampler device")
 def huge_permutation(knobs: Knobs, clock: Clock) -> None:
     """Epochs of fixed length over many rows: a permutation of all rows is drawn for 100 steps."""
     dataset = Light(8_000_000)

@@ -37,7 +37,7 @@ class Indexed(Light):
         return super().__getitem__(index)
 
 
-@case("short epochs", label="startup", stages="startup read device")
+@case("short epochs", label="startup", stages="startup device")
 def short_epochs(knobs: Knobs, clock: Clock) -> None:
     loader = DataLoader(
         Light(240),
