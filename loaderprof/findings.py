@@ -238,7 +238,7 @@ class Findings:
             )
         try:
             return _typed(Findings, data)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise RecordingError(
                 f"findings.json is damaged: {error}", "loaderprof report DIR writes it again"
             ) from None
