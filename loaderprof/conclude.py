@@ -28,6 +28,8 @@ from loaderprof.recording import Recording
 DRAWS = 12
 # A job's very first start is no bottleneck of a longer run, unless it is this much of what was seen.
 FIRST_START_SHARE = 0.2
+# A loop of which a stage of its own loader explains so much is told as that stage, not as validation.
+EXPLAINED = 0.6
 # Cores that others may take before a verdict is called disturbed, as a share of the budget.
 DISTURBANCE = 0.2
 
@@ -184,6 +186,7 @@ def _borders_s(each: Studied, active_s: float) -> float:
         first = epoch.first_batch_s if np.isfinite(epoch.first_batch_s) else epoch.ready - epoch.begun
         lost.append(max(0.0, first - epoch.index_s - index - usual) + epoch.shutdown_s)
     if lost and lost[0] < FIRST_START_SHARE * active_s:
+        # The very first start is no more than each later one costs.
         lost[0] = min(lost[0], statistics.median(lost[1:])) if len(lost) > 1 else 0.0
     return sum(lost)
 
@@ -205,9 +208,19 @@ def _host_s(studied: Sequence[Studied]) -> float:
 
 
 def _validation_s(studied: Sequence[Studied]) -> float:
-    if not any(each.loop.training for each in studied):
-        return 0.0
-    return sum(each.loop.span_s for each in studied if not each.loop.training)
+    return sum(each.loop.span_s for each in studied if _validates(each, studied))
+
+
+def _validates(each: Studied, studied: Sequence[Studied]) -> bool:
+    """Return whether a loop does not train while another does, and no stage of its own loader explains it."""
+    trained = not each.loop.training and any(other.loop.training for other in studied)
+    return trained and _loader_s(each) < EXPLAINED * each.loop.span_s
+
+
+def _loader_s(each: Studied) -> float:
+    """Return seconds of a loop that its loader's dearest stage, or starting and stopping it, costs."""
+    dearest = max((gain for stage, gain in each.gains.items() if stage in LOADER), default=1.0)
+    return max(_steady_s(each) * (1 - 1 / dearest), _borders_s(each, np.inf))
 
 
 def _job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage, float]:
@@ -216,8 +229,11 @@ def _job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stag
     saved: dict[Stage, float] = {}
     for each in studied:
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
+        # All of a validation loop is the host's, so its steps are not the training step's too.
+        own = {"device", "host"} if _validates(each, studied) else set()
         for stage, gain in gains.items():
-            saved[stage] = saved.get(stage, 0.0) + _steady_s(each) * (1 - 1 / gain)
+            if stage not in own:
+                saved[stage] = saved.get(stage, 0.0) + _steady_s(each) * (1 - 1 / gain)
         if each.loop.epochs:
             saved["startup"] = saved.get("startup", 0.0) + _borders_s(each, active)
             saved["sampler"] = saved.get("sampler", 0.0) + _index_s(each)
@@ -245,18 +261,27 @@ def _contention_share(each: Studied) -> float | None:
     crowded = threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
     bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
     helped = each.helpers > 0.3 and base.neighbours > 0
-    if not (crowded or bound or helped):
+    if not (crowded or bound or helped or parts.lock_holder):
         return None
+    costs = base.costs
+    if crowded or parts.lock_holder:
+        # Threads that meet at barriers, or at the interpreter's lock, block each other.
+        costs = replace(costs, fetch_blocked_s=costs.fetch_blocked_s * 0.0)
+    if parts.lock_holder:
+        costs = replace(costs, step_blocked_s=costs.step_blocked_s * 0.0)
+    neighbours = base.neighbours
     if helped:
-        base = replace(base, neighbours=base.neighbours * (1 - each.helpers / (each.helpers + each.others)))
+        neighbours *= each.others / (each.helpers + each.others)
     measured = _steady_s(each) / max(1, each.loop.batches)
-    needed = base.run().steady_step_s
+    needed = replace(base, costs=costs, neighbours=neighbours).run().steady_step_s
     return max(0.0, 1 - needed / measured) if measured > 0 else None
 
 
 def _job_ceiling(studied: Sequence[Studied]) -> float | None:
     active = _active_s(studied)
-    saved = sum(_steady_s(each) * (1 - 1 / each.ceiling) for each in studied if each.ceiling)
+    saved = sum(
+        _steady_s(each) * (1 - (1 - (each.contention or 0.0)) / each.ceiling) for each in studied if each.ceiling
+    )
     saved += sum(_borders_s(each, active) + _index_s(each) for each in studied if each.base is not None)
     known = any(each.ceiling for each in studied)
     return round(_ratio(active, max(active - saved, active / 1000)), 3) if known and active > 0 else None
@@ -290,7 +315,7 @@ def _holder(studied: Sequence[Studied], stage: Stage, main: Studied) -> Studied:
         (each for each in studied if each.base is not None),
         key=lambda each: (
             _steady_s(each) * (1 - 1 / each.gains.get(stage, 1.0))
-            + (_borders_s(each, 1e9) if stage == "startup" else 0.0)
+            + (_borders_s(each, np.inf) if stage == "startup" else 0.0)
         ),
         default=main,
     )

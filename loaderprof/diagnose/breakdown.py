@@ -7,19 +7,17 @@ loop's own process stacks tell the model's work from the loop's own Python. Pure
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loaderprof.diagnose import loop_side
 from loaderprof.diagnose.stages import split_frame, stage_of_operator, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
 from loaderprof.recording import Recording, StackSamples
 
-# A step this many times the median is a stall of its own kind, not a slow step.
-STALL_RATIO = 4.0
 MIN_STACK_SAMPLES = 20
 # So few samples still tell more of a function than its name does.
 MIN_TOLD = 5
@@ -59,6 +57,7 @@ class Breakdown:
         stall_s: seconds per step beyond the usual step, in steps that stalled.
         threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own. None
             where batches are too short to tell.
+        lock_holder: the line of a Python thread that computes beside the loop and holds the interpreter's lock.
     """
 
     measured: int
@@ -80,6 +79,7 @@ class Breakdown:
     stall_s: float
     stall_every: float | None
     threads: float | None
+    lock_holder: str | None
     device_bytes: float | None
     asked_bytes: float | None
 
@@ -98,8 +98,10 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         return float(chosen.mean()) if len(chosen) else None
 
     pieces = _pieces(recording, loop, usual, stacks, sources)
-    host_share, host_by, step_samples = _host(recording, loop, sources)
-    stall_s, stall_every = _stalls(loop)
+    host_share, host_by, step_samples = loop_side.host_share(recording, loop, sources)
+    holder = loop_side.lock_holder(recording, loop, sources)
+    # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
+    stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
     told = usual & np.isfinite(made.threads_cpu)
     cpu = mean(made.cpu)
     own = float(made.cpu[told].mean()) if told.any() else 0.0
@@ -110,7 +112,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S else None,
-        device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes),
+        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes),
     )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
     for (text, caller), seconds in wall.items():
         name, _, place = text.partition("@")
         users_own = bool(place) and not _installed(place)
-        where = shown_place(recording, place if users_own else caller)
+        where = loop_side.shown_place(recording, place if users_own else caller)
         stage = stage_of_operator(name)
         spent = min(cpu[text, caller], seconds)
         raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), place if users_own else ""))
@@ -195,11 +197,11 @@ def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: floa
         rest_cpu, rest_wall = rest_cpu - calls, rest_wall - calls
         if rest_cpu > 0 or rest_wall > 0:
             rest_cpu = max(rest_cpu, 0.0)
-            where = shown_place(recording, str(loop.facts.get("dataset_where") or ""))
+            where = loop_side.shown_place(recording, str(loop.facts.get("dataset_where") or ""))
             name = _shown(str(loop.facts.get("dataset") or "dataset"))
             raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), REST))
     if not raw:
-        where = shown_place(recording, str(loop.facts.get("dataset_where") or ""))
+        where = loop_side.shown_place(recording, str(loop.facts.get("dataset_where") or ""))
         raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, REST))
     return raw
 
@@ -222,7 +224,7 @@ def _scaled(
         if stage is None:
             mine = owned[""] if place == REST else owned[name]
             told = _told_by_stacks(name, where, cpu_s, mine, sources)
-            pieces.extend(replace(piece, where=shown_place(recording, piece.where or "")) for piece in told)
+            pieces.extend(replace(piece, where=loop_side.shown_place(recording, piece.where or "")) for piece in told)
             pieces.append(Piece("read", name, where, 0.0, blocked_s, guessed=True))
         elif stage == "decode" and not place:
             # A library that decodes also reads: what blocked it was the reading.
@@ -310,83 +312,8 @@ def _count_stages(stacks: list[StackSamples], sources: dict[str, str]) -> dict[S
     return dict(counts)
 
 
-_HOST_FRAMES = re.compile(
-    r"torch/serialization\.py|/(json|logging|csv|pickle|tqdm|wandb|mlflow|tensorboard|matplotlib|pandas)/|"
-    r"/(csv|pickle|shutil|print|traceback|gzip)\.py|/sklearn/metrics|torchmetrics"
-)
-_HOST_LINES = re.compile(
-    r"\.item\(\)|\.cpu\(\)|\.tolist\(\)|\.numpy\(\)|\bprint\(|\blog(ger|ging)?\b|\.log\(|\bsave\(|\.write\(|json\.dump|\.add_scalar|"
-    r"checkpoint|metric|accuracy|evaluate|validate|\bplt\.|\bfsync\(|\bflush\("
-)
-_DEVICE_FRAMES = re.compile(r"torch/(optim|nn|autograd|_tensor\.py|_dynamo|_inductor|amp|functional\.py|distributed)")
-
-
-def _host(
-    recording: Recording, loop: Loop, sources: dict[str, str]
-) -> tuple[float | None, tuple[tuple[str, float], ...], int]:
-    """Return the share of the step that is the loop's own Python, its lines, and how many samples tell it."""
-    host: Counter[str] = Counter()
-    device = 0
-    for sample in recording.stacks:
-        if sample.pid != loop.process.pid or sample.thread != "MainThread" or _in_loader(sample.frames):
-            continue
-        place = host_place(sample.frames, sources)
-        if place is None:
-            device += sample.count
-        else:
-            host[place] += sample.count
-    total = device + sum(host.values())
-    if total < MIN_STACK_SAMPLES:
-        return None, (), total
-    lines = tuple((shown_place(recording, place) or place, count / total) for place, count in host.most_common(5))
-    return sum(host.values()) / total, lines, total
-
-
-def _in_loader(frames: tuple[str, ...]) -> bool:
-    return any("torch/utils/data/dataloader.py" in frame for frame in frames)
-
-
-def host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
-    """Return the user's line that a main-thread stack belongs to if it is the loop's own Python, else None."""
-    library = None
-    for frame in reversed(frames):
-        _, file, line = split_frame(frame)
-        place = f"{file}:{line}"
-        source = sources.get(place)
-        if source is not None:
-            return place if _HOST_LINES.search(source) or library else None
-        if _HOST_FRAMES.search(file):
-            library = library or place
-        elif _DEVICE_FRAMES.search(file) and library is None:
-            return None
-    return library
-
-
-def _stalls(loop: Loop) -> tuple[float, float | None]:
-    """Return (seconds per step beyond the usual in steps that stalled, steps from one stall to the next)."""
-    step = loop.step[loop.steady & np.isfinite(loop.step) & (loop.count == 1)]
-    if len(step) < 20:
-        return 0.0, None
-    median = float(np.median(step))
-    stalled = step > max(STALL_RATIO * median, median + 0.005)
-    if not stalled.any():
-        return 0.0, None
-    return float((step[stalled] - median).sum() / len(step)), len(step) / float(stalled.sum())
-
-
 def _installed(place: str) -> bool:
     return "site-packages" in place or "dist-packages" in place or "/lib/python3" in place
-
-
-def shown_place(recording: Recording, place: str) -> str | None:
-    """Return `file:line` relative to the folder the job ran in or the script lies in, None for nothing."""
-    if not place or place.startswith("<"):
-        return None
-    for folder in (recording.meta.get("cwd"), recording.meta.get("script_folder")):
-        inside = str(folder or "").rstrip("/") + "/"
-        if len(inside) > 1 and place.startswith(inside):
-            return place[len(inside) :]
-    return place
 
 
 def _shown(name: str) -> str:

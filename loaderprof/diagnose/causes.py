@@ -135,6 +135,7 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("slow-first-batch", "startup", "The first batch", _always),
     Kind("slow-samples", "straggler", "A few slow samples", _always),
     Kind("thread-oversubscription", "contention", "Too many threads in the workers", lambda scene: (scene.parts.threads or 0) > MANY_THREADS),
+    Kind("interpreter-lock", "contention", "A Python thread holds the interpreter's lock", lambda scene: bool(scene.parts.lock_holder)),
     Kind("bound-workers", "contention", "Workers bound to too few CPUs", lambda scene: scene.bound),
     Kind("busy-helpers", "contention", "Other processes of the job take its cores", _always),
     Kind("slow-sampler", "sampler", "The sampler", _always),
@@ -194,8 +195,12 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
                 f"Each of {max(1, scene.loop.num_workers)} workers keeps {scene.parts.threads or 0:.1f} threads busy "
                 f"on {scene.cores:g} cores"
             )
+        if kind.id == "interpreter-lock":
+            return f"{kind.title} ({scene.parts.lock_holder})"
         if kind.id == "bound-workers":
-            return f"{scene.loop.num_workers} workers of {scene.loop.name} are bound to too few of {scene.cores:g} cores"
+            return (
+                f"{scene.loop.num_workers} workers of {scene.loop.name} are bound to too few of {scene.cores:g} cores"
+            )
         return f"{kind.title}: {scene.helpers:.1f} of {scene.cores:g}"
     if stage == "handover":
         return f"{kind.title} of {loader} from workers to the training process"

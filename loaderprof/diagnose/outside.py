@@ -29,8 +29,9 @@ import numpy as np
 
 from loaderprof import findings as results
 from loaderprof.diagnose import causes
-from loaderprof.diagnose.breakdown import WORK, Breakdown, Piece, fetch_frame, host_place, shown_place, sources_of
+from loaderprof.diagnose.breakdown import WORK, Breakdown, Piece, fetch_frame, sources_of
 from loaderprof.diagnose.causes import MANY_THREADS, Scene
+from loaderprof.diagnose.loop_side import host_place, shown_place
 from loaderprof.diagnose.stages import split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Loop, Made
 from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, primary

@@ -65,6 +65,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
     epochs = max(1, len(lengths))
     length = max(1, min(int(np.median(lengths)), MAX_BATCHES // min(epochs, 4)))
     starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
+    share = _own_share(loop, runq, step_cpu)
     device = _device(loop)
     if device is not None:
         # What the loop waited for its device is the device's own time, which the replay adds.
@@ -75,7 +76,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         step_cpu_s=step_cpu,
         step_blocked_s=step_blocked,
         receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
-        answer_cpu_s=_answer(loop) if workers else 0.0,
+        answer_cpu_s=_answer(loop, share) if workers else 0.0,
         step_threads=_step_threads(loop, step_cpu, stepped),
         worker_start_s=float(np.mean(starts)) / workers if workers and starts else 0.0,
         worker_boot_s=_boot(loop) if workers else 0.0,
@@ -89,7 +90,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    return Model(costs, settings, budget, _neighbours(loop, runq, step_cpu, busy_others), length, min(epochs, 4))
+    return Model(costs, settings, budget, (busy_others or 0.0) / share, length, min(epochs, 4))
 
 
 def _device(loop: Loop) -> Seconds | None:
@@ -103,11 +104,14 @@ def _synchronous(loop: Loop, device: Seconds) -> bool:
     return (loop.mean(loop.step) or 0.0) >= SYNCHRONOUS * float(device.mean())
 
 
-def _neighbours(loop: Loop, step_runq: Seconds, step_cpu: Seconds, busy_others: float | None) -> float:
-    """Return how many threads of other programs wanted the cores: what they got, over the share this run got."""
+def _own_share(loop: Loop, step_runq: Seconds, step_cpu: Seconds) -> float:
+    """Return CPU over CPU and run-queue wait: what this run got of the cores it wanted.
+
+    What other programs got of them, over this, is how many threads of theirs wanted them.
+    """
     cpu = float(loop.made.cpu.sum() + step_cpu.sum())
     waited = float(loop.made.runq.sum() + step_runq.sum())
-    return (busy_others or 0.0) * (cpu + waited) / cpu if cpu > 0 else 0.0
+    return cpu / (cpu + waited) if cpu > 0 else 1.0
 
 
 def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
@@ -117,11 +121,16 @@ def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
     return float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
 
 
-def _answer(loop: Loop) -> float:
-    """Return the part of receiving a batch that the worker works for: it hands over file descriptors when asked."""
+def _answer(loop: Loop, share: float) -> float:
+    """Return the part of receiving a batch that the worker works for: it hands over file descriptors when asked.
+
+    Args:
+        loop: the loop.
+        share: of its own time, what this run got of the cores: the rest of an answer's time was waiting for one.
+    """
     answer = (loop.receive - loop.receive_cpu)[loop.steady]
-    # The median: now and then the answer waits for a core.
-    return max(0.0, float(np.median(answer))) if len(answer) else 0.0
+    # A low quantile: now and then, on a busy machine mostly, the answer waits for a core.
+    return max(0.0, float(np.quantile(answer, 0.25))) * share if len(answer) else 0.0
 
 
 def _boot(loop: Loop) -> float:

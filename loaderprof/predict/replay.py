@@ -275,6 +275,8 @@ class _Run:
         self.device_free_s = self.device_idle_s = 0.0
         self.workers: list[Actor] = []
         self.senders: list[Actor] = []
+        # Workers that boot while a short epoch ends must not serve the next one, which has its own.
+        self.generation = 0
         self.pinner: Actor | None = None
         self.main: Actor | None = None
         # While a worker answers the receiver does not run, so the two are one stretch on a core.
@@ -327,6 +329,7 @@ class _Run:
             self.making_s += self.last_made_s - opened_s
             if not self.settings.persistent_workers:
                 self.workers, self.senders = [], []
+                self.generation += 1
                 self.parked_actors.clear()
                 yield BLOCKED, self.costs.shutdown_s + self.costs.worker_stop_s * self.settings.num_workers
 
@@ -421,9 +424,9 @@ class _Run:
 
     def _work(self, worker: int) -> Actor:
         """A worker: makes the batches it is dealt, one after the other."""
-        machine, me = self.machine, worker
+        machine, me, generation = self.machine, worker, self.generation
         yield CPU, self.costs.worker_boot_s
-        while True:
+        while generation == self.generation:
             if not self.tasks[me]:
                 yield self._park(self.workers[me])
                 continue
@@ -432,6 +435,8 @@ class _Run:
             blocked_s, cpu_s = self.fetch[self.first + index]
             yield READ, blocked_s
             yield CPU, cpu_s
+            if generation != self.generation:
+                return
             self.busy_s += machine.now - begun_s
             self.last_made_s = machine.now
             if self.costs.send_cpu_s > 0:
@@ -442,11 +447,14 @@ class _Run:
 
     def _send(self, worker: int) -> Actor:
         """The thread of a worker's result queue: pickles and sends while the worker makes its next batch."""
-        while True:
+        generation = self.generation
+        while generation == self.generation:
             if not self.unsent[worker]:
                 yield self._park(self.senders[worker])
                 continue
             yield CPU, self.costs.send_cpu_s
+            if generation != self.generation:
+                return
             self._deliver(self.unsent[worker].popleft(), worker)
 
     def _deliver(self, index: int, worker: int) -> None:
@@ -455,11 +463,14 @@ class _Run:
 
     def _pin(self) -> Actor:
         """The pin thread: receives, pins, passes on, in the order of arrival."""
-        while True:
+        generation = self.generation
+        while generation == self.generation:
             if not self.made:
                 yield self._park(self.pinner)
                 continue
             yield CPU, self._receive_s + self.costs.pin_cpu_s
+            if generation != self.generation:
+                return
             self.pinned.append(self.made.popleft())
             self._rouse(self.main)
 
