@@ -117,8 +117,8 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("database-read", "read", "Reads from a database file", _uses(r"h5py|lmdb|sqlite|pyarrow|zarr|datasets", "read")),
     Kind("waiting-read", "read", "Waiting for reads", lambda scene: _blocked_share(scene) > MOSTLY_BLOCKED),
     Kind("file-read", "read", "File reads", _always),
-    Kind("jpeg-decode", "decode", "JPEG decode", lambda scene: _uses(r"jpe?g", "decode")(scene) or _decodes(scene, r"jpe?g")),
-    Kind("png-decode", "decode", "PNG decode", lambda scene: _uses(r"png", "decode")(scene) or _decodes(scene, r"png")),
+    Kind("jpeg-decode", "decode", "JPEG decode", lambda scene: _decodes(scene, r"jpe?g")),
+    Kind("png-decode", "decode", "PNG decode", lambda scene: _decodes(scene, r"png")),
     Kind("image-decode", "decode", "Image decode", _uses(r"PIL|cv2\.im|imageio|read_image|png|webp|tiff|imdecode", "decode")),
     Kind("audio-decode", "decode", "Audio decode", _uses(r"soundfile|wave\b|audio|librosa|flac|mp3|\bsf\.", "decode")),
     Kind("video-decode", "decode", "Video decode", _uses(r"\bav\b|decord|torchcodec|video", "decode")),
@@ -147,13 +147,11 @@ CATALOGUE: tuple[Kind, ...] = (
 
 
 def _decodes(scene: Scene, format_: str) -> bool:
-    """Whether PIL's lazy decode is of this format: its plugin opened the files that `load` then decoded."""
+    """Whether images of this format alone are decoded: PIL decodes lazily, but the format's plugin opened the file."""
     opened = [each for each in scene.operators if re.search(r"^PIL\.\w+ImagePlugin", each)]
-    return (
-        bool(opened)
-        and _uses(r"PIL\.", "decode")(scene)
-        and all(re.search(format_, each, re.IGNORECASE) for each in opened)
-    )
+    if opened and _uses(r"PIL\.", "decode")(scene):
+        return all(re.search(format_, each, re.IGNORECASE) for each in opened)
+    return _uses(format_, "decode")(scene)
 
 
 def _blocked_share(scene: Scene) -> float:
