@@ -1,0 +1,180 @@
+"""The catalogue of causes: names, evidence, and that every cause is found, ruled out or not measured - never two."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from made import Fetch, Made, Plan, one_loop
+from truths import LOAD, NAMES, RESIZE, findings_of, light
+
+from loaderprof.diagnose.causes import CATALOGUE
+from loaderprof.findings import STAGES, Findings
+
+VERBS = re.compile(r"^(use|raise|lower|make|add|set|keep|take|give|pin|fix|check|reduce|avoid|increase|decrease)\b")
+
+
+def test_ids_are_nouns_and_no_two_are_alike() -> None:
+    ids = [kind.id for kind in CATALOGUE]
+    assert len(set(ids)) == len(ids)
+    for each in ids:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", each)
+        assert not VERBS.match(each)
+
+
+def test_titles_begin_with_a_capital_and_end_without_a_stop() -> None:
+    for kind in CATALOGUE:
+        assert kind.title[0].isupper()
+        assert not kind.title.endswith(".")
+        assert kind.stage in STAGES
+
+
+def test_each_stage_has_a_last_cause_that_always_matches() -> None:
+    made = {kind.stage for kind in CATALOGUE}
+    assert made == set(STAGES) - {"copy", "sync", "none", "unknown"}
+    last = {kind.stage: kind for kind in CATALOGUE}
+    assert all(kind.matches(None) for stage, kind in last.items() if stage != "host")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cause_is_found_or_ruled_out_or_not_measured(name: str) -> None:
+    found = findings_of(name)
+    ids = [cause.id for cause in found.causes]
+    assert len(set(ids)) == len(ids)
+    for cause in found.causes:
+        assert cause.evidence
+        assert cause.title
+        if cause.status == "found":
+            assert cause.speedup_if_removed is not None
+            assert cause.speedup_if_removed >= 1.05
+        else:
+            assert cause.speedup_if_removed is None
+        if cause.status == "ruled_out":
+            (evidence,) = cause.evidence
+            assert evidence.value is not None
+            assert evidence.threshold is not None
+            assert evidence.value < evidence.threshold
+        if cause.status == "not_measured":
+            assert all(evidence.value is None and evidence.text for evidence in cause.evidence)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "unknown"}))
+def test_the_verdicts_cause_is_the_first_one_found(name: str) -> None:
+    found = findings_of(name)
+    first = found.causes[0]
+    assert (first.id, first.status, first.stage) == (found.verdict.cause, "found", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "words"),
+    [
+        ("read", "waiting-read", ["Waiting for reads", "train.py:41"]),
+        ("decode", "image-decode", ["Image decode", "training process", "ImageFile.load"]),
+        ("transform", "slow-transform", ["Transforms", "Resize.__call__", "train.py:41"]),
+        ("collate", "slow-collate", ["Collating", "default_collate"]),
+        ("handover", "many-tensors", ["batches", "loader"]),
+        ("startup", "worker-restart", ["start again at every epoch", "6.6 s over 6 epochs"]),
+        ("straggler", "slow-samples", ["0.25 s", "0.01 s", "keeps order"]),
+        ("contention", "thread-oversubscription", ["4 workers", "4.0 threads", "4 cores"]),
+        ("sampler", "slow-sampler", ["MySampler"]),
+        ("host", "host-python", ["train.py:60"]),
+        ("device", "compute-bound", ["loader keeps up"]),
+        ("none", "balanced", ["keeps up", "Nothing to change"]),
+        ("unknown", "not-enough-evidence", ["Not enough evidence"]),
+    ],
+)
+def test_headlines_say_what_where_and_how_much(name: str, cause: str, words: list[str]) -> None:
+    verdict = findings_of(name).verdict
+    assert verdict.cause == cause
+    for word in words:
+        assert word in verdict.headline
+    assert "nan" not in verdict.headline
+
+
+def concluded(folder: Path, fetch: Fetch, **plan: object) -> Findings:
+    return one_loop(folder, Plan(wait=fetch.wall(0), fetch=fetch, **plan)).findings()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("operators", "cause"),
+    [
+        ([("PIL.JpegImagePlugin.JpegImageFile.load", 0.05, 0.05)], "jpeg-decode"),
+        ([(LOAD, 0.045, 0.045), ("PIL.JpegImagePlugin.JpegImageFile._open", 0.001, 0.001)], "jpeg-decode"),
+        ([(LOAD, 0.045, 0.045), ("PIL.PngImagePlugin.PngImageFile._open", 0.001, 0.001)], "png-decode"),
+        (
+            [(LOAD, 0.045, 0.045), ("PIL.PngImagePlugin.x", 0.001, 0.001), ("PIL.JpegImagePlugin.x", 0.001, 0.001)],
+            "image-decode",
+        ),
+        ([("soundfile.read", 0.05, 0.05)], "audio-decode"),
+        ([("decord.VideoReader.get_batch", 0.05, 0.05)], "video-decode"),
+        ([("transformers.PreTrainedTokenizer.encode", 0.05, 0.05)], "tokenising"),
+        ([("zlib.decompress", 0.05, 0.05)], "decompression"),
+        ([("json.loads", 0.05, 0.05)], "record-parsing"),
+    ],
+)
+def test_decoding_is_named_by_what_is_decoded(
+    tmp_path: Path, operators: list[tuple[str, float, float]], cause: str
+) -> None:
+    assert concluded(tmp_path / "r", Fetch(cpu=0.05, operators=operators)).verdict.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("operator", "more", "cause"),
+    [
+        ("urllib.request.urlopen", {}, "remote-latency"),
+        ("io.open", {"device_bytes": 10**6, "asked_bytes": 10**6}, "disk-read"),
+        ("tarfile.TarFile.extractfile", {}, "archive-read"),
+        ("h5py._hl.dataset.Dataset.__getitem__", {}, "database-read"),
+        ("io.open", {"device_bytes": 1000, "asked_bytes": 10**6}, "waiting-read"),
+    ],
+)
+def test_reading_is_named_by_what_is_read(tmp_path: Path, operator: str, more: dict[str, int], cause: str) -> None:
+    fetch = Fetch(cpu=0.005, blocked=0.045, operators=[(operator, 0.05, 0.005)], **more)
+    verdict = concluded(tmp_path / "r", fetch).verdict
+    assert (verdict.bottleneck, verdict.cause) == ("read", cause)
+
+
+def test_files_that_are_in_memory_are_read_without_waiting(tmp_path: Path) -> None:
+    verdict = concluded(tmp_path / "r", Fetch(cpu=0.05, operators=[("io.open", 0.05, 0.05)])).verdict
+    assert (verdict.bottleneck, verdict.cause) == ("read", "file-read")
+
+
+def test_a_loop_without_workers_is_not_told_of_restarting_them(tmp_path: Path) -> None:
+    found = concluded(tmp_path / "r", light(), epochs=3)
+    assert "worker-restart" not in {cause.id for cause in found.causes}
+
+
+def test_the_loops_own_python_is_ruled_out_only_where_stacks_saw_it(tmp_path: Path) -> None:
+    for samples, status in ((0, "not_measured"), (100, "ruled_out")):
+        made = Made(tmp_path / str(samples), sources={"/home/me/train.py:58": "y = model(x)"})
+        process = made.process()
+        made.loop(process, Plan(wait=0.01, fetch=light()))
+        if samples:
+            made.stacks(process.pid, ["<module> (/home/me/train.py:58)"], samples)
+        statuses = {cause.id: cause.status for cause in made.read().findings().causes}
+        assert statuses["host-python"] == status
+
+
+def test_a_stall_now_and_then_is_named(tmp_path: Path) -> None:
+    plan = Plan(workers=2, batches=120, step=lambda i: 0.5 if i % 10 == 9 else 0.01, wait=1e-4, fetch=light(cpu=1e-3))
+    verdict = one_loop(tmp_path / "r", plan).findings().verdict
+    assert (verdict.bottleneck, verdict.cause) == ("host", "periodic-stall")
+
+
+def test_the_reason_why_something_is_not_measured_is_told(tmp_path: Path) -> None:
+    made = Made(
+        tmp_path / "r", missing={"gpu": "not measured: no NVIDIA driver", "stacks": "not measured: py-spy was refused"}
+    )
+    made.loop(made.process(), Plan(wait=0.01, fetch=light()))
+    reasons = {c.id: c.evidence[0].text for c in made.read().findings().causes if c.status == "not_measured"}
+    assert reasons == {"copy-bound": "no NVIDIA driver", "host-python": "py-spy was refused"}
+
+
+def test_evidence_shares_are_those_of_the_run() -> None:
+    (decode,) = [cause for cause in findings_of("decode").causes if cause.stage == "decode"]
+    shares = {evidence.text: evidence.value for evidence in decode.evidence if evidence.unit == "share"}
+    (text,) = [text for text in shares if "of a batch's making" in text]
+    assert shares[text] == pytest.approx(0.8, abs=0.01)
+    assert text.startswith("80%")
+    assert RESIZE not in text
