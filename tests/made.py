@@ -216,12 +216,12 @@ class Made:
                 process.iterator(facts, start, now, number=number, index=plan.epoch_index)
             assert number is not None
             self._make(process, workers, plan, now)
-            now = self._take(process, number, plan, now)
-            process.end(number, now, now + plan.shutdown)
+            now, cpu = self._take(process, number, plan, now)
+            process.end(number, now, now + plan.shutdown, cpu)
             now += plan.shutdown + plan.gap
         return now
 
-    def _take(self, process: Process, number: int, plan: Plan, now: float) -> float:
+    def _take(self, process: Process, number: int, plan: Plan, now: float) -> tuple[float, float]:
         cpu = 0.0
         for batch in range(plan.batches):
             wait, step = at(plan.wait, batch), at(plan.step, batch)
@@ -234,7 +234,7 @@ class Made:
             )  # fmt: skip
             cpu += step * plan.step_cpu
             now += wait + step
-        return now
+        return now, cpu
 
     def _make(self, process: Process, workers: Sequence[Process], plan: Plan, now: float) -> None:
         for place, worker in enumerate(workers):

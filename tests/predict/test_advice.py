@@ -1,0 +1,174 @@
+"""Advice on hand-made runs: only what gains, never what is set already, never beyond the budget, always an interval."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made import Fetch, Made, Plan, one_loop
+from truths import LOAD, NAMES, RESIZE, findings_of, light
+
+from loaderprof.findings import Advice, Findings
+from loaderprof.predict.advice import MIN_SPEEDUP
+
+DECODING = Fetch(cpu=0.05, operators=[(LOAD, 0.04, 0.04), (RESIZE, 0.005, 0.005)])
+
+
+def offered(found: Findings) -> dict[str, Advice]:
+    return {advice.id: advice for advice in found.advice}
+
+
+def is_sound(found: Findings, cores: float) -> None:
+    """What holds for any advice on any run."""
+    ids = [advice.id for advice in found.advice]
+    assert len(set(ids)) == len(ids)
+    lows = [advice.expected.low for advice in found.advice]
+    assert lows == sorted(lows, key=lambda low: -(low or 0))
+    for advice in found.advice:
+        speedup, low, high = advice.expected.speedup, advice.expected.low, advice.expected.high
+        assert speedup is not None
+        assert low is not None
+        assert high is not None
+        assert 0 < low <= speedup <= high
+        assert speedup >= MIN_SPEEDUP
+        for key, value in advice.change.items():
+            assert advice.current.get(key) != value
+        if "num_workers" in advice.change:
+            assert advice.change["num_workers"] <= max(1, int(cores))
+        if advice.expected.samples_per_s is not None:
+            rate = advice.expected.samples_per_s / speedup
+            assert rate == pytest.approx(16 / (found.verdict.step_s or 0), rel=0.01)
+        assert advice.action[0].isupper()
+        assert not advice.action.endswith(".")
+        assert advice.why.endswith(".")
+        assert advice.measured is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advice_on_known_runs_is_sound(name: str) -> None:
+    is_sound(findings_of(name), 4 if name == "contention" else 8)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    cpu=st.floats(1e-4, 0.1), blocked=st.floats(0, 0.1), step=st.floats(1e-3, 0.1), workers=st.integers(0, 6),
+    cores=st.floats(0.5, 12), epochs=st.integers(1, 3), persistent=st.booleans(), pinned=st.booleans(),
+)  # fmt: skip
+def test_advice_on_any_run_is_sound(
+    tmp_path_factory: pytest.TempPathFactory, cpu: float, blocked: float, step: float, workers: int, cores: float,
+    epochs: int, persistent: bool, pinned: bool,
+) -> None:  # fmt: skip
+    fetch = Fetch(cpu=cpu, blocked=blocked, operators=[("io.open", blocked, 0.0), (LOAD, cpu, cpu)])
+    wait = max(0.0, (cpu + blocked) / workers - step) if workers else cpu + blocked
+    plan = Plan(
+        epochs=epochs, batches=30, workers=workers, wait=wait, step=step, persistent=persistent, fetch=fetch, startup=0.05,
+        facts={"pin_memory": pinned},
+    )  # fmt: skip
+    is_sound(one_loop(tmp_path_factory.mktemp("any") / "r", plan, cores).findings(), cores)
+
+
+def test_more_workers_gain_what_they_make(tmp_path: Path) -> None:
+    plan = Plan(workers=1, wait=0.04, step=0.01, fetch=DECODING)
+    advice = offered(one_loop(tmp_path / "r", plan).findings())["num-workers"]
+    # 50 ms of making for each 10 ms of step keep five workers busy.
+    assert advice.change == {"num_workers": 5}
+    assert advice.current == {"num_workers": 1}
+    assert advice.action == "Raise num_workers from 1 to 5"
+    assert advice.expected.speedup == pytest.approx(5, rel=0.12)
+    assert advice.costs.cores == 4
+    assert advice.where == "/home/me/train.py:50"
+    assert "num_workers=5" in advice.code
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1.0, None), (2.5, 2), (3.0, 3), (64.0, 5)])
+def test_no_more_workers_are_advised_than_the_budget_has_cores(
+    tmp_path: Path, cores: float, workers: int | None
+) -> None:
+    # A step on another device needs no core of these.
+    plan = Plan(workers=1, wait=0.04, step=0.01, step_cpu=0.0, fetch=DECODING)
+    advice = offered(one_loop(tmp_path / "r", plan, cores).findings()).get("num-workers")
+    assert (advice.change["num_workers"] if advice else None) == workers
+
+
+def test_ranks_of_a_host_share_its_cores(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r", cores=8)
+    for rank in range(4):
+        process = made.process(environment={"RANK": str(rank), "WORLD_SIZE": "4"})
+        made.loop(process, Plan(workers=1, wait=0.04, step=0.01, step_cpu=0.0, fetch=DECODING))
+    advice = offered(made.read().findings())["num-workers"]
+    assert advice.change == {"num_workers": 2}
+
+
+def test_what_is_set_already_is_not_advised(tmp_path: Path) -> None:
+    restarting = offered(findings_of("startup"))
+    assert restarting["persistent-workers"].change == {"persistent_workers": True}
+    plan = Plan(epochs=6, batches=30, workers=2, startup=0.8, wait=1e-4, persistent=True, fetch=light())
+    assert "persistent-workers" not in offered(one_loop(tmp_path / "r", plan).findings())
+
+
+def straggling(folder: Path, torch: str = "2.7.1", **facts: Any) -> dict[str, Advice]:
+    made = Made(folder)
+    fetch = light(cpu=lambda i: 0.25 if i % 15 == 14 else 0.01)
+    plan = Plan(workers=2, wait=lambda i: 0.2 if i % 15 == 14 else 0.0, fetch=fetch, facts=facts)
+    made.loop(made.process(torch=torch), plan)
+    return offered(made.read().findings())
+
+
+def test_taking_batches_out_of_order_needs_a_torch_that_can(tmp_path: Path) -> None:
+    assert straggling(tmp_path / "new")["out-of-order"].change == {"in_order": False}
+    assert "out-of-order" not in straggling(tmp_path / "old", torch="2.6.0+cu124")
+    assert "out-of-order" not in straggling(tmp_path / "odd", torch="unknown")
+    assert "out-of-order" not in straggling(tmp_path / "set", in_order=False)
+
+
+def test_a_cache_is_offered_where_the_samples_fit_in_memory(tmp_path: Path) -> None:
+    for available, fits in ((10**9, True), (10**6, False), (None, False)):
+        made = Made(tmp_path / str(available))
+        process = made.process()
+        made.loop(process, Plan(wait=0.05, fetch=DECODING, facts={"samples": 1000}))
+        process.size(-1, 160_000, 16)
+        if available is not None:
+            made.lines.append({"t": 5, "memory": {"total": 10**10, "available": available}})
+        found = offered(made.read().findings())
+        assert ("cache-in-memory" in found) == fits
+        if fits:
+            advice = found["cache-in-memory"]
+            assert advice.costs.memory_bytes == 1000 * 10_000
+            assert advice.change["kind"] == "cache"
+            assert advice.expected.speedup == pytest.approx(60 / 20, rel=0.02)
+
+
+def test_pinning_is_for_a_cuda_device_only() -> None:
+    assert all("pin-memory" not in offered(findings_of(name)) for name in NAMES)
+
+
+def test_latency_that_may_be_saturation_is_promised_with_care() -> None:
+    advice = offered(findings_of("read"))
+    assert {"num-workers", "overlapped-reads"} <= set(advice)
+    assert advice["num-workers"].expected.low == 1.0
+    assert advice["overlapped-reads"].expected.low == 1.0
+
+
+def test_a_watched_iterable_has_no_workers_to_raise(tmp_path: Path) -> None:
+    found = one_loop(tmp_path / "r", Plan(wait=0.05, fetch=DECODING, facts={"watched": True})).findings()
+    assert "num-workers" not in offered(found)
+    assert "faster-decoder" in offered(found)
+
+
+def test_threads_are_advised_against_where_they_contend() -> None:
+    advice = offered(findings_of("contention"))["single-threaded-workers"]
+    assert advice.change["kind"] == "code"
+    assert advice.current == {"threads_per_worker": pytest.approx(4.0)}
+
+
+def test_a_loops_own_python_is_named_with_its_line() -> None:
+    assert offered(findings_of("host"))["lighter-loop"].where == "train.py:60"
+
+
+def test_advice_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        findings_of("decode").advice[0].id = "other"  # type: ignore[misc]

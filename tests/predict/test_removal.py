@@ -1,0 +1,141 @@
+"""A stage taken out of the replay: what stays is what arithmetic says stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import Fetch, Made, Plan, one_loop
+from truths import LOAD, NAMES, RESIZE, recording_of
+
+from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
+from loaderprof.diagnose.timeline import Loop, build
+from loaderprof.findings import Stage
+from loaderprof.predict.removal import MAX_BATCHES, Model, model, without
+from loaderprof.recording import Recording
+
+MIX = Fetch(
+    cpu=0.04, blocked=0.02, collate=0.004,
+    operators=[("io.open", 0.021, 0.001), (LOAD, 0.02, 0.02), (RESIZE, 0.015, 0.015)],
+)  # fmt: skip
+
+
+def modelled(recording: Recording, cores: float = 8.0) -> tuple[Loop, Breakdown, Model]:
+    (loop,) = build(recording).loops
+    parts = break_down(recording, loop)
+    base = model(loop, parts, cores, None)
+    assert base is not None
+    return loop, parts, base
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"contention", "handover"}))
+def test_the_replay_of_a_run_as_it_was_is_the_run(name: str) -> None:
+    loop, _, base = modelled(recording_of(name))
+    measured = (loop.mean(loop.wait) or 0.0) + (loop.mean(loop.step) or 0.0)
+    assert base.run().steady_step_s == pytest.approx(measured, rel=0.12)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_run_without_any_work_leaves_the_step(tmp_path: Path, workers: int) -> None:
+    plan = Plan(workers=workers, wait=0.06 / max(1, workers), step=0.01, fetch=MIX)
+    _, parts, base = modelled(one_loop(tmp_path / "r", plan))
+    bare = base
+    for stage in WORK:
+        bare = without(bare, stage, parts) or bare
+    assert float(bare.costs.fetch_cpu_s.mean() + bare.costs.fetch_blocked_s.mean()) == pytest.approx(0, abs=1e-9)
+    assert bare.run().steady_step_s == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize("stage", WORK)
+def test_each_stage_takes_its_own_seconds_with_it(tmp_path: Path, stage: Stage) -> None:
+    _, parts, base = modelled(one_loop(tmp_path / "r", Plan(wait=0.06, fetch=MIX)))
+    cost = sum(piece.total_s for piece in parts.pieces if piece.stage == stage)
+    less = without(base, stage, parts)
+    assert less is not None
+    assert cost > 0
+    assert base.run().steady_step_s - less.run().steady_step_s == pytest.approx(cost, rel=0.02)
+
+
+def test_a_stage_that_did_nothing_has_nothing_to_remove(tmp_path: Path) -> None:
+    _, parts, base = modelled(
+        one_loop(tmp_path / "r", Plan(wait=0.02, fetch=Fetch(cpu=0.02, operators=[(RESIZE, 0.02, 0.02)])))
+    )
+    assert without(base, "decode", parts) is None
+    assert without(base, "straggler", parts) is None
+    assert without(base, "handover", parts) is None
+    assert without(base, "copy", parts) is None
+
+
+def test_without_the_device_nothing_of_the_step_stays(tmp_path: Path) -> None:
+    _, parts, base = modelled(one_loop(tmp_path / "r", Plan(workers=2, step=0.05, fetch=Fetch(cpu=0.01))))
+    less = without(base, "device", parts)
+    assert less is not None
+    assert float(less.costs.step_cpu_s.mean()) == pytest.approx(0, abs=1e-9)
+    host = without(base, "host", parts)
+    assert host is not None
+    assert float(host.costs.step_cpu_s.mean()) == pytest.approx(0.05)
+
+
+def test_stacks_divide_a_step_between_the_model_and_the_loops_own_python() -> None:
+    _, parts, base = modelled(recording_of("host"))
+    steps = {stage: without(base, stage, parts) for stage in ("device", "host")}
+    device, host = (float(variant.costs.step_cpu_s.mean()) for variant in steps.values() if variant)
+    # Without the model the loop's own 80 % stay, and the other way round.
+    assert (device, host) == pytest.approx((0.04, 0.01), rel=0.01)
+
+
+def test_slow_batches_come_down_to_the_usual_one() -> None:
+    _, parts, base = modelled(recording_of("straggler"))
+    less = without(base, "straggler", parts)
+    assert less is not None
+    total = less.costs.fetch_cpu_s + less.costs.fetch_blocked_s
+    assert total.max() == pytest.approx(0.01)
+    assert less.run().steady_step_s == pytest.approx(0.01, rel=0.05)
+
+
+def test_batches_that_are_often_slow_are_no_stragglers(tmp_path: Path) -> None:
+    plan = Plan(workers=2, wait=0.05, fetch=Fetch(cpu=lambda task: 0.2 if task % 3 == 0 else 0.01))
+    _, parts, base = modelled(one_loop(tmp_path / "r", plan))
+    assert without(base, "straggler", parts) is None
+
+
+def test_starting_workers_again_is_what_startup_takes_away() -> None:
+    _, parts, base = modelled(recording_of("startup"))
+    less = without(base, "startup", parts)
+    assert less is not None
+    saved = base.run().total_s - less.run().total_s
+    assert saved == pytest.approx(base.epochs * (0.8 + 0.3), rel=0.1)
+
+
+def test_long_runs_are_replayed_in_short(tmp_path: Path) -> None:
+    _, _, base = modelled(one_loop(tmp_path / "r", Plan(epochs=9, batches=500, wait=0.001, fetch=Fetch(cpu=0.001))))
+    assert base.batches_per_epoch * base.epochs <= MAX_BATCHES
+
+
+def test_other_programs_are_neighbours(tmp_path: Path) -> None:
+    (loop,) = build(recording := one_loop(tmp_path / "r", Plan(wait=0.02, fetch=Fetch(cpu=0.02)))).loops
+    parts = break_down(recording, loop)
+    quiet, busy = model(loop, parts, 1.0, 0.0), model(loop, parts, 1.0, 1.0)
+    assert quiet is not None
+    assert busy is not None
+    assert (quiet.neighbours, busy.neighbours) == pytest.approx((0.0, 1.0))
+    assert busy.run().steady_step_s > 1.5 * quiet.run().steady_step_s
+
+
+def test_a_loop_that_nobody_measured_has_no_model(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r")
+    process = made.process()
+    number = process.iterator({"name": "loader", "num_workers": 2}, 0, 0)
+    for batch in range(30):
+        process.take(number, batch, batch + 0.5)
+    recording = made.read()
+    (loop,) = build(recording).loops
+    assert model(loop, break_down(recording, loop), 8.0, None) is None
+
+
+def test_a_draw_of_costs_is_repeated_by_its_seed() -> None:
+    _, _, base = modelled(recording_of("straggler"))
+    assert base.run(3) == base.run(3)
+    assert len({base.run(seed).steady_step_s for seed in range(1, 6)}) > 1
+    assert np.isfinite(base.run(1).total_s)
