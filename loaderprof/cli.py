@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -59,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LoaderprofError as error:
         sys.stderr.write(f"loaderprof: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
         return error.exit_code
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            sys.stderr.write(f"loaderprof: the name {error.filename} is too long\n")
+            return LoaderprofError.exit_code
+        if not isinstance(error, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -121,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Return what `--set` asked for, with Python's values: 4, true, spawn."""
-    from loaderprof.capture.settings import KEYS
+    from loaderprof.capture.settings import KEYS, fits
 
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
     settings: dict[str, Any] = {}
@@ -133,10 +139,14 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
             )
         if value.lower() in words:
             settings[key] = words[value.lower()]
-        elif value.lstrip("-").isdigit():
+        elif value.isdecimal():
             settings[key] = int(value)
         else:
             settings[key] = value
+        if not fits(key.split(".")[-1], settings[key]):
+            raise UsageError(
+                f"--set {pair} is nothing that a DataLoader takes", "loaderprof run --set num_workers=4 train.py"
+            )
     return settings
 
 
@@ -195,7 +205,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _add_check(verb: argparse.ArgumentParser) -> None:
     verb.description = "Exit code 0: within all limits; 1: a limit is broken; 2: not enough evidence, or wrong use."
-    verb.epilog = "Limits may stand in [tool.loaderprof] of ./pyproject.toml, too:  max-wait = \"10%%\""
+    verb.epilog = 'Limits may stand in [tool.loaderprof] of ./pyproject.toml, too:  max-wait = "10%%"'
     verb.add_argument("folder", metavar="DIR", help="a recording")
     verb.add_argument("--max-wait", metavar="SHARE", help="of a step, waiting for its batch: 10%%")
     verb.add_argument("--min-samples-per-s", metavar="X", help="of the main loader, all ranks together")

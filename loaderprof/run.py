@@ -126,9 +126,9 @@ def page(seen: Recording, found: Findings, folder: str) -> str:
 
 
 def _write_page(path: Path, text: str, force: bool) -> None:
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already", "replace it with --force")
     try:
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists already", "replace it with --force")
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from None

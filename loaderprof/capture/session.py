@@ -49,6 +49,23 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
         OutputError: it exists and holds something, or cannot be written.
     """
     folder = Path(wanted) if wanted else _free_name(f"{stem}-{time.strftime('%m%d-%H%M')}")
+    try:
+        _make_room(folder, force)
+        (folder / files.JOURNALS).mkdir(parents=True, exist_ok=True)
+        probe = folder / (files.META + ".new")
+        # A full disk shows only when bytes are asked for.
+        with open(probe, "wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}", "name another folder with -o") from None
+    return folder.absolute()
+
+
+def _make_room(folder: Path, force: bool) -> None:
+    """Remove the recording that is in the way where that is asked for; refuse anything else that is."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, not a folder", "loaderprof run -o ANOTHER_FOLDER train.py")
     if folder.is_dir() and any(folder.iterdir()):
@@ -61,18 +78,6 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
         for name in OWN_FILES:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / files.JOURNALS, ignore_errors=True)
-    try:
-        (folder / files.JOURNALS).mkdir(parents=True, exist_ok=True)
-        probe = folder / (files.META + ".new")
-        # A full disk shows only when bytes are asked for.
-        with open(probe, "wb") as file:
-            file.write(b"\0" * 65536)
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}", "name another folder with -o") from None
-    return folder.absolute()
 
 
 def _free_name(name: str) -> Path:

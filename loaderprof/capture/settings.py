@@ -20,6 +20,17 @@ KEYS = (
 _NEEDS_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
 
 
+def fits(key: str, value: Any) -> bool:
+    """Return whether a DataLoader takes this value for one of `KEYS`."""
+    if key in ("pin_memory", "persistent_workers", "in_order"):
+        return isinstance(value, bool)
+    if key == "multiprocessing_context":
+        return value in (None, "fork", "spawn", "forkserver")
+    if value is None:
+        return key != "num_workers"
+    return isinstance(value, int) and not isinstance(value, bool) and value >= (0 if key == "num_workers" else 1)
+
+
 def install(module: Any) -> None:
     """Wrap the DataLoader classes of an imported module, if this job was asked to."""
     text = os.environ.get("LOADERPROF_SET")
