@@ -407,7 +407,9 @@ def _add(found: Dict[Tuple[int, Any], Target], owner: Any, attribute: Any, origi
     function = original.func if is_a(original, functools.partial) else original
     function = function.__func__ if is_a(function, (types.MethodType, staticmethod, classmethod)) else function
     if is_a(function, types.FunctionType):
-        if (id(function), "") not in found and not _recursive(function):
+        # A trampoline is there for another thread's batch, and will be gone when this one's is to be put back.
+        own = function.__code__.co_filename != _TRAMPOLINE.co_filename
+        if own and (id(function), "") not in found and not _recursive(function):
             found[id(function), ""] = Function(function, name)
     elif type(function) is not Timed:  # else another thread's, gone in a moment
         owner = vars(owner) if isinstance(owner, types.ModuleType) else owner
