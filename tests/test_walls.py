@@ -1,0 +1,220 @@
+"""The walls of the house: imports go one way, thinking needs no torch, a worker imports next to nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made import Made
+from truths import PLANS
+
+PACKAGE = Path(__file__).parents[1] / "loaderprof"
+MODULES = {
+    ".".join(("loaderprof", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "sitecustomize.py"
+}
+# What each part may import of the package when it is imported itself; what is left to a function's first call is not
+# here. `files`, `journal`, `errors`, `findings`, `intake` and `recording` are the spine.
+SPINE = {"loaderprof", "loaderprof.errors", "loaderprof.files", "loaderprof.journal", "loaderprof.intake",
+         "loaderprof.findings", "loaderprof.recording"}  # fmt: skip
+BELOW = {
+    "capture": ("capture",),
+    "diagnose": ("diagnose",),
+    "predict": ("diagnose", "predict"),
+    "report": ("diagnose", "predict", "report"),
+}
+HEAVY = {"torch", "psutil", "pynvml", "torchvision"}
+# What a worker may load of ours: everything its hooks need, and nothing that thinks.
+WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
+    f"loaderprof.capture.{name}"
+    for name in ("hooks", "describe", "kernel", "settings", "steps", "timers", "trial", "unseen")
+}
+
+
+def imported(path: Path, lazy: bool) -> Iterator[str]:
+    """Yield the modules that a file imports: as it is imported itself, and, where `lazy`, whenever."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazy:
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            yield child
+            yield from walk(child)
+
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else str(node.module)
+
+
+def ours(path: Path, lazy: bool = False) -> set[str]:
+    return {name for name in imported(path, lazy) if name.split(".")[0] == "loaderprof"}
+
+
+def part_of(module: str) -> str:
+    inside = module.split(".")
+    return inside[1] if len(inside) > 2 else ""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module: str) -> None:
+    part, needs = part_of(module), ours(MODULES[module]) - {module}
+    if part in BELOW:
+        for needed in needs - SPINE:
+            assert part_of(needed) in BELOW[part] or needed == f"loaderprof.{part}", f"{module} imports {needed}"
+    if module in SPINE:
+        assert needs <= SPINE, f"{module} imports {needs - SPINE}"
+    assert module == "loaderprof.__main__" or "loaderprof.cli" not in needs
+
+
+def test_no_module_needs_itself() -> None:
+    graph = {module: ours(path) - {module, "loaderprof"} for module, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, under_way: tuple[str, ...]) -> None:
+        assert module not in under_way, " -> ".join((*under_way, module))
+        if module not in done:
+            for needed in graph.get(module, ()):
+                visit(needed, (*under_way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+    assert done == set(graph)
+
+
+@pytest.mark.parametrize(
+    "module", sorted(name for name in MODULES if part_of(name) in ("diagnose", "predict", "report"))
+)
+def test_thinking_and_reporting_import_nothing_of_the_job(module: str) -> None:
+    everything = {name.split(".")[0] for name in imported(MODULES[module], lazy=True)}
+    assert not everything & HEAVY
+    assert not any(part_of(name) == "capture" for name in ours(MODULES[module], lazy=True))
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if part_of(name) != "report"))
+def test_only_reports_import_what_draws(module: str) -> None:
+    assert not {name.split(".")[0] for name in imported(MODULES[module], lazy=True)} & {"rich", "matplotlib", "jinja2"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_prints(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_what_every_worker_imports_runs_on_python_3_8() -> None:
+    for module in WORKER | {"loaderprof.capture.inject.sitecustomize"}:
+        path = MODULES.get(module, PACKAGE / "capture/inject/sitecustomize.py")
+        ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+BLOCK = """
+import sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "psutil", "pynvml", "py_spy"}:
+            raise ImportError(name + " is behind the wall")
+sys.meta_path.insert(0, Wall())
+"""
+
+
+def test_a_recording_is_concluded_and_rendered_without_torch(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r")
+    process = made.process()
+    made.stacks(process.pid, ["<module> (/home/me/train.py:58)"], 30)
+    made.finish(made.loop(process, PLANS["decode"][0]))
+    program = (
+        BLOCK
+        + """
+from loaderprof import cli
+for arguments in (["report", "r"], ["report", "r", "--json"], ["report", "r", "--html", "page.html"],
+                  ["check", "r", "--max-wait", "99%"], ["compare", "r", "r"],
+                  ["export", "r", "--format", "chrome"], ["export", "r", "--format", "collapsed"]):
+    assert cli.main(arguments) == 0, arguments
+import loaderprof
+assert loaderprof.read("r").findings().verdict.bottleneck == "decode"
+assert not {"torch", "psutil", "pynvml"} & set(sys.modules)
+assert not [name for name in sys.modules if name.startswith("loaderprof.capture")]
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Image decode" in done.stdout
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = """
+import sys
+from loaderprof import cli
+try:
+    cli.main(["--help"])
+except SystemExit:
+    pass
+print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "numpy", "psutil", "rich", "matplotlib", "jinja2"}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("\n[]\n")
+
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from torch.utils.data import DataLoader, Dataset
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 6
+    def __getitem__(self, index):
+        return json.dumps(sorted(sys.modules)) if index == 5 else ""
+
+if __name__ == "__main__":
+    loader = DataLoader(Numbers(), num_workers=1, multiprocessing_context="spawn")
+    Path(sys.argv[1]).write_text(list(loader)[-1][0])
+"""
+
+
+def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "journals").mkdir()
+    inject = {
+        "PYTHONPATH": os.pathsep.join((str(PACKAGE / "capture/inject"), os.environ.get("PYTHONPATH", ""))),
+        "LOADERPROF_JOURNALS": str(tmp_path / "journals"),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "train.py", way],
+            cwd=tmp_path,
+            env={**os.environ, **more},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for way, more in (("bare", {}), ("hooked", inject))
+    ]
+    for process in running:
+        assert process.communicate(timeout=100)[1] == ""
+        assert process.returncode == 0
+    assert len(list((tmp_path / "journals").glob("*.lpj"))) == 2
+    bare, hooked = (set(json.loads((tmp_path / way).read_text())) for way in ("bare", "hooked"))
+    more = {name for name in hooked - bare if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in more if name.startswith("loaderprof")} <= WORKER
+    assert "loaderprof.capture.hooks" in more
+    assert {name for name in more if not name.startswith("loaderprof")} <= {"sitecustomize"}
