@@ -43,6 +43,10 @@ class Sampler(Protocol):
         """Give back what the sampler holds."""
 
 
+# A journal is named after its host, process and moment of making.
+_JOURNAL = re.compile(r"-(\d+)-\d+\.lpj$")
+
+
 class Job:
     """The processes of a job, found from its first process and from the journals they write."""
 
@@ -70,7 +74,7 @@ class Job:
             return []
         if names and self.first_batch_at is None:
             self.first_batch_at = time.monotonic()
-        return [int(name.rsplit("-", 2)[1]) for name in names]
+        return [int(match[1]) for match in map(_JOURNAL.search, names) if match]
 
 
 class HostSampler:
@@ -241,6 +245,8 @@ class StackSampler:
         for child, _ in self._running:
             child.kill()
             child.wait()
+            if child.stderr:
+                child.stderr.close()
         self._running = []
         self._folder.cleanup()
 
@@ -326,10 +332,12 @@ def _is_child_of(process: psutil.Process, pids: list[int]) -> bool:
 class _Window:
     """The stacks of one window, frames interned."""
 
+    # Command lines, names of threads and of files may hold semicolons; frames are `function (file:line)`.
     LINE = re.compile(
-        r'^(?:process \d+:".*?";)*(?:thread \((?P<id>\w+)\)(?:: (?P<name>[^;]*?))?(?:;|(?= \d+$)))?'
+        r'^(?:process \d+:".*";)?(?:thread \((?P<id>\w+)\)(?:: (?P<name>[^;]*?(?:;(?![^;(]+ \()[^;]*?)*))?(?:;|(?= \d+$)))?'
         r"(?P<stack>.*) (?P<count>\d+)$"
     )
+    BETWEEN = re.compile(r"(?<=\));")
 
     def __init__(self) -> None:
         self.frames: dict[str, int] = {}
@@ -337,11 +345,11 @@ class _Window:
 
     def add(self, pid: int, raw: str) -> None:
         """Take in one process's output of `py-spy record --format raw`."""
-        for line in raw.splitlines():
+        for line in raw.split("\n"):
             match = self.LINE.match(line)
             if match is None:
                 continue
-            frames = _trimmed([frame for frame in match["stack"].split(";") if frame])
+            frames = _trimmed([frame for frame in self.BETWEEN.split(match["stack"]) if frame])
             if frames:
                 numbers = [self.frames.setdefault(frame, len(self.frames)) for frame in frames]
                 self.stacks.append([pid, match["name"] or _unnamed(pid, match["id"]), numbers, int(match["count"])])

@@ -18,6 +18,8 @@ from loaderprof.recording import Recording
 MIN_STACK_SAMPLES = 20
 # A step this many times the median is a stall of its own kind, not a slow step.
 STALL_RATIO = 4.0
+# So many stalls, at distances that differ no more than this share of their mean, are the loop's own doing.
+MIN_STALLS, REGULAR = 3, 0.35
 # The loop's thread is kept from working this share of its steps, though nothing it waits for is slow.
 LOCKED = 0.2
 
@@ -125,9 +127,9 @@ def lock_holder(recording: Recording, loop: Loop, sources: dict[str, str]) -> st
 
 
 def stalls(loop: Loop) -> tuple[float, float | None]:
-    """Return (seconds per step beyond the usual in steps that stalled, steps from one stall to the next).
+    """Return (seconds per step beyond the usual in steps that stall regularly, steps from one stall to the next).
 
-    Waiting for a core is left out: a busy machine stalls a step too, but not by the loop's own doing.
+    What the loop does every so many steps comes at regular distances; what a busy machine does to it does not.
     """
     chosen = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
     step = np.maximum(loop.step - np.nan_to_num(np.clip(loop.step_runq, 0.0, None)), 0.0)[chosen]
@@ -135,9 +137,10 @@ def stalls(loop: Loop) -> tuple[float, float | None]:
         return 0.0, None
     median = float(np.median(step))
     stalled = step > max(STALL_RATIO * median, median + 0.005)
-    if not stalled.any():
+    apart = np.diff(np.flatnonzero(stalled))
+    if len(apart) < MIN_STALLS or apart.std() > REGULAR * apart.mean():
         return 0.0, None
-    return float((step[stalled] - median).sum() / len(step)), len(step) / float(stalled.sum())
+    return float((step[stalled] - median).sum() / len(step)), float(apart.mean())
 
 
 def _line(frame: str) -> str:

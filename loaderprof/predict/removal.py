@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_batches
-from loaderprof.diagnose.timeline import Loop, Seconds
+from loaderprof.diagnose.timeline import Bools, Loop, Seconds
 from loaderprof.findings import Stage
 from loaderprof.predict.replay import Costs, Outcome, Settings, replay
 
@@ -66,6 +66,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
     length = max(1, min(int(np.median(lengths)), MAX_BATCHES // min(epochs, 4)))
     starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
     share = _own_share(loop, runq, step_cpu)
+    neighbours = (busy_others or 0.0) / share
     device = _device(loop)
     if device is not None:
         # What the loop waited for its device is the device's own time, which the replay adds.
@@ -77,7 +78,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         step_blocked_s=step_blocked,
         receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
         answer_cpu_s=_answer(loop, share) if workers else 0.0,
-        step_threads=_step_threads(loop, step_cpu, stepped),
+        step_threads=_step_threads(loop, step_cpu, stepped, neighbours),
         worker_start_s=float(np.mean(starts)) / workers if workers and starts else 0.0,
         worker_boot_s=_boot(loop) if workers else 0.0,
         shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
@@ -90,7 +91,7 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    return Model(costs, settings, budget, (busy_others or 0.0) / share, length, min(epochs, 4))
+    return Model(costs, settings, budget, neighbours, length, min(epochs, 4))
 
 
 def _device(loop: Loop) -> Seconds | None:
@@ -114,11 +115,16 @@ def _own_share(loop: Loop, step_runq: Seconds, step_cpu: Seconds) -> float:
     return cpu / (cpu + waited) if cpu > 0 else 1.0
 
 
-def _step_threads(loop: Loop, step_cpu: Seconds, stepped: np.ndarray) -> float:
-    """Return how many cores the step's CPU part keeps busy, from the process's CPU over the thread's."""
+def _step_threads(loop: Loop, step_cpu: Seconds, stepped: Bools, neighbours: float) -> float:
+    """Return how many cores the step's CPU part keeps busy at once, from the process's CPU over the thread's.
+
+    Threads that meet at barriers spin while one of them waits for a core. On a busy machine the step's CPU time holds
+    that spinning already, and to slow the step for it once more would count it twice.
+    """
     process = float(np.nansum(loop.step_process_cpu[stepped]))
     thread = float(step_cpu.sum())
-    return float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
+    threads = float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
+    return 1.0 + (threads - 1.0) / (1.0 + neighbours)
 
 
 def _answer(loop: Loop, share: float) -> float:
