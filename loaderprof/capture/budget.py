@@ -44,7 +44,9 @@ def cgroup_quota(pid: int = 0, root: Path = Path("/")) -> float | None:
         return None
     quotas: list[float | None] = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not path:
+            continue
         if controllers == "":
             base, read = root / "sys/fs/cgroup", _quota_v2
         elif "cpu" in controllers.split(","):

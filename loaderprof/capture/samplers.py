@@ -265,6 +265,8 @@ class StackSampler:
         alive = {process.pid: process for process in job.processes()}
         mains = [pid for pid in writers if pid in alive and not _is_child_of(alive[pid], writers)]
         main = mains[self._windows % len(mains)] if mains else job.pid
+        if main not in alive:
+            return []
         workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
         return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
 

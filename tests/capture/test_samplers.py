@@ -1,0 +1,345 @@
+"""Samplers over real processes: a child tree, stacks of a Python that waits for us, and what py-spy writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loaderprof.capture import environment, samplers
+from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, StackSampler, find_py_spy
+
+# Says "ready", then spins in `busy` below a worker loop until its standard input closes.
+CHILD = """
+import sys, threading
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        sum(range(1000))
+def _worker_loop():
+    busy()
+threading.Thread(target=stop.wait, name="queue;feeder", daemon=True).start()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), name="reader", daemon=True).start()
+print("ready", flush=True)
+_worker_loop()
+"""
+TREE = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+sys.stdin.read()
+child.communicate()
+"""
+
+
+@contextmanager
+def started(program: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a Python that says something once it is ready and ends when its standard input closes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield child, child.stdout.readline().strip()
+        finally:
+            child.communicate()
+
+
+def test_a_jobs_processes_are_its_whole_tree() -> None:
+    with started(TREE) as (child, said):
+        job = Job(child.pid, None)
+        assert [process.pid for process in job.processes()] == [child.pid, int(said)]
+        sample = HostSampler().sample(job)
+        assert sample is not None
+        entries = {entry["pid"]: entry for entry in sample["processes"]}
+        assert set(entries) == {child.pid, int(said)}
+        assert entries[int(said)]["ppid"] == child.pid
+        for entry in entries.values():
+            assert entry["rss"] > 1_000_000
+            assert entry["user"] + entry["system"] > 0
+            assert entry["threads"] >= 1
+            assert abs(entry["created"] - time.time()) < 300
+        assert job.cpu_s == pytest.approx(sum(entry["user"] + entry["system"] for entry in entries.values()))
+    assert job.processes() == []
+
+
+def test_a_job_that_is_gone_is_sampled_as_nothing() -> None:
+    with started("print('ready')") as (child, _):
+        child.wait()
+        pid = child.pid
+    sample = HostSampler().sample(Job(pid, None))
+    assert sample is not None
+    assert sample["processes"] == []
+
+
+def test_a_host_sample_can_be_written_and_tells_of_the_host() -> None:
+    sampler = HostSampler()
+    sample = sampler.sample(Job(os.getpid(), None))
+    assert sample is not None
+    assert json.loads(json.dumps(sample)) == sample
+    assert sample["cpu"]["cores"] == psutil.cpu_count()
+    assert {"user", "system", "idle"} <= set(sample["cpu"])
+    assert 0 < sample["memory"]["available"] <= sample["memory"]["total"]
+    assert sampler.missing is None
+    assert sampler.period_s >= 1.0
+
+
+def test_a_dear_sample_is_taken_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.5])
+    monkeypatch.setattr(samplers.time, "thread_time", lambda: next(clock))
+    sampler = HostSampler()
+    sampler.sample(Job(os.getpid(), None))
+    assert sampler.period_s == pytest.approx(0.5 / samplers.HOST_BUDGET)
+
+
+def test_writers_are_the_processes_that_opened_a_journal(tmp_path: Path) -> None:
+    job = Job(1, tmp_path)
+    assert (job.writers(), job.first_batch_at) == ([], None)
+    for name in ("host-123-456.lpj", "my-host.example-7-8.lpj", "odd.lpj", "a-b-c.lpj", "host-9-1.txt"):
+        (tmp_path / name).touch()
+    assert sorted(job.writers()) == [7, 123]
+    assert job.first_batch_at is not None
+    assert Job(1, None).writers() == [1]
+    assert Job(1, tmp_path / "nowhere").writers() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "thread", "frames", "count"),
+    [
+        ("thread (10): MainThread;<module> (/t.py:1);f (/t.py:2) 24", "MainThread", ["<module> (/t.py:1)", "f (/t.py:2)"], 24),
+        ("thread (0x7F): MainThread;f (/t.py:2) 1", "MainThread", ["f (/t.py:2)"], 1),
+        ("thread (0x7F);f (/t.py:2) 1", "MainThread", ["f (/t.py:2)"], 1),
+        ("thread (11);f (/t.py:2) 3", "Thread 11", ["f (/t.py:2)"], 3),
+        ("thread (10);f (/t.py:2) 3", "MainThread", ["f (/t.py:2)"], 3),
+        ("thread (11): a;b;c;f (/t.py:2) 3", "a;b;c", ["f (/t.py:2)"], 3),
+        ("thread (11): Thread-1 (work);f (/t.py:2) 3", "Thread-1 (work)", ["f (/t.py:2)"], 3),
+        ("thread (10): MainThread;f (/we;ird dir/t.py:2);g (/t.py:3) 5", "MainThread",
+         ["f (/we;ird dir/t.py:2)", "g (/t.py:3)"], 5),
+        ('process 10:"python -c "a";b"";thread (10): MainThread;f (/t.py:2) 5', "MainThread", ["f (/t.py:2)"], 5),
+        ('process 9:"torchrun";process 10:"python t.py";thread (10): MainThread;f (/t.py:2) 5', "MainThread",
+         ["f (/t.py:2)"], 5),
+        ("f (/t.py:2);<lambda> (/t.py:3) 2", "MainThread", ["f (/t.py:2)", "<lambda> (/t.py:3)"], 2),
+        ("thread (10): MainThread;f (<string>:1);g (/t.py) 2", "MainThread", ["f (<string>:1)", "g (/t.py)"], 2),
+        ("thread (10): MainThread;f (/a\u2028b.py:1) 2", "MainThread", ["f (/a\u2028b.py:1)"], 2),
+    ],
+)  # fmt: skip
+def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[str], count: int) -> None:
+    window = samplers._Window()
+    window.add(10, line + "\n")
+    ((pid, name, numbers, samples),) = window.stacks
+    assert (pid, name, samples) == (10, thread, count)
+    assert [list(window.frames)[number] for number in numbers] == frames
+
+
+@pytest.mark.parametrize("line", ["", "nonsense", "thread (10): MainThread 5", "f (/t.py:2)"])
+def test_lines_that_hold_no_stack_are_passed_over(line: str) -> None:
+    window = samplers._Window()
+    window.add(10, line)
+    assert window.stacks == []
+
+
+def test_what_a_forked_worker_inherited_and_what_is_ours_is_dropped() -> None:
+    window = samplers._Window()
+    ours = "fetch (/x/loaderprof/capture/hooks.py:1)"
+    window.add(
+        10, f"thread (10): MainThread;<module> (/t.py:1);_worker_loop (/torch/worker.py:1);{ours};get (/t.py:9) 4\n"
+    )
+    window.add(10, f"thread (10): MainThread;{ours} 4\n")
+    assert [list(window.frames)[number] for number in window.stacks[0][2]] == [
+        "_worker_loop (/torch/worker.py:1)",
+        "get (/t.py:9)",
+    ]
+    assert len(window.stacks) == 1
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackSampler]:
+    if environment._stacks() != "py-spy may read stacks":
+        pytest.skip("py-spy may not read stacks here")
+    monkeypatch.setattr(samplers, "FIRST_WINDOW_AFTER_S", 0)
+    sampler = StackSampler()
+    sampler.window_s = 1
+    yield sampler
+    sampler.close()
+
+
+def window_of(spy: StackSampler, job: Job) -> dict[str, Any]:
+    """Let the sampler run until its first window has ended."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        sample = spy.sample(job)
+        if sample is not None:
+            return sample
+        time.sleep(0.02)
+    raise AssertionError(f"no window: {spy.missing}")
+
+
+def test_stacks_of_a_real_process_are_seen(spy: StackSampler, tmp_path: Path) -> None:
+    with started(CHILD) as (child, said):
+        assert said == "ready"
+        (tmp_path / f"host-{child.pid}-1.lpj").touch()
+        job = Job(child.pid, tmp_path)
+        job.writers()
+        sample = window_of(spy, job)
+    assert json.loads(json.dumps(sample)) == sample
+    assert sample["t0"] < sample["t1"]
+    seen: dict[str, int] = {}
+    for pid, thread, numbers, count in sample["stacks"]:
+        assert pid == child.pid
+        frames = [sample["frames"][number].split(" (")[0] for number in numbers]
+        if thread == "MainThread":
+            assert frames[0] == "_worker_loop"
+        seen[f"{thread}:{'busy' in frames}"] = seen.get(f"{thread}:{'busy' in frames}", 0) + count
+    assert seen["MainThread:True"] >= 5
+    assert seen["queue;feeder:False"] >= 5
+    assert seen["MainThread:True"] <= 2 * sample["rate"] * spy.window_s
+    assert spy.cpu_s > 0
+    assert spy.missing is None
+    # The next window has to wait until the job has used enough CPU to pay for it.
+    assert spy._due(job) == []
+    job.cpu_s = 1e6
+    assert spy._due(job) == []  # and now it is gone
+    assert child.returncode == 0
+
+
+def test_a_window_under_way_ends_with_the_sampler(spy: StackSampler, tmp_path: Path) -> None:
+    with started(CHILD) as (child, _):
+        (tmp_path / f"host-{child.pid}-1.lpj").touch()
+        job = Job(child.pid, tmp_path)
+        job.writers()
+        assert spy.sample(job) is None
+        ((process, _output),) = spy._running
+        folder = Path(spy._folder.name)
+        spy.close()
+        assert process.returncode is not None
+        assert not folder.exists()
+        assert child.poll() is None
+
+
+def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        def __init__(self, pid: int, parent: int) -> None:
+            self.pid, self.parent = pid, parent
+
+        def ppid(self) -> int:
+            return self.parent
+
+    job = Job(1, None)
+    fakes = [Fake(1, 0), Fake(10, 1), Fake(20, 1), *(Fake(pid, 10) for pid in range(11, 20)), Fake(21, 20)]
+    monkeypatch.setattr(job, "processes", lambda: fakes)
+    sampler = StackSampler()
+    writers = [10, 20, 11, 12, 21, 999]
+    assert sampler._choose(job, writers) == [10, 11, 12, 13, 14]
+    sampler._windows = 1
+    assert sampler._choose(job, writers) == [20, 21]
+    assert sampler._choose(job, []) == [1, 10, 20]
+    sampler.close()
+
+
+def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "find_py_spy", lambda: None)
+    sampler = StackSampler()
+    assert sampler.missing == "not measured: py-spy is not installed"
+    assert sampler.sample(Job(os.getpid(), None)) is None
+    sampler.close()
+
+
+def test_a_refusal_is_told_with_what_to_type(
+    spy: StackSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = tmp_path / "py-spy"
+    fake.write_text(
+        "#!/bin/sh\necho 'Error: Permission Denied: Try running again with elevated permissions' >&2\nexit 1\n"
+    )
+    fake.chmod(0o755)
+    spy._program = str(fake)
+    job = Job(os.getpid(), tmp_path)
+    job.first_batch_at = 0.0
+    assert spy.sample(job) is None
+    until = time.monotonic() + 30
+    while spy._running and time.monotonic() < until:
+        assert spy.sample(job) is None
+    assert spy.missing is not None
+    assert "refused" in spy.missing
+    assert "loaderprof env" in spy.missing
+
+
+def test_a_py_spy_that_cannot_be_started_is_told(spy: StackSampler, tmp_path: Path) -> None:
+    spy._program = str(tmp_path / "nowhere")
+    spy._start([os.getpid()])
+    assert spy.missing == "not measured: py-spy cannot be started: No such file or directory"
+    assert spy._running == []
+
+
+def test_py_spy_is_the_one_beside_this_python() -> None:
+    program = find_py_spy()
+    assert program is None or Path(program).name == "py-spy"
+
+
+def nvml(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> Any:
+    """Stand in for a driver: every function not given says that it is not supported."""
+    pynvml = pytest.importorskip("pynvml")
+
+    def refuse(*_: Any) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    for name in dir(pynvml):
+        if name.startswith("nvmlDeviceGet"):
+            monkeypatch.setattr(pynvml, name, functions.get(name, refuse))
+    for name, function in {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None, **functions}.items():
+        monkeypatch.setattr(pynvml, name, function)
+    return pynvml
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("NVML_ERROR_LIBRARY_NOT_FOUND", "no NVIDIA driver"),
+        ("NVML_ERROR_DRIVER_NOT_LOADED", "no NVIDIA driver"),
+        ("NVML_ERROR_NO_PERMISSION", "NVML says"),
+    ],
+)
+def test_without_a_driver_the_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
+    pynvml = nvml(monkeypatch)
+
+    def fail() -> None:
+        raise pynvml.NVMLError(getattr(pynvml, code))
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    sampler = GpuSampler()
+    assert sampler.missing is not None
+    assert sampler.missing.startswith("not measured: ")
+    assert words in sampler.missing
+    assert (sampler.names(), sampler.sample(Job(1, None))) == ([], None)
+    sampler.close()
+
+
+def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rates:
+        gpu = 87
+
+    nvml(
+        monkeypatch, nvmlDeviceGetCount=lambda: 2, nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetName=lambda handle: b"NVIDIA H200" if handle else "NVIDIA H100",
+        nvmlDeviceGetUtilizationRates=lambda _: Rates,
+    )  # fmt: skip
+    sampler = GpuSampler()
+    assert sampler.names() == ["NVIDIA H100", "NVIDIA H200"]
+    sample = sampler.sample(Job(1, None))
+    assert sample is not None
+    assert [gpu["index"] for gpu in sample["gpu"]] == [0, 1]
+    assert {gpu["utilisation_percent"] for gpu in sample["gpu"]} == {87}
+    for gpu in sample["gpu"]:
+        assert {key for key, value in gpu.items() if value is None} == set(gpu) - {"index", "utilisation_percent"}
+    sampler.close()
