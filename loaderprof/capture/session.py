@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -201,8 +202,11 @@ def _trim(journals: Path) -> None:
 
     A process that lives on may still write into its mapping, and would die of a file cut short under it.
     """
+    own = re.compile(re.escape(describe.host()) + r"-(\d+)-\d+\.lpj")
     for file in journals.glob("*.lpj"):
-        if psutil.pid_exists(int(file.name.rsplit("-", 2)[1])):
+        # Whether a process of another host is gone cannot be seen from here.
+        name = own.fullmatch(file.name)
+        if name is None or psutil.pid_exists(int(name[1])):
             continue
         used = len(file.read_bytes().rstrip(b"\0"))
         records = -(-max(0, used - layout.HEADER_BYTES) // layout.RECORD_BYTES)
