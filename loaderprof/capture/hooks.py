@@ -24,7 +24,7 @@ from loaderprof import journal as layout
 from loaderprof.capture import describe, settings
 from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
 from loaderprof.capture.steps import DeviceClock
-from loaderprof.capture.timers import Timers
+from loaderprof.capture.timers import FROM, Timers
 from loaderprof.capture.unseen import unseen
 from loaderprof.journal import Journal
 
@@ -66,6 +66,8 @@ class _Process:
         self.fetching: Dict[int, "_Fetches"] = {}
         self.spending: Dict[int, List[int]] = {}
         self.tables: Dict[int, Any] = {}
+        # When a dataset (by id) is due to be timed in depth again: short epochs share what may go into it.
+        self.depth_due: Dict[int, int] = {}
         self.off = self.directory is None
 
     def open(self) -> Optional[Journal]:
@@ -116,7 +118,7 @@ _said = mmap.mmap(-1, 1)
 def _after_fork() -> None:
     global _process
     parent, _process = _process, _Process()
-    _process.directory, _process.off = parent.directory, parent.off
+    _process.directory, _process.off, _process.depth_due = parent.directory, parent.off, dict(parent.depth_due)
     # A batch timed in depth is its parent's; functions put back twice are put back once.
     for fetches in set(parent.fetching.values()):
         fetches.timers.__exit__()
@@ -305,6 +307,12 @@ class _Iteration:
         else:
             self.loader = _process.loader(journal, loader, iterator)
             self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
+            due = _process.depth_due
+            if len(due) > 1000:
+                due.clear()
+            if workers and _NOW() >= due.get(id(loader.dataset), 0):
+                # These workers, forked before this, are timed in depth; those of the epochs right after are not.
+                due[id(loader.dataset)] = _NOW() + DEPTH_PERIOD_NS
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
         self.device = DeviceClock()
@@ -461,7 +469,8 @@ class _Fetches:
         self.every = self.countdown = 1
         self.count = self.seen = self.wall_ns = 0
         self.collate = [0, 0]
-        self.depth_due = 0
+        self.dataset = id(dataset)
+        self.depth_due = _process.depth_due.get(self.dataset, 0)
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
         self.samples = 0
@@ -565,14 +574,14 @@ class _Fetches:
             journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return
         cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
-        self.depth_due = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
+        self.depth_due = _process.depth_due[self.dataset] = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
         number = self.seen
         for collating, rows in enumerate((table.rows, table.collate_rows)):
             for name, (calls, wall_ns, cpu_ns) in rows.items():
                 if calls:
                     journal.write(
-                        layout.OPERATOR, collating, 0, self.worker, number, journal.text(name), calls, wall_ns, cpu_ns,
-                        self.samples, journal.text(table.callers.get(name, "")),
+                        layout.OPERATOR, collating, 0, self.worker, number, journal.text(name.partition(FROM)[0]), calls,
+                        wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")),
                     )  # fmt: skip
         for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
             journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)

@@ -160,7 +160,8 @@ class Victim:
         expected = {"job": -signal.SIGKILL, "worker": 1, "supervisor": -signal.SIGKILL}
         assert self.process.returncode == expected[self.who], self.stderr
         if self.who == "worker":
-            assert "is killed by signal: Killed" in self.stderr
+            # Or torch was just fetching a tensor's descriptor from that worker.
+            assert any(word in self.stderr for word in ("killed by signal: Killed", "ConnectionRe", "EOFError"))
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.job, 0)
             pytest.fail("the job outlived its supervisor")
