@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from functools import lru_cache
 from typing import cast
 
@@ -21,6 +22,7 @@ OPERATORS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
     (re.compile(pattern), cast(Stage, stage))
     for pattern, stage in (
         # Decoders: bytes into samples.
+        (r"^torchvision\.datasets\.folder\.\w+_loader$", "decode"),
         (r"^PIL\.(Image\.open|ImageFile\.|\w+ImagePlugin\.)", "decode"),
         (r"^cv2\.im(read|decode)", "decode"),
         (r"^(imageio|simplejpeg|soundfile|wave|av|nibabel|pydicom|torchcodec|decord|tifffile|rasterio)\b", "decode"),
@@ -105,7 +107,7 @@ FRAMES: tuple[tuple[re.Pattern[str], re.Pattern[str], Stage], ...] = tuple(
     )
 )  # fmt: skip
 
-_FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::(?P<line>\d+))?\)$")
+_FRAME = re.compile(r"^(?P<function>.*?) \((?P<file>.*?)(?::(?P<line>\d+))?\)$")
 
 
 _STRONGEST: tuple[Stage, ...] = ("decode", "read", "transform")
@@ -122,11 +124,23 @@ def stage_of_operator(name: str) -> Stage | None:
     return stage_of_words(name)
 
 
+# Decoders that are given what they decode: what blocks them is no reading but their own threads.
+_GIVEN = re.compile(
+    r"^(transformers|tokenizers|sentencepiece|tiktoken|zlib|base64|re|ast|orjson|msgpack|torchvision\.io\.decode)\b|"
+    r"^cv2\.imdecode|^simplejpeg|\.loads$|\.decompress$|^datasets\.formatting\.formatting\.format_table"
+)
+
+
+def never_reads(name: str) -> bool:
+    """Whether a decoder of a library is handed its bytes or text, and so never waits for a read."""
+    return _GIVEN.search(name) is not None
+
+
 def stage_of_words(name: str) -> Stage | None:
     """Return the stage that the words of a user's function or class name tell, the last part first; None if none do."""
     parts = [part for part in name.split(".") if part not in ("<locals>", "<lambda>", "__main__")]
     for part in reversed(parts):
-        words = set(re.findall(r"[a-z]+|[A-Z][a-z]*|[A-Z]+(?![a-z])", part))
+        words = set(re.findall(r"[A-Z]{2,}(?![a-z])|[A-Z][a-z]*|[a-z]+", part))
         lower = {word.lower() for word in words} | {part.lower()}
         for pattern, stage in WORDS:
             if any(pattern.fullmatch(word) for word in lower):
@@ -186,9 +200,11 @@ def _calls(source: str) -> list[str]:
     tree = None
     for candidate in (text, text + " pass", "if True:\n pass\n" + text + " pass", text.rstrip("([{,") or "0"):
         try:
-            tree = ast.parse(candidate)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the user's code there is nothing to say here
+                tree = ast.parse(candidate)
             break
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
     if tree is None:
         return [match[0] for match in re.findall(r"((?:\w+\.)*\w+)(?=\()", text)] and re.findall(
