@@ -140,7 +140,7 @@ def box_masks(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("rows one by one", label="collate", also="read", stages="read collate device")
+@case("rows one by one", label="read", also="collate", stages="read collate device")
 def tensor_rows(knobs: Knobs, clock: Clock) -> None:
     """A table in memory, fetched row by row and stacked again: a slice would do."""
     dataset = TensorDataset(torch.randn(40_000, 24), torch.randn(40_000, 24), torch.arange(40_000) % 7)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
+import timeit
 
 import numpy as np
 import torch
@@ -88,17 +88,14 @@ def pin_worker(_: int) -> None:
 @case("affinity", label="contention", stages="contention transform device")
 def pinned_workers(knobs: Knobs, clock: Clock) -> None:
     """Every worker is bound to the same CPU; free, two of them keep up."""
-    matrix = np.random.default_rng(0).random((160, 160))
+    matrix = np.random.default_rng(0).random((300, 300))
 
     def augment(x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.sort(matrix, axis=0)[0, :64].astype(np.float32)) + x
 
     chosen = knobs.pick("transform", augment, Always(torch.zeros(64)))
-    begun = time.process_time()  # not the clock on the wall: the machine may be busy
-    for _ in range(20):
-        augment(torch.zeros(64))
-    sample_s = (time.process_time() - begun) / 20
-    model = Slow(max(0.01, 16 * sample_s * 0.6))  # two workers deliver in 0.5 of this, one CPU in 1.0
+    sample_s = min(timeit.repeat(lambda: augment(torch.zeros(64)), number=1, repeat=60))  # others may be busy
+    model = Slow(16 * sample_s * 0.7)  # two workers deliver in 0.5 of this, one CPU in 1.0
     start = knobs.pick("contention", pin_worker, None)
     loader = DataLoader(
         Augmented(chosen, torch.zeros(64)), batch_size=16, num_workers=2, worker_init_fn=start
@@ -167,7 +164,7 @@ def jitter_threads(knobs: Knobs, clock: Clock) -> None:
         worker_init_fn=knobs.pick("contention", start, None),
         persistent_workers=True,
     )
-    model = Slow(0.01)
+    model = Slow(0.014)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for batch in loader:
         if not knobs.off("device"):

@@ -153,7 +153,7 @@ def python_metrics(knobs: Knobs, clock: Clock) -> None:
 
 @case("synchronisation", label="host", stages="read host device")
 def item_every_parameter(knobs: Knobs, clock: Clock) -> None:
-    """`.item()` for the norm, mean and extremes of each of two hundred parameters, every step, into a CSV file."""
+    """`.item()` for the norm, mean and extremes of each of eighty parameters, every step, into a CSV file."""
     model = network(32, 40)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, foreach=True)
     with open(knobs.folder / "norms.csv", "w", newline="") as file:

@@ -30,7 +30,7 @@ from casework import FAMILIES, FOLDER, Case, every_case
 
 GAIN = 1.05  # DESIGN section 5: a stage that gains less than 5 % is no bottleneck
 MATCHED = 1.5  # a loader with less than half its capacity to spare is matched to its step
-TIE = 0.85  # two runs of the same case differ by up to this on a shared machine
+TIE = 0.8  # two runs of the same case differ by up to this on a shared machine
 CROSS = {"contention", "straggler", "startup"}
 LAST_LINE = re.compile(r"^batches (\d+) seconds ([\d.]+)$", re.MULTILINE)
 
