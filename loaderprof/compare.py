@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from loaderprof import ratios, recording
-from loaderprof.conclude import DISTURBANCE, busy_others
 from loaderprof.diagnose.breakdown import WORK, usual_batches
+from loaderprof.diagnose.machine import DISTURBANCE, busy_others
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Findings, StageCost, Verdict
 from loaderprof.ratios import Ratio, Values

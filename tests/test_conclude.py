@@ -8,7 +8,7 @@ import pytest
 from made import Fetch, Made, Plan
 from truths import LOAD, NAMES, RESIZE, findings_of, in_stacks, light, recording_of, validating
 
-from loaderprof.conclude import busy_others
+from loaderprof.diagnose.machine import busy_others
 from loaderprof.findings import Findings
 
 

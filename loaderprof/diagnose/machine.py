@@ -1,0 +1,71 @@
+"""The machine around the job: its CPU budget, what other programs took of it, and what loaderprof itself cost.
+
+Read from the supervisor's samples. Pure: no torch, no psutil, no clock.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from loaderprof import findings as results
+from loaderprof.recording import Recording
+
+# Cores that others may take before a verdict is called disturbed, as a share of the budget.
+DISTURBANCE = 0.2
+
+
+def cpu_budget(recording: Recording) -> float:
+    budget = recording.meta.get("cpu_budget")
+    cores = budget.get("cores") if isinstance(budget, dict) else None
+    return float(cores) if isinstance(cores, int | float) and cores > 0 else 1.0
+
+
+# What one record of each kind costs in the job, seconds of CPU: benchmarks in docs/overhead.md.
+RECORD_COST_S = {"take": 4e-6, "fetch": 15e-6, "operator": 3e-6, "pickle": 2.5e-6, "sample": 1.5e-6}
+PROCESS_COST_S = 1.5e-3
+
+
+def overhead(recording: Recording, duration_s: float | None) -> results.Overhead:
+    """Return loaderprof's own cost: counted records times their measured cost, and the samplers' CPU as measured."""
+    calls = float(recording.tables["operator"]["calls"].sum()) * 1.6e-6
+    capture = calls + sum(len(recording.tables[kind]) * cost for kind, cost in RECORD_COST_S.items())
+    capture += PROCESS_COST_S * len(recording.processes)
+    sampler = recording.meta.get("sampler_cpu_s")
+    budget = cpu_budget(recording)
+    share = (capture + (sampler or 0.0)) / (duration_s * budget) if duration_s else None
+    return results.Overhead(round(capture, 4), sampler and round(sampler, 4), share and round(share, 5))
+
+
+def busy_helpers(recording: Recording) -> float | None:
+    """Return cores that the job's processes besides its loops and their workers kept busy; None: not measured."""
+    watched = {process.pid for process in recording.processes}
+    lines = [line for line in recording.host if isinstance(line.get("processes"), list)]
+    if len(lines) < 3 or not watched:
+        return None
+    used: dict[int, list[float]] = {}
+    for line in lines:
+        for entry in line["processes"]:
+            if entry["pid"] not in watched:
+                used.setdefault(entry["pid"], []).append(entry["user"] + entry["system"])
+    seconds = (lines[-1]["t"] - lines[0]["t"]) / 1e9
+    return sum(times[-1] - times[0] for times in used.values()) / seconds if seconds > 0 else None
+
+
+def busy_others(recording: Recording) -> float | None:
+    """Return cores that processes outside the job kept busy while it ran; None where it was not measured."""
+    lines = [
+        line for line in recording.host if isinstance(line.get("cpu"), dict) and isinstance(line.get("processes"), list)
+    ]
+    if len(lines) < 3:
+        return None
+    first, last = lines[1] if len(lines) > 4 else lines[0], lines[-1]
+    seconds = (last["t"] - first["t"]) / 1e9
+    busy = sum(float(last["cpu"].get(key, 0)) - float(first["cpu"].get(key, 0)) for key in ("user", "system", "nice"))
+    mine = 0.0
+    for before, after in pairwise(lines):
+        if before["t"] < first["t"]:
+            continue
+        known = {entry["pid"]: entry["user"] + entry["system"] for entry in before["processes"]}
+        for entry in after["processes"]:
+            mine += max(0.0, entry["user"] + entry["system"] - known.get(entry["pid"], 0.0))
+    return max(0.0, (busy - mine) / seconds) if seconds > 0 else None
