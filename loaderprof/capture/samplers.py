@@ -26,6 +26,7 @@ STACK_BUDGET = 0.005
 WINDOW_S = 2
 RATE_HZ = 25
 FIRST_WINDOW_AFTER_S = 2
+LAST_WINDOW_S = 1.0
 # Starting py-spy on a process costs it about 30 ms of CPU, so only so many are looked at in a window.
 MAX_PROCESSES = 5
 
@@ -238,6 +239,15 @@ class StackSampler:
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
         self._start(self._due(job))
+        return None
+
+    def last_window(self) -> dict[str, Any] | None:
+        """Return the window under way once the job is gone: py-spy then ends by itself, with what it has seen."""
+        until = time.monotonic() + LAST_WINDOW_S
+        while self._running and time.monotonic() < until:
+            if not [child for child, _ in self._running if not self._ended(child)]:
+                return self._collect()
+            time.sleep(0.02)
         return None
 
     def close(self) -> None:

@@ -144,6 +144,7 @@ class Session:
         """Write how the job ended. A full disk is one line on stderr, not an error."""
         self.stop()
         ended = time.perf_counter_ns()
+        self._keep_last_window()
         self.meta.update(
             ended_ns=ended,
             exit_code=exit_code,
@@ -165,6 +166,15 @@ class Session:
             files.write_meta(self.folder, self.meta)
         except OSError as error:
             sys.stderr.write(f"loaderprof: {self.folder}: {error.strerror}; the recording is incomplete\n")
+
+    def _keep_last_window(self) -> None:
+        try:
+            window = self.stacks.last_window()
+            if window is not None:
+                with open(self.folder / files.STACKS, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"t": time.perf_counter_ns(), **window}, separators=(",", ":")) + "\n")
+        except (OSError, ValueError) as error:
+            self.stacks.missing = f"not measured: {error}"
 
     def _loop(self, pid: int) -> None:
         job = Job(pid, self.journals)
