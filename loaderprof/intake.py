@@ -52,6 +52,7 @@ _META: dict[str, Callable[[Any], bool]] = {
     "gpus": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     "cpu_budget": _is(dict), "missing": lambda value: isinstance(value, dict) and _all_texts(value),
     "sources": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
+    "made_at": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "sampler_cpu_s": _is_cost, "stacks_cpu_s": _is_cost, "open_files_limit": _is_number,
 }  # fmt: skip
 _HEADER: dict[str, Callable[[Any], bool]] = {

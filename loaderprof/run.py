@@ -146,11 +146,13 @@ def _of_rank(seen: Recording, rank: int) -> Recording:
 
 
 def _keep_sources(seen: Recording) -> None:
-    """Keep the user's source lines that stacks passed through, so that the recording can be read without the sources."""
-    from loaderprof.capture.sources import lines_of
+    """Keep the user's lines that stacks passed through or that make operators, so that no sources are needed later."""
+    from loaderprof.capture.sources import lines_of, lines_that_make
+    from loaderprof.diagnose.operators import names_made, users_files
 
     frames = {frame for sample in seen.stacks for frame in sample.frames}
     seen.meta["sources"] = lines_of(frames)
+    seen.meta["made_at"] = lines_that_make(names_made(seen), users_files(seen))
     with suppress(OSError):
         files.write_meta(seen.folder, seen.meta)
 

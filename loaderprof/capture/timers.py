@@ -105,6 +105,10 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# Those of them that others are part of, as making tensors is of formatting a row.
+_OWNERS = ("datasets", "transformers", "librosa", "nibabel", "pandas", "pyarrow", "webdataset")
+# Tells apart the rows of an operator that is called from several lines of the user's.
+FROM = "@from "
 _NOTHING = object()
 
 
@@ -204,12 +208,14 @@ class Timed:
     It equals the callable, so that it is found where that is a key, and is pickled and copied as that.
     """
 
-    __slots__ = ("__wrapped__", "collate_row", "is_sample", "name", "row", "table")
+    __slots__ = ("__wrapped__", "inherited", "is_sample", "name", "owns", "rows", "table")
 
     def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
         self.__wrapped__, self.table, self.name, self.is_sample = function, table, name, is_sample
-        self.row = table.rows.setdefault(name, [0, 0, 0])
-        self.collate_row = table.collate_rows.setdefault(name, [0, 0, 0])
+        # A library's entry point is many transforms' at once: it goes by the class of the object it is called on.
+        self.inherited: Optional[Dict[type, str]] = {} if _inheritable(name) else None
+        self.owns = _owns(name)
+        self.rows: Dict[Any, List[int]] = {}
 
     @unseen
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -242,21 +248,66 @@ def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> 
     table = timed.table
     if table.thread != _IDENT():
         return timed.__wrapped__(*args, **kwargs)
-    inner = [0, 0]
-    table.stack.append(inner)
+    name = timed.name if timed.inherited is None or not args else _own_name(timed, type(args[0]))
+    stack = table.stack
+    owner = stack[-1].owner if stack else ""
+    call = _Call(owner if timed.owns is None else name if timed.owns else "")
+    stack.append(call)
     cpu, wall = _CPU(), _NOW()
     try:
         return timed.__wrapped__(*args, **kwargs)
     finally:
         wall, cpu = _NOW() - wall, _CPU() - cpu
-        table.stack.pop()
-        mine = timed.collate_row if table.collating else timed.row
-        if not mine[0]:
-            table.callers.setdefault(timed.name, users_line(sys._getframe(1)))
-        table.charge(mine, inner, wall, cpu)
+        stack.pop()
+        frame = sys._getframe(1)
+        frame = frame if frame.f_code.co_filename != _OURS else frame.f_back or frame
+        key = (name, owner, frame.f_code, frame.f_lineno if timed.owns is None else 0, table.collating)
+        mine = timed.rows.get(key)
+        if mine is None:
+            owner = "" if timed.owns is False else owner
+            mine = timed.rows[key] = table.row(name, owner, users_line(frame))
+        table.charge(mine, call, wall, cpu)
         if timed.is_sample and len(table.samples) < MAX_SAMPLES:
             index = args[-1] if args and type(args[-1]) is int else -1
             table.samples.append((index, wall, cpu))
+
+
+class _Call:
+    """One call under way: what the timed calls inside it took, and the library's operator that they are part of."""
+
+    __slots__ = ("cpu", "owner", "wall")
+
+    def __init__(self, owner: str) -> None:
+        self.wall = self.cpu = 0
+        self.owner = owner
+
+
+def _inheritable(name: str) -> bool:
+    dotted, _, place = name.partition("@")
+    return bool(place) and dotted.rpartition(".")[2] in ENTRIES and describe.installed(place)
+
+
+def _owns(name: str) -> Optional[bool]:
+    """Whether calls inside this one are part of it: a library's operator, True; the user's code, False; else None.
+
+    None: a function of a library's that may itself be part of an operator.
+    """
+    dotted, _, place = name.partition("@")
+    if place:
+        return describe.installed(place)
+    return True if dotted.split(".")[0] in _OWNERS else None
+
+
+def _own_name(timed: Timed, kind: type) -> str:
+    known = timed.inherited.get(kind) if timed.inherited is not None else None
+    if known is None:
+        dotted, _, place = timed.name.partition("@")
+        known = timed.name
+        if issubclass(kind, object) and hasattr(kind, dotted.rpartition(".")[2]):
+            known = "%s.%s.%s@%s" % (kind.__module__, kind.__qualname__, dotted.rpartition(".")[2], place)
+        if timed.inherited is not None:
+            timed.inherited[kind] = known
+    return known
 
 
 def _itself(function: Any) -> Any:
@@ -279,10 +330,16 @@ def _trampoline(*args: Any, **kwargs: Any) -> Any:
 
 
 _TRAMPOLINE = _trampoline.__code__
+_OURS = _TRAMPOLINE.co_filename
+_HOOKS = _OURS.replace("timers.py", "hooks.py")
 
 
 class Table:
-    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns], and (index, wall, cpu) by sample."""
+    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns], and (index, wall, cpu) by sample.
+
+    A name is `operator[@file:line][@in operator@file:line]`, the latter being the library's operator that called it;
+    `callers` tell the user's line of each. One called from several has a row for each, told apart by `FROM`.
+    """
 
     def __init__(self) -> None:
         self.rows: Dict[str, List[int]] = {}
@@ -292,48 +349,59 @@ class Table:
         self.samples: List[Tuple[int, int, int]] = []
         self.calls = 0
         self.thread = _IDENT()
-        self.stack: List[List[int]] = []
+        self.stack: List[_Call] = []
         self._by_hand: List[str] = []
 
     def end(self) -> None:
         """Time nothing more: user code may have kept a stand-in of ours."""
         self.thread = 0
 
-    def begin_stage(self, name: str) -> Tuple[List[int], int, int]:
+    def row(self, name: str, owner: str, caller: str) -> List[int]:
+        """Return the row of an operator as part of a library's `owner`, called from a line of the user's."""
+        text = "%s@in %s" % (name, owner) if owner and owner != name else name
+        if self.callers.setdefault(text, caller) != caller and "@" not in name:
+            text += FROM + caller
+            self.callers[text] = caller
+        return (self.collate_rows if self.collating else self.rows).setdefault(text, [0, 0, 0])
+
+    def begin_stage(self, name: str) -> Tuple[_Call, int, int]:
         """Charge what follows in this thread to a stage named by hand, whatever operators run inside it."""
-        inner = [0, 0]
-        self.stack.append(inner)
+        call = _Call("")
+        self.stack.append(call)
         self._by_hand.append("loaderprof.stage.%s" % name)
         self.callers.setdefault(self._by_hand[-1], users_line(sys._getframe(3)))
-        return inner, _CPU(), _NOW()
+        return call, _CPU(), _NOW()
 
-    def end_stage(self, begun: Tuple[List[int], int, int]) -> None:
+    def end_stage(self, begun: Tuple[_Call, int, int]) -> None:
         """End the stage that `begin_stage` returned."""
-        inner, cpu, wall = begun
+        call, cpu, wall = begun
         wall, cpu = _NOW() - wall, _CPU() - cpu
         self.stack.pop()
-        self.charge([0, 0, 0], inner, wall, cpu)
+        self.charge([0, 0, 0], call, wall, cpu)
         self._by_hand.pop()
 
-    def charge(self, row: List[int], inner: List[int], wall: int, cpu: int) -> None:
+    def charge(self, row: List[int], call: _Call, wall: int, cpu: int) -> None:
         """Book one call's self time, and its whole time in what called it."""
         if self._by_hand:
             row = self.rows.setdefault(self._by_hand[-1], [0, 0, 0])
         row[0] += 1
-        row[1] += wall - inner[0]
-        row[2] += cpu - inner[1]
+        row[1] += wall - call.wall
+        row[2] += cpu - call.cpu
         self.calls += 1
         if self.stack:
-            self.stack[-1][0] += wall
-            self.stack[-1][1] += cpu
+            self.stack[-1].wall += wall
+            self.stack[-1].cpu += cpu
 
 
 def users_line(frame: Any) -> str:
-    """Return `file:line` of the nearest frame that is the user's own code, from `frame` outwards; empty if none is."""
-    for _ in range(30):
+    """Return `file:line` of the user's own code nearest to `frame`, within the making of the batch; empty for none."""
+    for _ in range(60):
         if frame is None:
             break
         filename = frame.f_code.co_filename
+        if filename == _HOOKS:
+            # What lies outside only asked for the batch.
+            break
         if not filename.startswith("<") and not describe.installed(filename):
             return "%s:%d" % (filename, frame.f_lineno)
         frame = frame.f_back

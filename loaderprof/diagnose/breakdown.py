@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loaderprof.diagnose import loop_side
-from loaderprof.diagnose.stages import split_frame, stage_of_operator, stage_of_stack
+from loaderprof.diagnose import loop_side, operators
+from loaderprof.diagnose.operators import REST, Operator
+from loaderprof.diagnose.stages import never_reads, split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
 from loaderprof.recording import Recording, StackSamples
@@ -139,15 +140,10 @@ def _pieces(
     fetch_cpu = float(np.maximum(made.cpu - made.collate_cpu, 0)[usual].mean())
     collate_blocked = np.maximum(made.collate - made.collate_cpu - made.runq * _ratio(made.collate, made.wall), 0)
     fetch_blocked = float(np.maximum(made.blocked - collate_blocked, 0)[usual].mean())
-    rows, batches = _operators(recording, loop)
-    raw = _raw_pieces(recording, rows, batches, float(made.deep.sum()), loop)
-    pieces = _scaled(recording, raw, fetch_cpu, fetch_blocked, stacks, sources)
-    collate_name = str(loop.facts.get("collate_fn") or "collate")
-    pieces.append(
-        Piece(
-            "collate", collate_name, None, float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean())
-        )
-    )
+    pieces = _scaled(recording, operators.of_fetching(recording, loop), fetch_cpu, fetch_blocked, stacks, sources)
+    collating = operators.of_collating(recording, loop)
+    cpu, blocked = float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean())
+    pieces += [replace(piece, stage="collate") for piece in _plainly_scaled(collating, cpu, blocked)]
     kept = [piece for piece in pieces if piece.total_s > 0]
     return tuple(sorted(kept, key=lambda piece: -piece.total_s))
 
@@ -156,99 +152,74 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(part / np.maximum(whole, 1e-12))
 
 
-def _operators(recording: Recording, loop: Loop) -> tuple[np.ndarray, int]:
-    """Return the operator rows of a loop's makers, and how many batches they come from."""
-    table = recording.tables["operator"]
-    pids = set(loop.made.pid.tolist())
-    numbers = [process.number for process in recording.processes if process.pid in pids]
-    rows = table[np.isin(table["process"], numbers) & (table["name"] >= 0)]
-    rows = rows[rows["worker"] >= 0] if loop.num_workers else rows[rows["worker"] < 0]
-    return rows, len(np.unique(rows[["process", "batch"]])) if len(rows) else 0
-
-
-# What timers leave of a batch belongs to no timed function.
-REST = "(rest)"
-# Stage if the name tells it, shown name, line, CPU and blocked seconds, and `file:line` where the user defines it.
-_Raw = tuple[Stage | None, str, str | None, float, float, str]
-
-
-def _raw_pieces(recording: Recording, rows: np.ndarray, batches: int, deep: float, loop: Loop) -> list[_Raw]:
-    """Return the operators of a batch timed in depth, and what they leave of it."""
-    cpu: dict[tuple[str, str], float] = defaultdict(float)
-    wall: dict[tuple[str, str], float] = defaultdict(float)
-    for row in rows[(rows["flags"] & 1) == 0]:
-        key = (recording.texts[row["name"]], recording.texts[row["caller"]] if row["caller"] >= 0 else "")
-        cpu[key] += row["cpu_ns"] / 1e9 / max(1, batches)
-        wall[key] += row["wall_ns"] / 1e9 / max(1, batches)
-    raw: list[_Raw] = []
-    for (text, caller), seconds in wall.items():
-        name, _, place = text.partition("@")
-        users_own = bool(place) and not _installed(place)
-        where = loop_side.shown_place(recording, place if users_own else caller)
-        stage = stage_of_operator(name)
-        spent = min(cpu[text, caller], seconds)
-        raw.append((stage, _shown(name), where, spent, max(0.0, seconds - spent), place if users_own else ""))
-    made = loop.made
-    if deep:
-        rest_cpu = float((made.cpu - made.collate_cpu)[made.deep].mean()) - sum(cpu.values())
-        rest_wall = float((made.wall - made.collate)[made.deep].mean()) - sum(wall.values())
-        # Calls of the timers themselves are in the rest, about a microsecond each.
-        calls = float(rows["calls"].sum()) / max(1, batches) * 2e-6 if len(rows) else 0.0
-        rest_cpu, rest_wall = rest_cpu - calls, rest_wall - calls
-        if rest_cpu > 0 or rest_wall > 0:
-            rest_cpu = max(rest_cpu, 0.0)
-            where = loop_side.shown_place(recording, str(loop.facts.get("dataset_where") or ""))
-            name = _shown(str(loop.facts.get("dataset") or "dataset"))
-            raw.append((None, name, where, rest_cpu, max(0.0, rest_wall - rest_cpu), REST))
-    if not raw:
-        where = loop_side.shown_place(recording, str(loop.facts.get("dataset_where") or ""))
-        raw.append((None, _shown(str(loop.facts.get("dataset") or "dataset")), where, 1.0, 1.0, REST))
-    return raw
+def _plainly_scaled(found: list[Operator], cpu_s: float, blocked_s: float) -> list[Piece]:
+    """Return operators as pieces whose CPU and blocked seconds add up to the usual batch's."""
+    all_cpu = sum(each.cpu_s for each in found) or 1.0
+    all_blocked = sum(each.blocked_s for each in found) or 1.0
+    return [
+        Piece(
+            each.stage or "transform", each.name, each.where, each.cpu_s / all_cpu * cpu_s,
+            each.blocked_s / all_blocked * blocked_s, guessed=each.stage is None,
+        )
+        for each in found
+    ]  # fmt: skip
 
 
 def _scaled(
     recording: Recording,
-    raw: list[_Raw],
+    found: list[Operator],
     fetch_cpu: float,
     fetch_blocked: float,
     stacks: list[StackSamples],
     sources: dict[str, str],
 ) -> list[Piece]:
-    """Scale pieces to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
-    total_cpu = sum(item[3] for item in raw) or 1.0
-    total_blocked = sum(item[4] for item in raw) or 1.0
+    """Scale operators to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
     pieces: list[Piece] = []
-    owned = _by_owner(stacks, raw)
-    for stage, name, where, cpu, blocked, place in raw:
-        cpu_s, blocked_s = cpu / total_cpu * fetch_cpu, blocked / total_blocked * fetch_blocked
-        if stage is None:
-            mine = owned[""] if place == REST else owned[name]
-            told = _told_by_stacks(name, where, cpu_s, mine, sources)
-            pieces.extend(replace(piece, where=loop_side.shown_place(recording, piece.where or "")) for piece in told)
-            pieces.append(Piece("read", name, where, 0.0, blocked_s, guessed=True))
-        elif stage == "decode" and not place:
+    owned = _by_owner(stacks, found)
+    for each, piece in zip(found, _plainly_scaled(found, fetch_cpu, fetch_blocked), strict=True):
+        if each.stage is None:
+            mine = owned[""] if each.place == REST else owned[each.name]
+            told = _told_by_stacks(piece, mine, sources, each.place == REST)
+            pieces.extend(replace(part, where=loop_side.shown_place(recording, part.where or "")) for part in told)
+            pieces.append(replace(piece, stage="read", cpu_s=0.0, guessed=True))
+        elif each.stage == "decode" and not each.place and not never_reads(each.name):
             # A library that decodes also reads: what blocked it was the reading.
-            pieces += [Piece("decode", name, where, cpu_s, 0.0), Piece("read", name, where, 0.0, blocked_s)]
+            pieces += [replace(piece, blocked_s=0.0), replace(piece, stage="read", cpu_s=0.0)]
         else:
-            pieces.append(Piece(stage, name, where, cpu_s, blocked_s))
+            line = _dearest_line(each, owned[each.name], sources) if each.place else ""
+            pieces.append(replace(piece, where=loop_side.shown_place(recording, line) or piece.where))
     return pieces
 
 
-def _told_by_stacks(
-    name: str, where: str | None, cpu_s: float, stacks: list[StackSamples], sources: dict[str, str]
-) -> list[Piece]:
-    """Split the CPU that timers see no further into by the lines and library frames in which it was seen."""
-    seen: Counter[tuple[Stage | None, str]] = Counter()
+def _dearest_line(own: Operator, stacks: list[StackSamples], sources: dict[str, str]) -> str:
+    """Return the line inside a function of the user's in which it was seen the most; empty for too few stacks."""
+    file = own.place.rpartition(":")[0]
+    seen: Counter[str] = Counter()
+    for sample in stacks:
+        lines = (_line(frame) for frame in reversed(sample.frames))
+        seen[next((line for line in lines if line in sources and line.startswith(file)), "")] += sample.count
+    line, count = seen.most_common(1)[0] if seen else ("", 0)
+    return line if count >= MIN_TOLD else ""
+
+
+def _told_by_stacks(whole: Piece, stacks: list[StackSamples], sources: dict[str, str], rest: bool) -> list[Piece]:
+    """Split the CPU that timers see no further into by the lines and library frames in which it was seen.
+
+    Args:
+        rest: it is no one function's, so that the user's function in which it was seen names each part.
+    """
+    seen: Counter[tuple[Stage | None, str, str]] = Counter()
     for sample in stacks:
         stage = stage_of_stack(sample.frames, sources)
-        place = next((place for frame in reversed(sample.frames) if (place := _line(frame)) in sources), where or "")
-        seen[stage if stage in WORK else None, place] += sample.count
+        own = next((frame for frame in reversed(sample.frames) if _line(frame) in sources), "")
+        name = split_frame(own)[0] if own and rest else whole.name
+        seen[stage if stage in WORK else None, name, _line(own) if own else whole.where or ""] += sample.count
     total = sum(seen.values())
     if total < MIN_TOLD:
-        return [Piece("transform", name, where, cpu_s, 0.0, guessed=True)]
+        return [replace(whole, stage="transform", blocked_s=0.0, guessed=True)]
     return [
-        Piece(stage or "transform", name, place, cpu_s * count / total, 0.0, guessed=stage is None)
-        for (stage, place), count in seen.items()
+        Piece(stage or "transform", name, place, whole.cpu_s * count / total, 0.0, guessed=stage is None)
+        for (stage, name, place), count in seen.items()
     ]
 
 
@@ -257,9 +228,9 @@ def _line(frame: str) -> str:
     return f"{file}:{line}"
 
 
-def _by_owner(stacks: list[StackSamples], raw: list[_Raw]) -> dict[str, list[StackSamples]]:
+def _by_owner(stacks: list[StackSamples], found: list[Operator]) -> dict[str, list[StackSamples]]:
     """Return stacks by the innermost timed function that they are in, cut to what lies inside it; "" for none."""
-    timed = {(name.rsplit(".", 1)[-1], place.rsplit(":", 1)[0]): name for _, name, _, _, _, place in raw if place}
+    timed = {(each.name.rsplit(".", 1)[-1], each.place.rsplit(":", 1)[0]): each.name for each in found if each.place}
     owned: dict[str, list[StackSamples]] = defaultdict(list)
     for sample in stacks:
         owner, at = "", 0
@@ -310,11 +281,3 @@ def _count_stages(stacks: list[StackSamples], sources: dict[str, str]) -> dict[S
         stage = stage_of_stack(sample.frames, sources) or "transform"
         counts[stage if stage in WORK else "transform"] += sample.count
     return dict(counts)
-
-
-def _installed(place: str) -> bool:
-    return "site-packages" in place or "dist-packages" in place or "/lib/python3" in place
-
-
-def _shown(name: str) -> str:
-    return name.removeprefix("__main__.").removeprefix("__mp_main__.").replace(".<locals>", "")

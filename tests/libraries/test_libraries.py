@@ -1,0 +1,103 @@
+"""Pipelines as users of well-known libraries write them: the stage, the operator and the user's own line are right.
+
+Each script marks with `# the limit` the line that costs the most; where a library makes that operator by itself, the
+line that asked for it. A library that is not installed skips its scripts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Lines between the marked one and the named one: a call may be written over several.
+NEAR = 2
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is to be named: the stage, and words of which the operator's name holds one."""
+
+    needs: str
+    stage: str
+    operators: tuple[str, ...]
+
+
+EXPECTED = {
+    "albumentations_elastic": Expected("albumentations cv2", "transform", ("ElasticTransform",)),
+    "albumentations_imread": Expected("albumentations cv2", "decode", ("cv2.imread",)),
+    "datasets_format": Expected("datasets", "decode", ("format_table",)),
+    "datasets_generator": Expected("datasets", "transform", ("__iter__", "Stream")),
+    "datasets_iterable": Expected("datasets", "decode", ("json.loads",)),
+    "datasets_transform": Expected("datasets transformers", "decode", ("okeniz",)),
+    "h5py_chunks": Expected("h5py", "read", ("h5py",)),
+    "litdata_streaming": Expected("litdata", "transform", ("Ranked.ranks",)),
+    "lmdb_pictures": Expected("lmdb", "decode", ("PIL.ImageFile",)),
+    "monai_cache": Expected("monai scipy", "transform", ("RandMedian",)),
+    "monai_compose": Expected("monai", "transform", ("Rand3DElasticd",)),
+    "opencv_filter": Expected("cv2", "transform", ("bilateralFilter",)),
+    "pandas_rows": Expected("pandas", "read", ("pandas.core.indexing",)),
+    "pyarrow_groups": Expected("pyarrow", "read", ("read_row_group",)),
+    "soundfile_flac": Expected("soundfile", "decode", ("soundfile",)),
+    "streaming_shards": Expected("streaming", "decode", ("PIL.ImageFile",)),
+    "timm_loader": Expected("timm torchvision", "transform", ("RandAugment",)),
+    "torchvision_blur_and_jitter": Expected("torchvision", "transform", ("ColorJitter",)),
+    "torchvision_v1": Expected("torchvision", "decode", ("PIL.ImageFile",)),
+    "torchvision_v2": Expected("torchvision", "transform", ("GaussianBlur",)),
+    "transformers_collate": Expected("transformers", "collate", ("okeniz",)),
+    "transformers_getitem": Expected("transformers", "decode", ("okeniz",)),
+    "webdataset_decode": Expected("webdataset", "decode", ("PIL.ImageFile",)),
+    "webdataset_map": Expected("webdataset", "transform", ("features",)),
+}
+# No library asks the network for anything, nor for a newer version of itself.
+QUIET = {
+    "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
+
+
+def started(command: list[str], folder: Path) -> str:
+    """Run a command and return what it printed."""
+    environment = {**os.environ, **QUIET, "HF_HOME": str(folder / "hub")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def the_limits(script: Path) -> list[int]:
+    lines = script.read_text().splitlines()
+    return [number for number, line in enumerate(lines, 1) if line.endswith("# the limit")]
+
+
+def test_every_script_is_expected() -> None:
+    scripts = {path.stem for path in HERE.glob("*.py") if "# the limit" in path.read_text()}
+    assert scripts - {"test_libraries"} == set(EXPECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_stage_operator_and_line(name: str, tmp_path: Path) -> None:
+    expected, script = EXPECTED[name], HERE / f"{name}.py"
+    missing = [module for module in expected.needs.split() if importlib.util.find_spec(module) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    profiled = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "seen", str(script)]
+    printed = started(profiled, tmp_path)
+    found = json.loads((tmp_path / "seen" / "findings.json").read_text())
+    seen = [(each["stage"], part) for each in found["stages"] for part in each["by"][:2]]
+    assert found["verdict"]["bottleneck"] == expected.stage, (found["verdict"], seen)
+    dearest = next(each for each in found["stages"] if each["stage"] == expected.stage)["by"][0]
+    assert any(word in dearest["name"] for word in expected.operators), seen
+    file, _, line = (dearest["where"] or "").rpartition(":")
+    assert Path(file).name == script.name, seen
+    assert min(abs(int(line) - limit) for limit in the_limits(script)) <= NEAR, seen
+    assert printed == started([sys.executable, str(script)], tmp_path)
