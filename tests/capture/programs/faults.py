@@ -5,6 +5,7 @@ Prints digests of what the loops saw, which must be the same with trouble as wit
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import mmap
 import os
@@ -123,7 +124,9 @@ def two_hundred() -> None:
     before = open_files()
     for number in range(200):
         epoch(loader(number % 10 == 0))
-    print("  files more", open_files() - before, open_files(journals=True) <= 12)
+    gc.collect()
+    # torch closes a worker's own files a moment later: a leak would show 20 or 200 times.
+    print("  files more", open_files() - before > 6, open_files(journals=True) <= 12)
 
 
 def internal() -> None:
