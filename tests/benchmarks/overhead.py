@@ -24,7 +24,7 @@ from loaderprof.capture.launch import job_environment
 ROOT = Path(__file__).parents[2]
 PROGRAM = str(ROOT / "tests" / "capture" / "programs" / "cost.py")
 LOOPS = {
-    "decode": ([str(ROOT / "sample_runs" / "decode_bound" / "train.py")], "JPEG decoding in 2 workers"),
+    "decode": ([str(ROOT / "sample_runs" / "decode_bound" / "train.py")], "sample run: JPEG decoding in a worker"),
     "batches": ([PROGRAM, "batches"], "4,000 batches of 1 ms in 2 workers"),
     "memory": ([PROGRAM, "memory"], "samples of 17 µs from memory, 64 a batch, no workers"),
     "tiny": ([PROGRAM, "tiny"], "batches of one 17 µs sample, no workers: the worst case"),
