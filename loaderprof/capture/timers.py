@@ -110,6 +110,8 @@ _OWNERS = ("datasets", "transformers", "librosa", "nibabel", "pandas", "pyarrow"
 # Tells apart the rows of an operator that is called from several lines of the user's.
 FROM = "@from "
 _NOTHING = object()
+# One call under way: wall and CPU time of the timed calls inside it, and the library's operator that they are part of.
+_Call = List[Any]
 
 
 class Function:
@@ -213,7 +215,7 @@ class Timed:
     def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
         self.__wrapped__, self.table, self.name, self.is_sample = function, table, name, is_sample
         # A library's entry point is many transforms' at once: it goes by the class of the object it is called on.
-        self.inherited: Optional[Dict[type, str]] = {} if _inheritable(name) else None
+        self.inherited: Optional[Dict[int, str]] = {} if _inheritable(name) else None
         self.owns = _owns(name)
         self.rows: Dict[Any, List[int]] = {}
 
@@ -248,10 +250,11 @@ def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> 
     table = timed.table
     if table.thread != _IDENT():
         return timed.__wrapped__(*args, **kwargs)
-    name = timed.name if timed.inherited is None or not args else _own_name(timed, type(args[0]))
-    stack = table.stack
-    owner = stack[-1].owner if stack else ""
-    call = _Call(owner if timed.owns is None else name if timed.owns else "")
+    name, owns, stack = timed.name, timed.owns, table.stack
+    if timed.inherited is not None and args:
+        name = timed.inherited.get(id(type(args[0]))) or _own_name(timed, type(args[0]))
+    owner: str = stack[-1][2] if stack and owns is not False else ""
+    call: _Call = [0, 0, owner if owns is None else name if owns else ""]
     stack.append(call)
     cpu, wall = _CPU(), _NOW()
     try:
@@ -259,27 +262,19 @@ def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> 
     finally:
         wall, cpu = _NOW() - wall, _CPU() - cpu
         stack.pop()
-        frame = sys._getframe(1)
-        frame = frame if frame.f_code.co_filename != _OURS else frame.f_back or frame
-        key = (name, owner, frame.f_code, frame.f_lineno if timed.owns is None else 0, table.collating)
+        key: Any = (name, owner, table.collating)
+        if owns is None:
+            # Called from several lines of the user's, it has a row for each.
+            frame = sys._getframe(1)
+            frame = frame if frame.f_code.co_filename != _OURS else frame.f_back or frame
+            key = (owner, table.collating, frame.f_lineno, frame.f_code.co_filename)
         mine = timed.rows.get(key)
         if mine is None:
-            owner = "" if timed.owns is False else owner
-            mine = timed.rows[key] = table.row(name, owner, users_line(frame))
+            mine = timed.rows[key] = table.row(name, owner, users_line(sys._getframe(1)))
         table.charge(mine, call, wall, cpu)
         if timed.is_sample and len(table.samples) < MAX_SAMPLES:
             index = args[-1] if args and type(args[-1]) is int else -1
             table.samples.append((index, wall, cpu))
-
-
-class _Call:
-    """One call under way: what the timed calls inside it took, and the library's operator that they are part of."""
-
-    __slots__ = ("cpu", "owner", "wall")
-
-    def __init__(self, owner: str) -> None:
-        self.wall = self.cpu = 0
-        self.owner = owner
 
 
 def _inheritable(name: str) -> bool:
@@ -299,14 +294,14 @@ def _owns(name: str) -> Optional[bool]:
 
 
 def _own_name(timed: Timed, kind: type) -> str:
-    known = timed.inherited.get(kind) if timed.inherited is not None else None
-    if known is None:
-        dotted, _, place = timed.name.partition("@")
-        known = timed.name
-        if issubclass(kind, object) and hasattr(kind, dotted.rpartition(".")[2]):
-            known = "%s.%s.%s@%s" % (kind.__module__, kind.__qualname__, dotted.rpartition(".")[2], place)
-        if timed.inherited is not None:
-            timed.inherited[kind] = known
+    """Return the name of a library's entry point on an object of a class; asks nothing of a metaclass of the user's."""
+    dotted, _, place = timed.name.partition("@")
+    method, known = dotted.rpartition(".")[2], timed.name
+    module, name, bases = (type.__getattribute__(kind, each) for each in ("__module__", "__qualname__", "__mro__"))
+    if any(method in type.__getattribute__(base, "__dict__") for base in bases):
+        known = "%s.%s.%s@%s" % (module, name, method, place)
+    if timed.inherited is not None:
+        timed.inherited[id(kind)] = known
     return known
 
 
@@ -366,7 +361,7 @@ class Table:
 
     def begin_stage(self, name: str) -> Tuple[_Call, int, int]:
         """Charge what follows in this thread to a stage named by hand, whatever operators run inside it."""
-        call = _Call("")
+        call: _Call = [0, 0, ""]
         self.stack.append(call)
         self._by_hand.append("loaderprof.stage.%s" % name)
         self.callers.setdefault(self._by_hand[-1], users_line(sys._getframe(3)))
@@ -385,12 +380,12 @@ class Table:
         if self._by_hand:
             row = self.rows.setdefault(self._by_hand[-1], [0, 0, 0])
         row[0] += 1
-        row[1] += wall - call.wall
-        row[2] += cpu - call.cpu
+        row[1] += wall - call[0]
+        row[2] += cpu - call[1]
         self.calls += 1
         if self.stack:
-            self.stack[-1].wall += wall
-            self.stack[-1].cpu += cpu
+            self.stack[-1][0] += wall
+            self.stack[-1][1] += cpu
 
 
 def users_line(frame: Any) -> str:
