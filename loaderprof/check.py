@@ -261,7 +261,9 @@ def from_project(path: Path, *, wanted: bool) -> dict[str, Any]:
 def _table(path: Path, text: str, wanted: bool) -> dict[str, Any]:
     if sys.version_info < (3, 11):
         if wanted:
-            raise UsageError(f"[tool.loaderprof] of {path} needs Python 3.11 or later to be read", f"give flags: {EXAMPLE}")
+            raise UsageError(
+                f"[tool.loaderprof] of {path} needs Python 3.11 or later to be read", f"give flags: {EXAMPLE}"
+            )
         sys.stderr.write(f"loaderprof: [tool.loaderprof] of {path} is left out: reading it needs Python 3.11\n")
         return {}
     import tomllib
@@ -274,5 +276,7 @@ def _table(path: Path, text: str, wanted: bool) -> dict[str, Any]:
     limits = {key: value for key, value in table.items() if not isinstance(value, dict)}
     for key in limits:
         if key not in KEYS:
-            raise UsageError(f"[tool.loaderprof] of {path} has {key!r}, which is no limit", f"limits are {', '.join(KEYS)}")
+            raise UsageError(
+                f"[tool.loaderprof] of {path} has {key!r}, which is no limit", f"limits are {', '.join(KEYS)}"
+            )
     return limits

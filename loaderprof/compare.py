@@ -145,7 +145,8 @@ def _speed(a: Side, b: Side) -> Measure:
     sizes = [_batch_size(each.loop) for each in (a, b)]
     unit: Unit = "samples/s" if None not in sizes else "steps/s"
     before, after = (
-        _rate(each, size if size is not None and unit == "samples/s" else 1) for each, size in zip((a, b), sizes, strict=True)
+        _rate(each, size if size is not None and unit == "samples/s" else 1)
+        for each, size in zip((a, b), sizes, strict=True)
     )
     if a.loop is None or b.loop is None or not before or not after:
         return Measure("speed", unit, before, after, None)

@@ -29,7 +29,9 @@ _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
 
-TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP = range(1, 16)
+TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP = range(
+    1, 16
+)
 
 # The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
 FIELDS = {

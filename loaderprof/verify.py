@@ -131,7 +131,9 @@ def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s:
         LoaderprofError: the change is no setting, or the job cannot be run again or measured.
     """
     if pairs < 1 or not limit_s > 0:
-        raise UsageError("verify needs at least one pair and some seconds", f"loaderprof verify {folder} --runs 3 --seconds 60")
+        raise UsageError(
+            "verify needs at least one pair and some seconds", f"loaderprof verify {folder} --runs 3 --seconds 60"
+        )
     folder = folder.absolute()
     seen = recording.read(folder)
     found = seen.findings()
@@ -212,7 +214,9 @@ def _advice(found: Findings, id_: str, folder: str) -> Advice:
         if advice.id == id_:
             return advice
     known = ", ".join(advice.id for advice in found.advice)
-    raise UsageError(f"the report advises nothing called {id_!r}", f"it has {known}" if known else f"loaderprof report {folder}")
+    raise UsageError(
+        f"the report advises nothing called {id_!r}", f"it has {known}" if known else f"loaderprof report {folder}"
+    )
 
 
 def _instead(folder: str) -> str:
@@ -233,13 +237,20 @@ def recorded_job(seen: Recording) -> Job:
         raise UsageError(f"{seen.folder} was not made by loaderprof run, so its job cannot be started again", again)
     typed = [str(word) for word in command_]
     if any("***" in word for word in typed):
-        raise UsageError("the job's command holds a secret, which the recording did not keep", _instead(str(seen.folder)))
+        raise UsageError(
+            "the job's command holds a secret, which the recording did not keep", _instead(str(seen.folder))
+        )
     launcher, settings = bool(how.get("launcher")), how.get("settings")
     module = not launcher and typed[0] == "-m"
     with _within(Path(cwd)):
         command = launch.job_command(typed[1:] if module else typed, module, launcher)
     code = meta.get("exit_code")
-    return Job(tuple(command), Path(cwd), dict(settings) if isinstance(settings, dict) else {}, code if isinstance(code, int) else None)
+    return Job(
+        tuple(command),
+        Path(cwd),
+        dict(settings) if isinstance(settings, dict) else {},
+        code if isinstance(code, int) else None,
+    )
 
 
 @contextlib.contextmanager
@@ -299,15 +310,15 @@ def _scored(
         return None
 
 
-def _pair(
-    job: Job, target: Target, plan: Plan, log: IO[bytes], number: int, progress: Progress
-) -> tuple[float, float]:
+def _pair(job: Job, target: Target, plan: Plan, log: IO[bytes], number: int, progress: Progress) -> tuple[float, float]:
     """Return samples per second without and with the change, over the same kind of stretch."""
     paces = []
     for label, change in (("as recorded", {}), (plan.label, plan.change)):
         log.write(f"== pair {number} of {plan.pairs}, {label}\n".encode())
         log.flush()
-        paces.append(_arm(job, target, change, plan.limit_s, log, label, lambda s, label=label: progress.show(number, label, s)))  # type: ignore[misc]
+        paces.append(
+            _arm(job, target, change, plan.limit_s, log, label, lambda s, label=label: progress.show(number, label, s))
+        )  # type: ignore[misc]
     before, after = paces
     if before.epochs is not None and after.epochs is not None:
         return before.epochs, after.epochs
@@ -330,10 +341,18 @@ def _arm(
     with tempfile.TemporaryDirectory(prefix="loaderprof-") as name:
         folder = Path(name)
         ended = trial.run(
-            job.command, cwd=job.cwd, settings={**job.settings, **change}, folder=folder, log=log, limit_s=limit_s, tick=tick
+            job.command,
+            cwd=job.cwd,
+            settings={**job.settings, **change},
+            folder=folder,
+            log=log,
+            limit_s=limit_s,
+            tick=tick,
         )
         if not ended.stopped and ended.code not in (0, job.exit_code):
-            raise TrialError(f"the job failed with exit code {ended.code} ({label}){_last_line(log)}", f"see {log.name}")
+            raise TrialError(
+                f"the job failed with exit code {ended.code} ({label}){_last_line(log)}", f"see {log.name}"
+            )
         return pace(recording.read(folder), target, change)
 
 
@@ -351,7 +370,9 @@ def pace(seen: Recording, target: Target, change: Mapping[str, Any]) -> Pace:
     for key, value in change.items():
         name = key.rsplit(".", 1)[-1]
         if loops[0].facts.get(_FACTS.get(name, name)) != value:
-            raise TrialError(f"{key}={value} did not reach the loader {target.name}", "is it made by code that sets it later?")
+            raise TrialError(
+                f"{key}={value} did not reach the loader {target.name}", "is it made by code that sets it later?"
+            )
     steady = [_steady(loop) for loop in loops]
     epochs = [_whole_epochs(loop) for loop in loops]
     return Pace(_sum(steady), _sum(epochs))

@@ -188,6 +188,8 @@ def test_no_limit_asked_for_gives_no_line(folder: Path) -> None:
 
 
 def test_a_real_run_is_told_with_its_exit_code(tmp_path: Path) -> None:
-    done = real.loaderprof("check", str(real.recording()), "--max-wait", "10%", "--min-samples-per-s", "1", cwd=tmp_path)
+    done = real.loaderprof(
+        "check", str(real.recording()), "--max-wait", "10%", "--min-samples-per-s", "1", cwd=tmp_path
+    )
     assert done.returncode == 1, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["broken", "ok"]

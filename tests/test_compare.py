@@ -22,7 +22,11 @@ JITTER = np.random.default_rng(0).gamma(20, 1 / 20, 1000)
 def plan(seed: int, **changes: object) -> Plan:
     """About 30 + 70 ms a step; the runs of two seeds differ by chance alone."""
     usual = Plan(
-        wait=lambda batch: round(0.03 * float(JITTER[batch + 150 * seed]), 6), step=0.07, workers=2, batches=120, fetch=FETCH
+        wait=lambda batch: round(0.03 * float(JITTER[batch + 150 * seed]), 6),
+        step=0.07,
+        workers=2,
+        batches=120,
+        fetch=FETCH,
     )
     return replace(usual, **changes)  # type: ignore[arg-type]
 

@@ -51,7 +51,9 @@ def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     line = r"num_workers=\d+: .*\d\.\d+ (± \d+\.\d+|\(.+\)) times as fast \(predicted \d\.\d+ ± \d\.\d+\), 2 pairs\n"
     assert re.fullmatch(line, done.stdout)
-    assert re.fullmatch(r"running \S+ train.py in .+, 4 times, at most 60 s each\n(  The pairs differ .+\n)?", done.stderr)
+    assert re.fullmatch(
+        r"running \S+ train.py in .+, 4 times, at most 60 s each\n(  The pairs differ .+\n)?", done.stderr
+    )
     assert "pair 1 of" not in done.stderr  # no progress where stderr is no terminal
     assert (folder / "verify.log").read_text().count("trained") == 4
     kept = json.loads((folder / "verified.json").read_text())["verified"][0]
@@ -78,7 +80,9 @@ def test_ctrl_c_ends_the_job_too(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loaderprof", "verify", str(folder), "--change", "num-workers"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        jobs = wait_for(lambda: [job for job in psutil.Process(process.pid).children() if "train.py" in str(job.cmdline())])
+        jobs = wait_for(
+            lambda: [job for job in psutil.Process(process.pid).children() if "train.py" in str(job.cmdline())]
+        )
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
@@ -160,7 +164,9 @@ def test_words() -> None:
     pairs = [(100.0, 181.0), (100.0, 183.0), (100.0, 185.0)]
     assert verify.told(plan, pairs) == "num_workers=4: 1.83 ± 0.05 times as fast (predicted 1.9 ± 0.2), 3 pairs"
     same = [(100.0, 99.0), (100.0, 101.0), (100.0, 100.0)]
-    assert verify.told(replace(plan, expected=None), same).startswith("num_workers=4: no significant difference, 1.00 ±")
+    assert verify.told(replace(plan, expected=None), same).startswith(
+        "num_workers=4: no significant difference, 1.00 ±"
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,9 @@ class Function:
         function, code = self._function, self._code
         if function.__code__ is not code:
             return
-        itself = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+        itself = types.FunctionType(
+            code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        )
         itself.__kwdefaults__ = function.__kwdefaults__
         itself.__dict__.update(function.__dict__)
         timed = Timed(table, self.name, itself, is_sample)

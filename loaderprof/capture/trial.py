@@ -97,9 +97,7 @@ def _started(
         _end(job)
 
 
-def _watch(
-    job: subprocess.Popen[bytes], journals: Path, limit_s: float, tick: Callable[[float], None] | None
-) -> bool:
+def _watch(job: subprocess.Popen[bytes], journals: Path, limit_s: float, tick: Callable[[float], None] | None) -> bool:
     """Wait until the job has ended or is past its limit; tell whether it is."""
     begun: float | None = None
     while job.poll() is None:

@@ -36,9 +36,7 @@ def step(findings: Findings, *, phases: bool) -> Whole | None:
     work_s = max(verdict.step_s - verdict.wait_s, 0.0)
     works = _phases(findings, work_s) if phases else ()
     waits = Piece(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
-    return Whole(
-        "A step", verdict.step_s, (waits, *(works or [Piece(f"{who} works", work_s, COLOURS["device"])]))
-    )
+    return Whole("A step", verdict.step_s, (waits, *(works or [Piece(f"{who} works", work_s, COLOURS["device"])])))
 
 
 def worker(findings: Findings) -> Whole | None:

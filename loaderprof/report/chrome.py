@@ -167,7 +167,9 @@ def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
             "epoch": int(made.epoch[row]), "pid": int(made.pid[row]),
         }  # fmt: skip
         name = f"batch {int(made.task[row])}"
-        yield _slice(name, "loaderprof", (pid, tid), clock.us(made.begun[row]), float(made.done[row] - made.begun[row]), args)
+        yield _slice(
+            name, "loaderprof", (pid, tid), clock.us(made.begun[row]), float(made.done[row] - made.begun[row]), args
+        )
 
 
 def _ms(seconds: Any) -> float | None:

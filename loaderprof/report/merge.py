@@ -136,9 +136,7 @@ def _host(host: Host, notes: dict[str, str]) -> dict[str, Any] | None:
     kept = thinned(list(filled.values()), MAX_POINTS) if filled else np.arange(0)
     if len(kept) < count:
         notes["host"] = f"{count:,} samples of the machine are drawn as {len(kept):,}, extremes kept."
-    gpus = [
-        [name, plain(filled[f"gpu {name}"][kept], 1)] for name in host.gpu_percent if f"gpu {name}" in filled
-    ]
+    gpus = [[name, plain(filled[f"gpu {name}"][kept], 1)] for name in host.gpu_percent if f"gpu {name}" in filled]
     return {
         "t": plain(begun[kept], 3),
         "cpu": plain(filled["cpu"][kept], 1) if "cpu" in filled else None,
@@ -153,10 +151,7 @@ def _bars(bars: Sequence[Bar], notes: dict[str, str]) -> dict[str, Any] | None:
         return None
     ordered = sorted(bars, key=lambda bar: bar.start_s)
     detail, rest = _detail(ordered)
-    rows = [
-        [bar.worker, bar.start_s, bar.end_s, bar.taken_s, bar.batch, 1, bar.end_s - bar.start_s]
-        for bar in detail
-    ]
+    rows = [[bar.worker, bar.start_s, bar.end_s, bar.taken_s, bar.batch, 1, bar.end_s - bar.start_s] for bar in detail]
     joined = _joined(rest, MAX_BARS - len(detail))
     rows = sorted(rows + joined, key=lambda row: row[1] or 0.0)
     if rest:

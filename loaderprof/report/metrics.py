@@ -102,8 +102,12 @@ def _stages(findings: Findings) -> Iterator[Family]:
 
 
 def _loaders(findings: Findings) -> Iterator[Family]:
-    wait = Family("loaderprof_loader_wait_seconds", "gauge", "seconds", "Mean time the loop waits for a batch of a loader.")
-    part = Family("loaderprof_loader_wait_ratio", "gauge", "ratio", "Share of its loop's time spent waiting for a loader.")
+    wait = Family(
+        "loaderprof_loader_wait_seconds", "gauge", "seconds", "Mean time the loop waits for a batch of a loader."
+    )
+    part = Family(
+        "loaderprof_loader_wait_ratio", "gauge", "ratio", "Share of its loop's time spent waiting for a loader."
+    )
     first = Family("loaderprof_loader_first_batch_seconds", "gauge", "seconds", "Time until the first batch was there.")
     batches = Family("loaderprof_loader_batches", "counter", "", "Batches taken from a loader.")
     rate = Family("loaderprof_loader_samples_per_second", "gauge", "", "Samples taken from a loader each second.")

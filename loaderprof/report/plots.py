@@ -88,9 +88,7 @@ def anatomy_bars(findings: Findings, width: float) -> Figure:
     axes = new_axes(figure, 0, 0.02, 0, 0.02)
     axes.set(xlim=(0, 1), ylim=(-len(rows), 0), xticks=[], yticks=[])
     for place, row in enumerate(rows):
-        say(
-            axes, 0, -place - 0.16, f"{row.name}: {words.duration(row.seconds)}", weight="bold", fontsize=10.5
-        )
+        say(axes, 0, -place - 0.16, f"{row.name}: {words.duration(row.seconds)}", weight="bold", fontsize=10.5)
         _stacked(axes, -place - 0.62, row, width)
     return figure
 
@@ -132,9 +130,7 @@ def speedups(findings: Findings, width: float) -> Figure:
     figure = new_figure(width, 0.36 * len(shown) + 0.62)
     axes = new_axes(figure, 0.5, 0.3, 0.62, 0.3)
     ceiling = findings.verdict.ceiling_speedup
-    values = [
-        value for each in shown for value in (each.expected.speedup, each.expected.low, each.expected.high)
-    ]
+    values = [value for each in shown for value in (each.expected.speedup, each.expected.low, each.expected.high)]
     values += [each.measured.high for each in shown if each.measured] + [1.0, ceiling]
     known = [value for value in values if value is not None]
     margin = 0.04 * (max(known) - min(known)) or 0.1
@@ -167,9 +163,7 @@ def speedups(findings: Findings, width: float) -> Figure:
             (each.expected.low, each.expected.high),
         )
         if each.measured:
-            axes.plot(
-                [each.measured.low, each.measured.high], [-place - 0.27] * 2, color=VERIFIED, linewidth=2
-            )
+            axes.plot([each.measured.low, each.measured.high], [-place - 0.27] * 2, color=VERIFIED, linewidth=2)
             axes.plot(each.measured.speedup, -place - 0.27, "D", color=VERIFIED, markersize=5)
     return figure
 

@@ -61,8 +61,7 @@ def hottest(stacks: Sequence[Stack], limit: int = 15) -> list[Hot]:
             ended[stack.frames[-1], stack.stage] += stack.count
     total = sum(ended.values())
     return [
-        Hot(words.short(name, MAX_NAME), stage(of), count / total)
-        for (name, of), count in ended.most_common(limit)
+        Hot(words.short(name, MAX_NAME), stage(of), count / total) for (name, of), count in ended.most_common(limit)
     ]
 
 
@@ -95,9 +94,7 @@ def _said(stacks: int, kept: int, dropped: int) -> dict[str, str]:
 
 def _stretches(stacks: Sequence[Stack], end_s: float) -> int:
     """Return into how many stretches to sort: none is shorter than the time a stack was usually watched."""
-    spans = sorted(
-        each.t1_s - each.t0_s for each in stacks if each.t0_s is not None and each.t1_s is not None
-    )
+    spans = sorted(each.t1_s - each.t0_s for each in stacks if each.t0_s is not None and each.t1_s is not None)
     usual = spans[len(spans) // 2] if spans else 0.0
     return STRETCHES if usual <= 0 else max(1, min(STRETCHES, round(end_s / usual)))
 
@@ -106,9 +103,7 @@ def _counted(stacks: Sequence[Stack], end_s: float, stretches: int) -> dict[str,
     counts: dict[str, dict[Key, Counter[int]]] = {}
     for stack in stacks:
         found = counts.setdefault(stack.process, {})
-        found.setdefault((stack.frames, stack.stage), Counter())[_stretch(stack, end_s, stretches)] += (
-            stack.count
-        )
+        found.setdefault((stack.frames, stack.stage), Counter())[_stretch(stack, end_s, stretches)] += stack.count
     return counts
 
 

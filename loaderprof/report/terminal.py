@@ -187,9 +187,7 @@ def _reason(cause: Cause) -> str:
 
 def _missing(findings: Findings) -> list[str]:
     causes = [_reason(cause) for cause in findings.causes if cause.status == "not_measured"]
-    return causes + [
-        NAMES[cost.stage] for cost in findings.stages if cost.s_per_batch is None and cost.share is None
-    ]
+    return causes + [NAMES[cost.stage] for cost in findings.stages if cost.s_per_batch is None and cost.share is None]
 
 
 def _what_is_missing(findings: Findings, console: Console) -> RenderableType:

@@ -108,7 +108,9 @@ def inside(name: str, pairs: int) -> None:
     ratios = [b["cpu_s"] / a["cpu_s"] - 1 for a, b in costs]
     base = statistics.median(a["cpu_s"] / a["batches"] for a, _ in costs)
     more = statistics.median((b["cpu_s"] - a["cpu_s"]) / a["batches"] for a, b in costs)
-    print(f"{name:8} {LOOPS[name][1]}\n         {1e6 * base:.1f} µs a batch, capture {1e6 * more:+.2f} µs: {middle(ratios)} CPU")
+    print(
+        f"{name:8} {LOOPS[name][1]}\n         {1e6 * base:.1f} µs a batch, capture {1e6 * more:+.2f} µs: {middle(ratios)} CPU"
+    )
 
 
 def main() -> None:

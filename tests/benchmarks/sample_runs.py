@@ -1,7 +1,7 @@
 """Run the five sample runs under loaderprof, over and over, and say whether each got its right verdict.
 
-    python tests/benchmarks/sample_runs.py --times 10       ten rounds of all five
-    python tests/benchmarks/sample_runs.py --keep           one round; keeps recording and reports beside each train.py
+python tests/benchmarks/sample_runs.py --times 10       ten rounds of all five
+python tests/benchmarks/sample_runs.py --keep           one round; keeps recording and reports beside each train.py
 """
 
 from __future__ import annotations

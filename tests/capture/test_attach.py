@@ -208,9 +208,7 @@ def test_a_process_that_is_not_python_is_refused() -> None:
 
 def test_python_without_torch_is_refused() -> None:
     code = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.read()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "ready\n"
     try:
@@ -233,7 +231,10 @@ def test_the_command_line_says_the_same_as_one_sentence() -> None:
     process = loaderprof("attach", str(done.pid))
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stdout) == (2, "")
-    assert stderr.splitlines() == [f"loaderprof: there is no process {done.pid}", "  find the training process:  pgrep -af python"]
+    assert stderr.splitlines() == [
+        f"loaderprof: there is no process {done.pid}",
+        "  find the training process:  pgrep -af python",
+    ]
 
 
 def test_a_visit_shorter_than_a_second_is_refused(tmp_path: Path) -> None:

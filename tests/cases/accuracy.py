@@ -171,9 +171,7 @@ def main() -> int:
         print(row(outcomes[-1]), file=lines, flush=True)
     figures = summary(outcomes, skipped)
     print(f"\n{matrix(outcomes)}\n", file=lines)
-    print(
-        f"accuracy {figures['right']} of {figures['cases']} over {figures['families']} families", file=lines
-    )
+    print(f"accuracy {figures['right']} of {figures['cases']} over {figures['families']} families", file=lines)
     for name in ("high_but_wrong", "false_alarms", "unknown", "failed"):
         print(f"{name.replace('_', ' ')}: {', '.join(figures[name]) or 'none'}", file=lines)
     if options.json == "-":

@@ -174,9 +174,7 @@ def main() -> int:
         print(f"skipped: {chosen.name} {reason}")
         return 0
     torch.manual_seed(0)
-    torch.set_num_threads(
-        1
-    )  # one core for the step, one for the loader: steadier than two that fight for both
+    torch.set_num_threads(1)  # one core for the step, one for the loader: steadier than two that fight for both
     clock = Clock(options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         chosen.body(Knobs(options.zero, Path(folder)), clock)

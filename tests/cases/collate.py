@@ -62,9 +62,7 @@ def dictionaries(knobs: Knobs, clock: Clock) -> None:
             return row
 
     ready = {name: value.repeat(32) for name, value in row.items()}
-    loader = DataLoader(
-        Features(), batch_size=32, num_workers=0, collate_fn=knobs.pick("collate", None, Always(ready))
-    )
+    loader = DataLoader(Features(), batch_size=32, num_workers=0, collate_fn=knobs.pick("collate", None, Always(ready)))
     model = nn.Linear(200, 2)
     for batch in loader:
         if not knobs.off("device"):
@@ -78,9 +76,7 @@ def dictionaries(knobs: Knobs, clock: Clock) -> None:
 def block_adjacency(knobs: Knobs, clock: Clock) -> None:
     """Many graphs become one: their dense adjacency matrices along a diagonal."""
     rng = np.random.default_rng(0)
-    graphs = [
-        (rng.random((n, 16), dtype=np.float32), (rng.random((n, n)) < 0.1)) for n in rng.integers(20, 60, 200)
-    ]
+    graphs = [(rng.random((n, 16), dtype=np.float32), (rng.random((n, n)) < 0.1)) for n in rng.integers(20, 60, 200)]
 
     class Molecules(Dataset):
         def __len__(self) -> int:

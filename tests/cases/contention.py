@@ -63,9 +63,7 @@ def busy_helpers(knobs: Knobs, clock: Clock) -> None:
     for helper in knobs.pick("contention", helpers, []):
         helper.start()
     scale = knobs.pick("transform", lambda x: (x - x.mean()) / x.std(), Always(torch.zeros(3, 64, 64)))
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 2)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 16, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 2))
     for images in DataLoader(Augmented(scale, torch.randn(3, 64, 64)), batch_size=8, num_workers=1):
         if not knobs.off("device"):
             model(images).mean().backward()
@@ -97,9 +95,7 @@ def pinned_workers(knobs: Knobs, clock: Clock) -> None:
     sample_s = min(timeit.repeat(lambda: augment(torch.zeros(64)), number=1, repeat=60))  # others may be busy
     model = Slow(16 * sample_s * 0.7)  # two workers deliver in 0.5 of this, one CPU in 1.0
     start = knobs.pick("contention", pin_worker, None)
-    loader = DataLoader(
-        Augmented(chosen, torch.zeros(64)), batch_size=16, num_workers=2, worker_init_fn=start
-    )
+    loader = DataLoader(Augmented(chosen, torch.zeros(64)), batch_size=16, num_workers=2, worker_init_fn=start)
     for batch in loader:
         if not knobs.off("device"):
             model(batch).mean().backward()

@@ -26,9 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 
-def save_photographs(
-    folder: pathlib.Path, kind: str, width: int, height: int, **options: Any
-) -> list[pathlib.Path]:
+def save_photographs(folder: pathlib.Path, kind: str, width: int, height: int, **options: Any) -> list[pathlib.Path]:
     """The same photograph in a dozen files: the decoder works as hard on each."""
     body = io.BytesIO()
     photograph(width, height).save(body, kind, **options)
@@ -39,9 +37,7 @@ def save_photographs(
 
 
 class ImageFolder(Dataset):
-    def __init__(
-        self, paths: list[pathlib.Path], loader: Callable[[Any], Image.Image], transform: Any = None
-    ) -> None:
+    def __init__(self, paths: list[pathlib.Path], loader: Callable[[Any], Image.Image], transform: Any = None) -> None:
         self.paths, self.loader, self.transform = paths * 40, loader, transform
 
     def __len__(self) -> int:
@@ -201,9 +197,7 @@ def webp_iterable(knobs: Knobs, clock: Clock) -> None:
                 images = [picture] * 4
             else:
                 images = [np.asarray(Image.open(io.BytesIO(one))) for one in bodies]
-            yield torch.stack([torch.from_numpy(image[::4, ::4].copy()) for image in images]).permute(
-                0, 3, 1, 2
-            )
+            yield torch.stack([torch.from_numpy(image[::4, ::4].copy()) for image in images]).permute(0, 3, 1, 2)
             start = (start + 4) % len(paths)
 
     class Webp(IterableDataset):
@@ -243,9 +237,7 @@ def flac_soundfile(knobs: Knobs, clock: Clock) -> None:
             cut = wave[start : start + 16_000]
             return torch.from_numpy(cut / (np.abs(cut).max() + 1e-6))
 
-    model = nn.Sequential(
-        nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 16, 400, 160), nn.ReLU(), nn.AdaptiveAvgPool1d(1)
-    )
+    model = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 16, 400, 160), nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     loader = DataLoader(Speech(), batch_size=8, shuffle=True, num_workers=2)
     for waves in loader:
         if not knobs.off("device"):
@@ -476,9 +468,7 @@ def gzip_csv(knobs: Knobs, clock: Clock) -> None:
             for fields in csv.reader(file):
                 yield [float(field) for field in fields]
 
-    standardise = knobs.pick(
-        "transform", lambda row: (torch.tensor(row) - 0.1) / 1.1, Always(torch.zeros(60))
-    )
+    standardise = knobs.pick("transform", lambda row: (torch.tensor(row) - 0.1) / 1.1, Always(torch.zeros(60)))
 
     class Table(IterableDataset):
         def __iter__(self) -> Iterator[torch.Tensor]:
@@ -518,10 +508,7 @@ class Tokeniser:
 
 @case("tokenising", label="decode", stages="decode collate device")
 def tokenise_python(knobs: Knobs, clock: Clock) -> None:
-    text = (
-        "the rather inhospitable shores were sounded in the dead of a restless northern night, as ordered; "
-        * 12
-    )
+    text = "the rather inhospitable shores were sounded in the dead of a restless northern night, as ordered; " * 12
     encode = knobs.pick("decode", Tokeniser().encode, Always(list(range(400))))
     limit = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
 

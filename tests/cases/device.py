@@ -107,9 +107,7 @@ def remote_accelerator(knobs: Knobs, clock: Clock) -> None:
 @case("optimizer", label="device", stages="read device")
 def heavy_optimizer(knobs: Knobs, clock: Clock) -> None:
     """Small batches, many parameters: the optimizer is what takes long."""
-    model = nn.Sequential(
-        nn.Linear(64, 1500), nn.ReLU(), nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 2)
-    )
+    model = nn.Sequential(nn.Linear(64, 1500), nn.ReLU(), nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 2))
     optimizer = torch.optim.Adam(model.parameters())
     for batch in DataLoader(Light(1_000_000), batch_size=4, num_workers=1):
         if not knobs.off("device"):

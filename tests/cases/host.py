@@ -54,9 +54,7 @@ def logging_every_step(knobs: Knobs, clock: Clock) -> None:
                 record: dict[str, Any] = {"step": step}
                 for name, parameter in model.named_parameters():
                     for kind, values in (("value", parameter), ("gradient", parameter.grad)):
-                        counts, edges = np.histogram(
-                            parameter.detach() if values is None else values.detach(), 60
-                        )
+                        counts, edges = np.histogram(parameter.detach() if values is None else values.detach(), 60)
                         record[f"{name}.{kind}"] = {"counts": counts.tolist(), "edges": edges.tolist()}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
@@ -118,9 +116,7 @@ class Trainer:
 
 @case("validation", label="host", stages="read host device")
 def validation_loop(knobs: Knobs, clock: Clock) -> None:
-    Trainer(network(256, 3), knobs, clock).fit(
-        DataLoader(Points(knobs), batch_size=16, shuffle=True, num_workers=1)
-    )
+    Trainer(network(256, 3), knobs, clock).fit(DataLoader(Points(knobs), batch_size=16, shuffle=True, num_workers=1))
 
 
 @case("metrics", label="host", stages="read host device")

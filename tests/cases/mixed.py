@@ -95,9 +95,7 @@ def loader_and_step(knobs: Knobs, clock: Clock) -> None:
     body = jpeg(800, 640)
     picture = decoded(body)
     decode = knobs.pick("decode", lambda _: decoded(body), Always(picture))
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for images in DataLoader(Pipeline(decode, to_pixels), batch_size=8):
         if not knobs.off("device"):
             model(images).mean().backward()
@@ -138,9 +136,7 @@ def read_and_host(knobs: Knobs, clock: Clock) -> None:
                 return response.read()
 
         get = knobs.pick("read", fetch, Always(body))
-        dataset = Pipeline(
-            get, lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.float32).view(40, 100)
-        )
+        dataset = Pipeline(get, lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.float32).view(40, 100))
         model = Slow(0.0, width=100)
         history: dict[int, float] = {}
         for rows in DataLoader(dataset, batch_size=None):

@@ -145,9 +145,7 @@ def http_latency(knobs: Knobs, clock: Clock) -> None:
         for images in DataLoader(Remote(), batch_size=8, shuffle=True, num_workers=2):
             if not knobs.off("device"):
                 optimizer.zero_grad(set_to_none=True)
-                nn.functional.cross_entropy(
-                    model(images), torch.zeros(len(images), dtype=torch.long)
-                ).backward()
+                nn.functional.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.long)).backward()
                 optimizer.step()
             if clock.over():
                 break
@@ -198,9 +196,7 @@ class Bucket(IterableDataset):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, 100_000, stride):
-            shard = torch.frombuffer(
-                bytearray(self.fetch(f"{self.url}/shard-{number:05}.bin")), dtype=torch.uint8
-            )
+            shard = torch.frombuffer(bytearray(self.fetch(f"{self.url}/shard-{number:05}.bin")), dtype=torch.uint8)
             yield from shard.view(8, 3, 128, 128)
 
 
@@ -236,9 +232,7 @@ def pipe_command(knobs: Knobs, clock: Clock) -> None:
     sample.write_bytes(bytes(4 * 4096))
 
     def copy(_: int) -> bytes:
-        return subprocess.run(
-            ["sh", "-c", f"sleep 0.01; cat {sample}"], capture_output=True, check=True
-        ).stdout
+        return subprocess.run(["sh", "-c", f"sleep 0.01; cat {sample}"], capture_output=True, check=True).stdout
 
     copy = knobs.pick("read", copy, Always(sample.read_bytes()))
     scale = knobs.pick("transform", lambda x: (x - x.mean()) / (x.std() + 1e-6), Always(torch.zeros(4096)))
@@ -484,8 +478,7 @@ class Table(Dataset):
         if self.database is None:
             self.database = sqlite3.connect(self.path)
         rows = (
-            self.ready
-            or self.database.execute("SELECT a, b FROM clicks WHERE user = ? LIMIT 20", (user,)).fetchall()
+            self.ready or self.database.execute("SELECT a, b FROM clicks WHERE user = ? LIMIT 20", (user,)).fetchall()
         )
         return torch.tensor(rows)
 

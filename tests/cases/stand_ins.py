@@ -42,9 +42,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     colours = Image.fromarray(rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
     grain = rng.integers(-14, 14, (height, width, 1), dtype=np.int16)
-    return Image.fromarray(
-        (np.asarray(colours.resize((width, height))) + grain).clip(0, 255).astype(np.uint8)
-    )
+    return Image.fromarray((np.asarray(colours.resize((width, height))) + grain).clip(0, 255).astype(np.uint8))
 
 
 def small_net(channels: int = 3, classes: int = 10) -> nn.Sequential:

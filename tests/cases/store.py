@@ -59,9 +59,7 @@ def store(
     late = latency_s if callable(latency_s) else (lambda _: latency_s)
     words = {"body": staticmethod(body), "latency_s": staticmethod(late), "bytes_per_s": bytes_per_s}
     port: multiprocessing.Queue = multiprocessing.Queue()
-    process = multiprocessing.Process(
-        target=_serve, args=(port, type("Store", (Handler,), words)), daemon=True
-    )
+    process = multiprocessing.Process(target=_serve, args=(port, type("Store", (Handler,), words)), daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{port.get()}"

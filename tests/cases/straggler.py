@@ -93,9 +93,7 @@ def huge_picture(knobs: Knobs, clock: Clock) -> None:
     def jpeg(width: int, height: int) -> bytes:
         noise = np.random.default_rng(0).integers(0, 60, (height // 8, width // 8, 3), dtype=np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST).save(
-            buffer, "JPEG", quality=95
-        )
+        Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=95)
         return buffer.getvalue()
 
     thumbnail, scan = jpeg(128, 128), jpeg(7200, 4800)
@@ -152,9 +150,7 @@ def long_recording(knobs: Knobs, clock: Clock) -> None:
 @case("huge document", label="straggler", stages="straggler decode device")
 def huge_document(knobs: Knobs, clock: Clock) -> None:
     small = json.dumps({"values": [i * 0.5 for i in range(64)]})
-    huge = json.dumps(
-        {"values": [i * 0.5 for i in range(64)], "rest": [[i * 0.1, str(i)] for i in range(500_000)]}
-    )
+    huge = json.dumps({"values": [i * 0.5 for i in range(64)], "rest": [[i * 0.1, str(i)] for i in range(500_000)]})
 
     class Documents(Dataset):
         def __len__(self) -> int:

@@ -63,9 +63,7 @@ def pil_list(knobs: Knobs, clock: Clock) -> None:
         return x.transpose(2, 0, 1).copy()
 
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    dataset = Stored(
-        knobs, picture, knobs.pick("transform", augment, Always(picture.transpose(2, 0, 1).copy()))
-    )
+    dataset = Stored(knobs, picture, knobs.pick("transform", augment, Always(picture.transpose(2, 0, 1).copy())))
     model = tiny_net(3)
     optimizer = None
     for images in DataLoader(dataset, batch_size=8, shuffle=True, num_workers=2):
@@ -91,9 +89,7 @@ class LocalContrast:
     """Subtract the mean of a window around every pixel, divide by its deviation."""
 
     def __init__(self, radius: int = 4) -> None:
-        self.offsets = [
-            (dy, dx) for dy in range(-radius, radius + 1, 2) for dx in range(-radius, radius + 1, 2)
-        ]
+        self.offsets = [(dy, dx) for dy in range(-radius, radius + 1, 2) for dx in range(-radius, radius + 1, 2)]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         window = np.stack([np.roll(image, offset, (0, 1)) for offset in self.offsets])
@@ -164,9 +160,7 @@ def torch_sequential(knobs: Knobs, clock: Clock) -> None:
     picture = np.random.default_rng(0).random((3, 192, 192), dtype=np.float32)
     dataset = Stored(knobs, picture, knobs.pick("transform", transform, Always(torch.zeros(3, 96, 96))))
     model = tiny_net(3)
-    for images in DataLoader(
-        Subset(dataset, range(50_000)), batch_size=4, num_workers=2, persistent_workers=True
-    ):
+    for images in DataLoader(Subset(dataset, range(50_000)), batch_size=4, num_workers=2, persistent_workers=True):
         if not knobs.off("device"):
             model(images).mean().backward()
             model.zero_grad()
@@ -321,9 +315,7 @@ def median_among_light(knobs: Knobs, clock: Clock) -> None:
             lambda x: x[:, ::-1],
             lambda x: x.astype(np.float32),
             lambda x: x + np.random.normal(0, 2, x.shape).astype(np.float32),
-            lambda x: np.median(
-                [np.roll(x, (i, j), (0, 1)) for i in range(-1, 2) for j in range(-1, 2)], axis=0
-            ),
+            lambda x: np.median([np.roll(x, (i, j), (0, 1)) for i in range(-1, 2) for j in range(-1, 2)], axis=0),
             lambda x: (x - 128) / 64,
             as_float,
         )

@@ -97,9 +97,7 @@ def limit(gains: dict[str, float]) -> str:
 
 
 def row(truth: Truth) -> str:
-    others = "  ".join(
-        f"{stage} {gain:.2f}" for stage, gain in sorted(truth.gains.items(), key=lambda one: -one[1])
-    )
+    others = "  ".join(f"{stage} {gain:.2f}" for stage, gain in sorted(truth.gains.items(), key=lambda one: -one[1]))
     mark = " " if truth.agrees else "!"
     label = "|".join((truth.label, *truth.also))
     return f"{mark} {truth.case:26} {truth.family:24} {label:18} {truth.measured:11} {truth.gain:6.2f}x   {others}"
@@ -123,9 +121,7 @@ def main() -> int:
     ]
     kept = json.loads(options.output.read_text()) if options.output.exists() else {}
     wrong = 0
-    print(
-        f"  {'case':26} {'family':24} {'label':18} {'measured':11} {'gain':>7}   throughput without each stage"
-    )
+    print(f"  {'case':26} {'family':24} {'label':18} {'measured':11} {'gain':>7}   throughput without each stage")
     for one in wanted:
         if reason := one.missing():
             print(f"  {one.name:26} skipped: {reason}")

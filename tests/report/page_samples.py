@@ -111,10 +111,7 @@ def page(batches: int = 412) -> PageData:
         host,
         made,
         stacks(end),
-        [
-            Slow(bar.batch, bar.worker, bar.end_s - bar.start_s, "images/n0153/4417.jpg, 18 MB")
-            for bar in slow
-        ],
+        [Slow(bar.batch, bar.worker, bar.end_s - bar.start_s, "images/n0153/4417.jpg, 18 MB") for bar in slow],
     )
 
 

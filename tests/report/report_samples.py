@@ -52,9 +52,7 @@ DECODE = Cause(
     2.3,
     "JPEG decode",
 )
-GIL = Cause(
-    "gil", "not_measured", "contention", (Evidence("run again with --gil", None, "", None),), None, "GIL wait"
-)
+GIL = Cause("gil", "not_measured", "contention", (Evidence("run again with --gil", None, "", None),), None, "GIL wait")
 RULED_OUT = (
     Cause("storage", "ruled_out", "read", (Evidence("disk 7 % busy", 0.07, "share", 0.8),), None, "storage"),
     Cause("collate", "ruled_out", "collate", (Evidence("6 %", 0.06, "share", 0.2),), None, "collate"),
@@ -180,9 +178,7 @@ def hostile() -> Findings:
     run = replace(RUN, command=f"train{HOSTILE}.py", notes=(HOSTILE, LONG_PATH), signal=HOSTILE)
     verdict = replace(decode().verdict, headline=f"{RIGHT_TO_LEFT} {HOSTILE}")
     cause = replace(DECODE, title=HOSTILE, evidence=(Evidence(LONG_PATH, 0.7, HOSTILE, 0.1),))
-    ruled_out = replace(
-        RULED_OUT[0], title=RIGHT_TO_LEFT, evidence=(Evidence(HOSTILE, float("inf"), "", None),)
-    )
+    ruled_out = replace(RULED_OUT[0], title=RIGHT_TO_LEFT, evidence=(Evidence(HOSTILE, float("inf"), "", None),))
     advice = replace(WORKERS, id=HOSTILE, action=HOSTILE, where=LONG_PATH, code=HOSTILE, why=RIGHT_TO_LEFT)
     stage = replace(STAGES[1], by=(Part(HOSTILE, LONG_PATH, 0.2), Part(RIGHT_TO_LEFT, HOSTILE, 0.01)))
     settings = {HOSTILE: LONG_PATH, "nested": {"a": [1, None]}}

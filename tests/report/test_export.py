@@ -82,9 +82,7 @@ def test_each_step_holds_the_waiting_for_its_batch(tmp_path: Path) -> None:
 def test_workers_are_threads_with_a_slice_a_batch(tmp_path: Path) -> None:
     document = trace(recorded(tmp_path / "r"))
     batches = slices(document, r"batch \d+")
-    names = {
-        one["tid"]: one["args"]["name"] for one in document["traceEvents"] if one["name"] == "thread_name"
-    }
+    names = {one["tid"]: one["args"]["name"] for one in document["traceEvents"] if one["name"] == "thread_name"}
     by_lane: dict[str, list[int]] = defaultdict(list)
     for one in batches:
         by_lane[names[one["tid"]]].append(one["args"]["batch"])
@@ -273,5 +271,3 @@ def test_standard_output_gets_the_export_and_nothing_else(tmp_path: Path, capfdb
 def test_an_unknown_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", str(tmp_path), "--format", "xml"]) == 2
     assert "chrome" in capsys.readouterr().err
-
-

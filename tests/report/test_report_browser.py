@@ -264,10 +264,7 @@ def test_code_is_copied(reader: Reader) -> None:
     page = reader.open("decode", permissions=["clipboard-read", "clipboard-write"])
     page.locator("#changes .copy button").first.click()
     page.get_by_text("Copied").wait_for()
-    assert (
-        page.evaluate("navigator.clipboard.readText()")
-        == "DataLoader(train_set, batch_size=64, num_workers=4)"
-    )
+    assert page.evaluate("navigator.clipboard.readText()") == "DataLoader(train_set, batch_size=64, num_workers=4)"
 
 
 def test_hostile_names_do_no_harm(reader: Reader) -> None:

@@ -173,6 +173,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     )
 }  # fmt: skip
 
+
 def alone(name: str) -> None:
     """Run one in a process of its own, so that none spoils the next; torch is imported once for all."""
     print("#", name, flush=True)
