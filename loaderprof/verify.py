@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -316,9 +317,7 @@ def _pair(job: Job, target: Target, plan: Plan, log: IO[bytes], number: int, pro
     for label, change in (("as recorded", {}), (plan.label, plan.change)):
         log.write(f"== pair {number} of {plan.pairs}, {label}\n".encode())
         log.flush()
-        paces.append(
-            _arm(job, target, change, plan.limit_s, log, label, lambda s, label=label: progress.show(number, label, s))
-        )  # type: ignore[misc]
+        paces.append(_arm(job, target, change, plan.limit_s, log, label, partial(progress.show, number, label)))
     before, after = paces
     if before.epochs is not None and after.epochs is not None:
         return before.epochs, after.epochs
