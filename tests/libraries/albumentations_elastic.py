@@ -38,7 +38,7 @@ def main() -> None:
                 A.HorizontalFlip(p=0.5),
                 A.RandomBrightnessContrast(p=0.5),
                 A.ElasticTransform(alpha=50, sigma=20, p=1.0),  # the limit
-                A.Normalize(),
+                A.Normalize(),  # the second
                 ToTensorV2(),
             ],
             seed=0,
