@@ -24,6 +24,8 @@ from loaderprof.recording import Recording
 DRAWS = 12
 # A job's very first start is no bottleneck of a longer run, unless it is this much of what was seen.
 FIRST_START_SHARE = 0.2
+# Makers that fight for cores wait for one at least this share of their time.
+QUEUING = 0.25
 # A loop of which a stage of its own loader explains so much is told as that stage, not as validation.
 EXPLAINED = 0.6
 
@@ -214,7 +216,9 @@ def _contention_share(each: Studied) -> float | None:
         return None
     workers = max(1, each.loop.num_workers)
     threads = parts.threads or 1.0
-    crowded = threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
+    # A maker that merely waits for a pool of threads is blocked; one whose threads fight waits for a core.
+    waits = (parts.runq_s or 0.0) >= QUEUING * (parts.wall_s or np.inf)
+    crowded = waits and threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
     bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
     helped = each.helpers > 0.3 and base.neighbours > 0
     if not (crowded or bound or helped or parts.lock_holder):
