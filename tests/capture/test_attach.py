@@ -100,7 +100,7 @@ def test_the_wait_share_is_that_of_the_jobs_own_stamps(job: Job, visit: Visit) -
     assert visit.code == 0, visit.stderr
     seen = recording.read(visit.folder)
     truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
-    assert 0.2 < truth < 0.95
+    assert 0.05 < truth < 0.95  # how much depends on the machine; a job that never waits, or only, would show nothing
     assert visit.findings["verdict"]["wait_share"] == pytest.approx(truth, abs=0.06)
 
 

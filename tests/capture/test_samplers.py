@@ -32,9 +32,12 @@ threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), name="reader", d
 print("ready", flush=True)
 _worker_loop()
 """
+# Each process works for some ticks of the kernel's clock, which counts CPU time in hundredths of a second.
 TREE = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"],
+import subprocess, sys, time
+while time.process_time() < 0.05: pass
+child = subprocess.Popen([sys.executable, "-c",
+                          "import sys, time\\nwhile time.process_time() < 0.05: pass\\nprint('ready', flush=True); sys.stdin.read()"],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
