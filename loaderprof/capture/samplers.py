@@ -21,6 +21,8 @@ import psutil
 
 # Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
 HOST_BUDGET = 0.002
+# A short run needs its samples close together; a longer one does not.
+FIRST_SAMPLES = 6
 # py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets.
 STACK_BUDGET = 0.005
 WINDOW_S = 2
@@ -84,6 +86,7 @@ class HostSampler:
     def __init__(self) -> None:
         self.period_s = 1.0
         self.missing: str | None = None
+        self._taken = 0
 
     def sample(self, job: Job) -> dict[str, Any] | None:
         """Return cumulative counters; rates are the reader's business."""
@@ -99,7 +102,9 @@ class HostSampler:
             "shm": _shm(),
             "processes": processes,
         }
-        self.period_s = max(1.0, (time.thread_time() - begun) / HOST_BUDGET)
+        self._taken += 1
+        usual = 1.0 if self._taken < FIRST_SAMPLES else 2.0
+        self.period_s = max(usual, (time.thread_time() - begun) / HOST_BUDGET)
         return sample
 
     def close(self) -> None:
