@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import library as torch_library
 
 FOLDER = Path(__file__).parent
 FAMILIES = (
@@ -145,7 +146,7 @@ def every_case() -> dict[str, Case]:
 def ask_for_torchvision() -> None:
     """Let a torchvision without its compiled operators import: the transforms need none of them."""
     try:
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch_library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except RuntimeError:  # a complete torchvision has defined them

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import library as torch_library
 from torch import nn
 
 
 def ask_for_torchvision() -> None:
     """Let a torchvision without its compiled operators import: the transforms need none of them."""
     try:
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch_library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except RuntimeError:  # a complete torchvision has defined them
