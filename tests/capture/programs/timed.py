@@ -34,7 +34,8 @@ def main() -> None:
     torch.manual_seed(0)
     batches, total = iter(DataLoader(Samples(), batch_size=8, shuffle=False, num_workers=WORKERS)), 0.0
     taken = 0
-    with open(sys.argv[5], "w") as log:
+    # By lines: the file is read while the job goes on.
+    with open(sys.argv[5], "w", buffering=1) as log:
         sys.stdout.write("training\n")
         sys.stdout.flush()
         while not select.select([sys.stdin], [], [], 0)[0]:
