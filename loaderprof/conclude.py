@@ -15,7 +15,7 @@ from loaderprof import findings as results
 from loaderprof.diagnose import causes, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
-from loaderprof.diagnose.timeline import Loop, Timeline, build
+from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
@@ -68,12 +68,8 @@ def _scene(
 ) -> Scene:
     missing = recording.meta.get("missing")
     missing = missing if isinstance(missing, dict) else {}
-    pids = set(each.loop.made.pid.tolist())
-    numbers = [process.number for process in recording.processes if process.pid in pids]
-    table = recording.tables["operator"]
-    names = np.unique(table["name"][np.isin(table["process"], numbers)])
-    sizes = recording.tables["size"]
-    mine = sizes[np.isin(sizes["process"], numbers)]
+    names = np.unique(of_makers(recording, each.loop, recording.tables["operator"])["name"])
+    mine = of_makers(recording, each.loop, recording.tables["size"])
     return Scene(
         each.loop, each.parts, gains, budget, others, missing.get("gpu"), missing.get("stacks"),
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
@@ -159,7 +155,7 @@ def _advice(
     each = next(each for each in studied if each.loop is scene.loop)
     if each.base is None or judgement.stage in ("none", "device", "unknown"):
         return ()
-    samples = recording.tables["size"]
+    samples = of_makers(recording, each.loop, recording.tables["size"])
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
     rate = _rate(each)

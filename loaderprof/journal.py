@@ -59,9 +59,10 @@ FIELDS = {
     PIN: ("t_begun", "t_done", "cpu_ns"),
     # Self time of one operator within one batch timed in depth. `flags` 1: inside the collate function, 2: named by
     # hand with `loaderprof.stage`. caller: the user's line that called it, `file:line`.
-    OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples", "caller"),
-    SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns"),
-    SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples"),
+    # iterator: the one that a batch of the main process is of; 0 in a worker, and in recordings older than this field.
+    OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples", "caller", "iterator"),
+    SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns", "iterator"),
+    SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples", "iterator"),
     # `flags` 1: written by the worker itself, 0: by the process that started it.
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),
     DEVICE: ("iterator", "device", "starved_ns", "busy_ns"),

@@ -303,10 +303,10 @@ class _Iteration:
         workers = getattr(iterator, "_workers", None) or ()
         if iterator is None:
             # A watched iterable: its facts stand for the loader's.
-            self.loader, self.fetches = journal.text(loader[1]), _Fetches(-1, loader[0], None)
+            self.loader, self.fetches = journal.text(loader[1]), _Fetches(-1, loader[0], None, self.number)
         else:
             self.loader = _process.loader(journal, loader, iterator)
-            self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn)
+            self.fetches = None if workers else _Fetches(-1, loader.dataset, loader.collate_fn, self.number)
             due = _process.depth_due
             if len(due) > 1000:
                 due.clear()
@@ -462,8 +462,8 @@ class _Fetches:
     then stands for several.
     """
 
-    def __init__(self, worker: int, dataset: Any, collate: Any) -> None:
-        self.worker = worker
+    def __init__(self, worker: int, dataset: Any, collate: Any, iterator: int = 0) -> None:
+        self.worker, self.iterator = worker, iterator
         self.timers = Timers(dataset, collate)
         self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
         self.every = self.countdown = 1
@@ -569,7 +569,7 @@ class _Fetches:
 
     def _write_depth(self, journal: Journal, table: Any, data: Any) -> None:
         size = describe.size(data)
-        journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples)
+        journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples, self.iterator)
         if table is None:
             journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return
@@ -581,10 +581,12 @@ class _Fetches:
                 if calls:
                     journal.write(
                         layout.OPERATOR, collating, 0, self.worker, number, journal.text(name.partition(FROM)[0]), calls,
-                        wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")),
+                        wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")), self.iterator,
                     )  # fmt: skip
         for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
-            journal.write(layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu)
+            journal.write(
+                layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator
+            )
 
 
 def _threads_cpu() -> int:

@@ -18,7 +18,7 @@ import numpy as np
 
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.stages import BY_HAND, stage_of_operator
-from loaderprof.diagnose.timeline import Loop
+from loaderprof.diagnose.timeline import Loop, of_makers
 from loaderprof.findings import Stage
 from loaderprof.recording import Recording
 
@@ -75,17 +75,14 @@ class _Row:
 
 def rows_of(recording: Recording, loop: Loop) -> np.ndarray:
     """Return the operator rows of a loop's makers."""
-    table = recording.tables["operator"]
-    pids = set(loop.made.pid.tolist())
-    numbers = [process.number for process in recording.processes if process.pid in pids]
-    rows = table[np.isin(table["process"], numbers) & (table["name"] >= 0)]
-    return rows[rows["worker"] >= 0] if loop.num_workers else rows[rows["worker"] < 0]
+    rows = of_makers(recording, loop, recording.tables["operator"])
+    return rows[rows["name"] >= 0]
 
 
 def of_fetching(recording: Recording, loop: Loop) -> list[Operator]:
     """Return the operators that samples pass through, and what they leave of a batch."""
     rows = rows_of(recording, loop)
-    batches = _batches(rows)
+    batches = batches_of(rows)
     found = _operators(recording, rows[(rows["flags"] & 1) == 0], batches, _dataset_line(recording, loop))
     made, dataset = loop.made, shown_name(str(loop.facts.get("dataset") or "dataset"))
     where = shown_place(recording, _dataset_line(recording, loop))
@@ -105,7 +102,7 @@ def of_collating(recording: Recording, loop: Loop) -> list[Operator]:
     """Return the operators inside the collate function, and what they leave of it."""
     rows = rows_of(recording, loop)
     # What torch's or a library's own collate function does is that function's.
-    timed = _operators(recording, rows[(rows["flags"] & 1) == 1], _batches(rows), "")
+    timed = _operators(recording, rows[(rows["flags"] & 1) == 1], batches_of(rows), "")
     made, name = loop.made, str(loop.facts.get("collate_fn") or "collate")
     own = next((each for each in timed if each.place and shown_name(name) in each.name), None)
     found = [each for each in timed if each.where and each is not own]
@@ -119,8 +116,9 @@ def of_collating(recording: Recording, loop: Loop) -> list[Operator]:
     return [*found, left]
 
 
-def _batches(rows: np.ndarray) -> int:
-    return max(1, len(np.unique(rows[["process", "batch"]]))) if len(rows) else 1
+def batches_of(rows: np.ndarray) -> int:
+    """Return how many batches timed in depth some operator rows are of, at least 1."""
+    return max(1, len(np.unique(rows[["process", "iterator", "batch"]]))) if len(rows) else 1
 
 
 def _operators(recording: Recording, rows: np.ndarray, batches: int, fallback: str) -> list[Operator]:

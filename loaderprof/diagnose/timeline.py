@@ -401,6 +401,16 @@ def _spread(rows: Table) -> tuple[Ints, Seconds]:
     return row, np.where(is_last, last[row], before[row])
 
 
+def of_makers(recording: Recording, loop: Loop, table: Table) -> Table:
+    """Return the rows of a table (operators, samples, sizes) that the makers of a loop's batches wrote."""
+    pids = set(loop.made.pid.tolist())
+    numbers = [process.number for process in recording.processes if process.pid in pids]
+    rows: Table = table[np.isin(table["process"], numbers)]
+    if loop.num_workers:
+        return rows[rows["worker"] >= 0]
+    return rows[(rows["worker"] < 0) & np.isin(rows["iterator"], (0, *loop.iterators))]
+
+
 def _workers(recording: Recording, process: Process, iterators: tuple[int, ...]) -> list[int]:
     """Return the process numbers of the workers that these iterators started."""
     table = recording.tables["worker"]

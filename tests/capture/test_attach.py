@@ -101,7 +101,9 @@ def test_the_wait_share_is_that_of_the_jobs_own_stamps(job: Job, visit: Visit) -
     seen = recording.read(visit.folder)
     truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
     assert 0.1 < truth < 0.9  # a job that never waits, or only, would show nothing
-    assert visit.findings["verdict"]["wait_share"] == pytest.approx(truth, abs=0.1)  # four standard errors of 400 samples
+    assert visit.findings["verdict"]["wait_share"] == pytest.approx(
+        truth, abs=0.1
+    )  # four standard errors of 400 samples
 
 
 def test_a_loader_bound_job_is_named_so_with_its_error(visit: Visit) -> None:

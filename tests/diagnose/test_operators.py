@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from made import Fetch, Made, Plan
 
+from loaderprof import recording
 from loaderprof.diagnose import operators
 from loaderprof.diagnose.operators import Operator, made_as
 from loaderprof.diagnose.timeline import build
@@ -24,14 +28,15 @@ MADE = {
     "ImageFolder": "/home/me/train.py:37",
 }
 CALLER = "train.py:41"
+TWO_LOADERS = Path(__file__).parents[1] / "capture" / "programs" / "two_loaders.py"
 
 
 def found(folder: Path, timed: list[tuple[str, float, float]], made_at: dict[str, str] = MADE) -> list[Operator]:
     made = Made(folder / "r", made_at=made_at)
     made.finish(made.loop(made.process(), Plan(wait=0.04, fetch=Fetch(cpu=0.04, operators=timed))))
-    recording = made.read()
-    (loop,) = build(recording).loops
-    return sorted(operators.of_fetching(recording, loop), key=lambda each: -each.cpu_s)
+    seen = made.read()
+    (loop,) = build(seen).loops
+    return sorted(operators.of_fetching(seen, loop), key=lambda each: -each.cpu_s)
 
 
 def test_what_a_transform_does_is_its_own_and_its_line_the_one_that_makes_it(tmp_path: Path) -> None:
@@ -98,3 +103,21 @@ def test_putting_timers_in_place_is_no_operators_work(tmp_path: Path) -> None:
 )
 def test_what_a_line_calls_to_make_it(dotted: str, name: str) -> None:
     assert made_as(dotted) == name
+
+
+def test_two_loaders_of_one_process_keep_their_operators_apart(tmp_path: Path) -> None:
+    # Every batch but the first of each epoch is timed in depth.
+    environment = {**os.environ, "LOADERPROF_DEPTH_PERIOD_NS": "0"}
+    command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", str(tmp_path / "seen"), str(TWO_LOADERS)]
+    subprocess.run(command, env=environment, capture_output=True, timeout=100, check=False)
+    seen = recording.read(tmp_path / "seen")
+    loops = {loop.facts["dataset"].rpartition(".")[2]: loop for loop in build(seen).loops}
+    for dataset, own, other in (("Photos", "photo", "table"), ("Tables", "table", "photo")):
+        names = {each.name.rpartition(".")[2] for each in operators.of_fetching(seen, loops[dataset])}
+        assert own in names
+        assert other not in names
+        # Five epochs of three batches, the first of each not timed: so many batches, each of four samples.
+        rows = operators.rows_of(seen, loops[dataset])
+        calls = rows["calls"][[seen.texts[name].partition("@")[0].endswith(own) for name in rows["name"]]]
+        assert calls.sum() / operators.batches_of(rows) == 4
+        assert operators.batches_of(rows) == 10
