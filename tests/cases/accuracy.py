@@ -6,6 +6,9 @@
     python tests/cases/accuracy.py --family decode     the cases of these family files
     python tests/cases/accuracy.py --json FILE         the same figures as JSON, "-" for standard output
 
+A row ends with what each source of evidence alone would have said: t(imers in the pipeline), s(tacks) and the kernel's
+c(ounters); timers and stacks each with the counters, which neither can do without.
+
 Truth is what truth.py measured (truth.json); a case that was never measured counts with its label and is marked `?`.
 A verdict is right where it names the measured stage or one that ties with it. A verdict other than "none" or
 "device" on a case that is healthy or limited by its step is a false alarm: the user would mend a loader that works.
@@ -21,11 +24,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from casework import FAMILIES, FOLDER, SECONDS, Case, every_case
+
+from loaderprof import recording
+from loaderprof.conclude import conclude
 
 NAMED = (
     "http_latency", "small_files", "jpeg_pil", "json_lines", "numpy_classes", "pad_in_python", "numpy_lists",
@@ -45,6 +51,7 @@ class Outcome:
     confidence: str
     seconds: float
     headline: str
+    alone: dict[str, str]
 
     @property
     def right(self) -> bool:
@@ -86,6 +93,7 @@ def profile(case: Case, known: dict[str, Any], seconds: float, keep: Path | None
             complaint = [f"still running after {LIMIT_S} s"]
         took = time.perf_counter() - begun
         verdict = read_verdict(folder / "findings.json") or {"headline": complaint[0]}
+        alone = by_source(folder) if "bottleneck" in verdict else {}
     return Outcome(
         case.name,
         case.family,
@@ -96,7 +104,20 @@ def profile(case: Case, known: dict[str, Any], seconds: float, keep: Path | None
         verdict.get("confidence") or "-",
         round(took, 1),
         verdict.get("headline") or "",
+        alone,
     )
+
+
+def by_source(folder: Path) -> dict[str, str]:
+    """The verdicts from the same recording without the other sources."""
+    whole = recording.read(folder)
+    untimed = {**whole.tables, "operator": whole.tables["operator"][:0]}
+    parts = {
+        "timers": replace(whole, stacks=[]),
+        "stacks": replace(whole, tables=untimed),
+        "counters": replace(whole, stacks=[], tables=untimed),
+    }
+    return {name: conclude(part).verdict.bottleneck for name, part in parts.items()}
 
 
 def read_verdict(path: Path) -> dict[str, Any] | None:
@@ -131,6 +152,9 @@ def summary(outcomes: list[Outcome], skipped: dict[str, str]) -> dict[str, Any]:
         "false_alarms": [one.case for one in outcomes if one.false_alarm],
         "unknown": [one.case for one in outcomes if one.verdict == "unknown"],
         "failed": [one.case for one in outcomes if one.verdict == "failed"],
+        "right_alone": {
+            name: sum(one.alone.get(name) in one.truth for one in outcomes) for name in ("timers", "stacks", "counters")
+        },
         "skipped": skipped,
         "outcomes": [{**asdict(one), "right": one.right} for one in outcomes],
     }
@@ -139,7 +163,8 @@ def summary(outcomes: list[Outcome], skipped: dict[str, str]) -> dict[str, Any]:
 def row(one: Outcome) -> str:
     truth = "|".join(one.truth) + ("" if one.measured else "?")
     mark = " " if one.right else "!"
-    return f"{mark} {one.case:26} {truth:20} {one.verdict:12} {one.cause:26} {one.confidence:7} {one.seconds:5.1f} s"
+    sources = " ".join(f"{name[0]}:{verdict}" for name, verdict in one.alone.items())
+    return f"{mark} {one.case:24} {truth:20} {one.verdict:12} {one.cause:24} {one.confidence:7} {one.seconds:5.1f} s  {sources}"
 
 
 def main() -> int:
@@ -172,6 +197,7 @@ def main() -> int:
     figures = summary(outcomes, skipped)
     print(f"\n{matrix(outcomes)}\n", file=lines)
     print(f"accuracy {figures['right']} of {figures['cases']} over {figures['families']} families", file=lines)
+    print("right by one source alone:", ", ".join(f"{k} {v}" for k, v in figures["right_alone"].items()), file=lines)
     for name in ("high_but_wrong", "false_alarms", "unknown", "failed"):
         print(f"{name.replace('_', ' ')}: {', '.join(figures[name]) or 'none'}", file=lines)
     if options.json == "-":
