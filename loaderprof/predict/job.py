@@ -18,7 +18,7 @@ from loaderprof.diagnose.machine import busy_helpers
 from loaderprof.diagnose.timeline import Loop, Timeline
 from loaderprof.diagnose.verdict import LOADER, primary
 from loaderprof.findings import Stage
-from loaderprof.predict.removal import Model, model, without
+from loaderprof.predict.removal import Model, in_bursts, model, without
 from loaderprof.recording import Recording
 
 DRAWS = 12
@@ -75,8 +75,8 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None)
     base = model(loop, parts, budget, (others or 0.0) + helpers)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
-    iterable = bool(loop.facts.get("iterable"))
-    variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, iterable)) is not None}
+    bursts = in_bursts(loop)
+    variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, bursts)) is not None}
     before = base.run().steady_step_s
     gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]

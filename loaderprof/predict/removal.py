@@ -18,7 +18,9 @@ from loaderprof.predict.replay import Costs, Outcome, Settings, replay
 MAX_BATCHES = 240
 # A batch this many times the median is a straggler.
 STRAGGLER_RATIO = 3.0
-SHARD_SHARE = 0.95
+# A stream makes several batches at once where its slow ones hold this much of the work, or come at even distances.
+BURST_SHARE = 0.95
+MIN_GAPS, EVEN_GAPS = 4, 0.75
 # A loop that does not wait for its device returns from a step well before the device has done it.
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 
@@ -147,11 +149,28 @@ def _boot(loop: Loop) -> float:
     return max(0.0, float(np.mean(first) - np.mean(usual))) if len(first) and len(usual) else 0.0
 
 
-def without(base: Model, stage: Stage, parts: Breakdown, iterable: bool = False) -> Model | None:
+def in_bursts(loop: Loop) -> bool:
+    """Return whether an iterable-style dataset makes several batches at once, as a stream that unpacks shards does.
+
+    Its slow batches are then the work of those after them, and no stragglers.
+    """
+    made, usual = loop.made, usual_batches(loop)
+    if not loop.facts.get("iterable") or not usual.any():
+        return False
+    total = made.cpu + made.blocked
+    slow = total > STRAGGLER_RATIO * np.median(total[usual])
+    if total[usual & slow].sum() > BURST_SHARE * total[usual].sum():
+        return True
+    gaps = np.concatenate([np.diff(np.flatnonzero(slow[made.pid == pid])) for pid in np.unique(made.pid)])
+    even = np.abs(gaps - np.median(gaps)) <= 1 if len(gaps) >= MIN_GAPS else np.zeros(1, np.bool_)
+    return bool(np.median(gaps) >= 2 and even.mean() >= EVEN_GAPS) if even.any() else False
+
+
+def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -> Model | None:
     """Return the model with one stage's work taken away; None where the stage has none in this loop.
 
     Args:
-        iterable: the dataset is iterable-style, and may make several batches at once.
+        bursts: the loader makes several batches at once, see `in_bursts`.
     """
     costs = base.costs
     if stage in WORK:
@@ -188,7 +207,7 @@ def without(base: Model, stage: Stage, parts: Breakdown, iterable: bool = False)
     elif stage == "startup":
         new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0, worker_stop_s=0.0)
     elif stage == "straggler":
-        return _without_stragglers(base, iterable)
+        return None if bursts else _without_stragglers(base)
     else:
         return None
     return replace(base, costs=new)
@@ -205,7 +224,7 @@ def _step_kept(stage: Stage, parts: Breakdown, step_s: float) -> float:
     return 1.0 - host if stage == "host" else host
 
 
-def _without_stragglers(base: Model, iterable: bool) -> Model | None:
+def _without_stragglers(base: Model) -> Model | None:
     """Return the model with slow batches brought down to the median; None where none stands out."""
     costs = base.costs
     total = costs.fetch_cpu_s + costs.fetch_blocked_s
@@ -213,9 +232,6 @@ def _without_stragglers(base: Model, iterable: bool) -> Model | None:
     slow = total > STRAGGLER_RATIO * median
     # Where slow batches are common they are no stragglers: the pipeline is simply uneven.
     if not slow.any() or slow.mean() > 0.25:
-        return None
-    # A stream that unpacks a shard and then hands out its batches does all of its work in the slow ones.
-    if iterable and total[slow].sum() > SHARD_SHARE * total.sum():
         return None
     factor = np.where(slow, median / total, 1.0)
     return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from truths import LOAD, NAMES, RESIZE, recording_of
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Stage
-from loaderprof.predict.removal import MAX_BATCHES, Model, model, without
+from loaderprof.predict.removal import MAX_BATCHES, Model, in_bursts, model, without
 from loaderprof.recording import Recording
 
 MIX = Fetch(
@@ -98,6 +99,27 @@ def test_batches_that_are_often_slow_are_no_stragglers(tmp_path: Path) -> None:
     plan = Plan(workers=2, wait=0.05, fetch=Fetch(cpu=lambda task: 0.2 if task % 3 == 0 else 0.01))
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
     assert without(base, "straggler", parts) is None
+
+
+STRANGE = {5, 9, 22, 31, 33, 50, 67, 78}
+
+
+@pytest.mark.parametrize(
+    ("cost", "iterable", "bursts"),
+    [
+        (lambda task: 0.3 if task % 6 == 0 else 0.0001, True, True),  # nearly all work in the slow ones
+        (lambda task: 0.1 if task % 8 == 0 else 0.01, True, True),  # less, but at even distances
+        (lambda task: 0.1 if task in STRANGE else 0.01, True, False),
+        (lambda task: 0.1 if task % 8 == 0 else 0.01, False, False),  # who asks by index gets what he asks for
+        (lambda _: 0.01, True, False),
+    ],
+)
+def test_a_stream_that_unpacks_shards_makes_batches_in_bursts(
+    tmp_path: Path, cost: Callable[[int], float], iterable: bool, bursts: bool
+) -> None:
+    plan = Plan(workers=1, wait=0.02, fetch=Fetch(cpu=cost), facts={"iterable": iterable})
+    (loop,) = build(one_loop(tmp_path / "r", plan)).loops
+    assert in_bursts(loop) is bursts
 
 
 def test_starting_workers_again_is_what_startup_takes_away() -> None:
