@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made import Fetch, Made, Plan
+from made import Fetch, Made, Plan, one_loop
 from truths import LOAD, NAMES, RESIZE, findings_of, in_stacks, light, recording_of, validating
 
 from loaderprof.diagnose.machine import busy_others
@@ -205,3 +205,11 @@ def test_our_own_cost_is_counted(tmp_path: Path) -> None:
     assert overhead.sampler_cpu_s == 0.5
     assert overhead.capture_cpu_s is not None
     assert 0 < overhead.capture_cpu_s < 0.1
+
+
+def test_an_iterator_made_for_every_batch_is_start_up(tmp_path: Path) -> None:
+    # `next(iter(loader))`: each batch waits 0.3 s for new workers, which make it in 10 ms.
+    plan = Plan(epochs=30, batches=1, workers=2, startup=0.02, wait=0.3, shutdown=0.0, step=0.02, fetch=light(cpu=0.01))
+    found = one_loop(tmp_path / "r", plan).findings()
+    assert found.verdict.bottleneck == "startup"
+    assert found.verdict.headline.startswith("Workers start again at every epoch of loader: 9.")

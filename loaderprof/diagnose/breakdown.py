@@ -124,6 +124,15 @@ def usual_batches(loop: Loop) -> Bools:
     return usual if usual.any() else made.warm if made.warm.any() else np.ones(len(made.wall), np.bool_)
 
 
+def usual_wait_s(loop: Loop, parts: Breakdown) -> float:
+    """Return seconds a batch that the loop waits at its steady pace, without what starting workers adds to a first one."""
+    wait = loop.mean(loop.wait) or 0.0
+    if loop.num_workers and not loop.position.any():
+        # `next(iter(loader))`: every batch is a first one.
+        return min(wait, (parts.wall_s or 0.0) / loop.num_workers)
+    return wait
+
+
 def sources_of(recording: Recording) -> dict[str, str]:
     """Return the user's source lines that came with a recording, by `file:line`."""
     sources = recording.meta.get("sources")

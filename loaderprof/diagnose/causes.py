@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loaderprof.diagnose.breakdown import Breakdown
+from loaderprof.diagnose.breakdown import Breakdown, usual_wait_s
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.findings import Cause, Evidence, Stage
 
@@ -304,7 +304,7 @@ def _empty_share(loop: Loop) -> float | None:
 
 def _border_s(scene: Scene, number: int) -> float:
     epoch = scene.loop.epochs[number]
-    usual = scene.loop.mean(scene.loop.wait) or 0.0
+    usual = usual_wait_s(scene.loop, scene.parts)
     first = epoch.first_batch_s if epoch.first_batch_s == epoch.first_batch_s else 0.0
     return max(0.0, first - usual) + epoch.shutdown_s
 

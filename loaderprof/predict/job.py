@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof.diagnose import causes
-from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
+from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down, usual_wait_s
 from loaderprof.diagnose.machine import busy_helpers
 from loaderprof.diagnose.timeline import Loop, Timeline
 from loaderprof.diagnose.verdict import LOADER, primary
@@ -80,7 +80,7 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None)
     before = base.run().steady_step_s
     gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
-    measured = (loop.mean(loop.wait) or 0.0) + (loop.mean(loop.step) or 0.0)
+    measured = usual_wait_s(loop, parts) + (loop.mean(loop.step) or 0.0)
     error = before / measured - 1 if measured > 0 else None
     bare = base
     for stage in (*WORK, "handover", "sampler"):
@@ -131,13 +131,13 @@ def _active_s(studied: Sequence[Studied]) -> float:
 
 def _steady_s(each: Studied) -> float:
     """Return the seconds that a loop spends at its steady pace: all of its batches' waits and steps."""
-    step = (each.loop.mean(each.loop.wait) or 0.0) + (each.loop.mean(each.loop.step) or 0.0)
+    step = usual_wait_s(each.loop, each.parts) + (each.loop.mean(each.loop.step) or 0.0)
     return step * each.loop.batches
 
 
 def _borders_s(each: Studied, active_s: float) -> float:
     """Return seconds lost at the borders of epochs: starting workers, the first batch, stopping workers."""
-    usual = each.loop.mean(each.loop.wait) or 0.0
+    usual = usual_wait_s(each.loop, each.parts)
     lost = []
     firsts = each.loop.index[each.loop.position == 0]
     for epoch, index in zip(each.loop.epochs, _padded(firsts, len(each.loop.epochs)), strict=True):
