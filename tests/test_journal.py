@@ -231,10 +231,11 @@ def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
 import os, sys
 from loaderprof import journal as layout
 from loaderprof.capture import hooks
+from loaderprof.capture.process import process
 hooks.begin(sys.argv[1])
-hooks._process.open().write(layout.PAUSE, 0, 0, 1, 1, 0)
+process.open().write(layout.PAUSE, 0, 0, 1, 1, 0)
 child = os.fork()
-journal = hooks._process.open()
+journal = process.open()
 journal.write(layout.PAUSE, 0, 0, 2 if child else 3, os.getpid(), 0)
 if child:
     assert os.waitpid(child, 0)[1] == 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from loaderprof.capture import hooks
+from loaderprof.capture import fetches, hooks, iterators
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
@@ -124,7 +124,7 @@ def watch(iterable: Iterable[Item], name: str = "watched") -> Iterator[Item]:
         iterable: the batches.
         name: what the report calls it.
     """
-    watched = hooks.Watched.begin(iterable, name)
+    watched = iterators.Watched.begin(iterable, name)
     if watched is None:
         return iter(iterable)
     return watched
@@ -152,13 +152,13 @@ class stage:  # noqa: N801 - reads as a statement: `with loaderprof.stage("decod
         return staged
 
     def __enter__(self) -> stage:
-        self._begun.append(hooks.stage_begins(self.name))
+        self._begun.append(fetches.stage_begins(self.name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hooks.stage_ends(self._begun.pop())
+        fetches.stage_ends(self._begun.pop())
 
 
 def _say(text: str) -> None:

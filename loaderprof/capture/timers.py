@@ -328,7 +328,7 @@ def _trampoline(*args: Any, **kwargs: Any) -> Any:
 
 _TRAMPOLINE = _trampoline.__code__
 _OURS = _TRAMPOLINE.co_filename
-_HOOKS = _OURS.replace("timers.py", "hooks.py")
+_FETCHES = _OURS.replace("timers.py", "fetches.py")
 
 
 class Table:
@@ -396,7 +396,7 @@ def users_line(frame: Any) -> str:
         if frame is None:
             break
         filename = frame.f_code.co_filename
-        if filename == _HOOKS:
+        if filename == _FETCHES:
             # What lies outside only asked for the batch.
             break
         if not filename.startswith("<") and not describe.installed(filename):

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from loaderprof import files, recording
-from loaderprof.capture import describe, hooks, timers
+from loaderprof import journal as layout
+from loaderprof.capture import describe, hooks, iterators, process, timers
 from loaderprof.capture.timers import Timers
 
 
@@ -197,8 +198,8 @@ def test_locals_given_to_the_user_are_left_alone() -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Hooks that know of no recording yet, in a process that has said nothing yet."""
     monkeypatch.setenv("LOADERPROF_JOURNALS", str(tmp_path))
-    monkeypatch.setattr(hooks, "_process", hooks._Process())
-    monkeypatch.setattr(hooks, "_said", bytearray(1))
+    monkeypatch.setattr(process, "_said", bytearray(1))
+    monkeypatch.setattr(process.process, "__dict__", vars(process.Process()))
     return tmp_path
 
 
@@ -265,34 +266,34 @@ class Loader:
 
 
 def test_a_loader_in_the_place_of_another_is_described_anew(fresh: Path) -> None:
-    journal = hooks._process.open()
+    journal = process.process.open()
     assert journal is not None
     first = Loader(4)
-    number = hooks._process.loader(journal, first, None)
-    assert hooks._process.loader(journal, first, None) == number
+    number = process.process.loader(journal, first, None)
+    assert process.process.loader(journal, first, None) == number
     other = Loader(4)
-    assert hooks._process.loader(journal, other, None) != number, "two at once are two"
+    assert process.process.loader(journal, other, None) != number, "two at once are two"
     for _ in range(50):
         del other
         other = Loader(8)
-        last = hooks._process.loader(journal, other, None)
+        last = process.process.loader(journal, other, None)
     assert last not in (number, 0)
-    assert len(hooks._process.loaders) == 2
+    assert len(process.process.loaders) == 2
     assert last <= 4, "those that took each other's place are one"
 
 
 def test_a_journal_takes_few_descriptors(fresh: Path) -> None:
-    journal = hooks._process.open()
+    journal = process.process.open()
     assert journal is not None
     before = len(os.listdir("/proc/self/fd"))
     for number in range(100_000):
-        journal.write(hooks.layout.PAUSE, 0, 0, number, number + 1, 0)
+        journal.write(layout.PAUSE, 0, 0, number, number + 1, 0)
     assert len(os.listdir("/proc/self/fd")) - before <= 9
 
 
 def test_a_long_command_line_fits_the_header(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x" * 400] * 60)
-    assert hooks._process.open() is not None
+    assert process.process.open() is not None
     (fresh / "journals").mkdir()
     for file in fresh.glob("*.lpj"):
         file.rename(fresh / "journals" / file.name)
@@ -312,7 +313,7 @@ def test_a_watched_iterable_that_raises(fresh: Path, capsys: pytest.CaptureFixtu
 
     raises = Raises()
     with pytest.raises(ValueError, match="the user's own"):
-        hooks.Watched.begin(raises, "x")
+        iterators.Watched.begin(raises, "x")
     assert raises.asked == 1
     assert capsys.readouterr().err == ""
 

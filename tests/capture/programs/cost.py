@@ -73,9 +73,8 @@ def used() -> float:
 
 def alternate(loop: Any, pairs: int) -> None:
     """Print, for each pair of epochs, what the one without and the one with capture took."""
-    from loaderprof.capture import hooks
+    from loaderprof.capture.process import process
 
-    process = hooks._process
     loop(10)
     for turn in range(pairs):
         costs = {}

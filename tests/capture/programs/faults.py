@@ -22,7 +22,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-HOOKS: Any = sys.modules.get("loaderprof.capture.hooks")
+# The hooks' own modules, where this runs with them.
+CAPTURE: dict[str, Any] = {
+    name.rpartition(".")[2]: module for name, module in sys.modules.items() if name.startswith("loaderprof.")
+}
 JOURNALS = os.environ.get("LOADERPROF_JOURNALS")
 
 
@@ -78,8 +81,8 @@ def removed() -> None:
 
 def no_proc() -> None:
     """A system that does not show a thread's own files."""
-    if HOOKS:
-        HOOKS.SchedStat.path = HOOKS.IoStat.path = "/proc/thread-self/none"
+    if CAPTURE:
+        CAPTURE["kernel"].SchedStat.path = CAPTURE["kernel"].IoStat.path = "/proc/thread-self/none"
     epochs(2, loader(2))
     epoch(loader(0))
 
@@ -107,8 +110,8 @@ def no_files() -> None:
 
 def bound() -> None:
     """More batches than a journal takes records."""
-    if HOOKS:
-        HOOKS.layout.MAX_RECORDS = 2 * HOOKS.layout.SEGMENT_RECORDS
+    if CAPTURE:
+        CAPTURE["journal"].MAX_RECORDS = 2 * CAPTURE["journal"].SEGMENT_RECORDS
     epochs(300, loader(0))
     epoch(loader(2))
 
@@ -130,8 +133,8 @@ def two_hundred() -> None:
 
 
 def internal() -> None:
-    if HOOKS:
-        HOOKS.describe.loader = wrong
+    if CAPTURE:
+        CAPTURE["describe"].loader = wrong
     epochs(2, loader(2))
     epoch(loader(0))
 
@@ -144,24 +147,25 @@ def late() -> None:
     """A hook that fails in the middle of the loop: on asking, on taking, and in a worker."""
     loop = loader(2)
     epoch(loop)
-    if HOOKS:
-        HOOKS._Iteration._ready = HOOKS._Iteration._taken = HOOKS._Fetches._fetched = wrong
+    if CAPTURE:
+        CAPTURE["iterators"].Iteration._ready = CAPTURE["iterators"].Iteration._taken = wrong
+        CAPTURE["fetches"].Fetches._fetched = wrong
     epochs(2, loop)
     epoch(loader(0))
 
 
 def counters() -> None:
     """Kernel counters that are not numbers."""
-    if HOOKS:
-        HOOKS.SchedStat.read = HOOKS.IoStat.read = wrong
+    if CAPTURE:
+        CAPTURE["kernel"].SchedStat.read = CAPTURE["kernel"].IoStat.read = wrong
     epochs(2, loader(2))
     epoch(loader(0))
 
 
 def discovery() -> None:
     """Timers that cannot be set."""
-    if HOOKS:
-        sys.modules["loaderprof.capture.timers"].discover = wrong
+    if CAPTURE:
+        CAPTURE["timers"].discover = wrong
     epochs(2, loader(2))
     epoch(loader(0))
 
@@ -183,8 +187,8 @@ def alone(name: str) -> None:
         if os.waitpid(pid, 0)[1]:
             sys.exit(f"{name} failed")
         return
-    if HOOKS:
-        HOOKS._said = mmap.mmap(-1, 1)
+    if CAPTURE:
+        CAPTURE["process"]._said = mmap.mmap(-1, 1)
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)

@@ -1,0 +1,213 @@
+"""What it costs one worker, or the main process, to make batches.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, List, Optional, Tuple
+
+from loaderprof import journal as layout
+from loaderprof.capture import describe
+from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
+from loaderprof.capture.process import process, stand_aside
+from loaderprof.capture.timers import FROM, Timers
+from loaderprof.capture.unseen import unseen
+from loaderprof.journal import Journal
+
+_NOW = time.perf_counter_ns
+_CPU = time.thread_time_ns
+_PROCESS_CPU = time.process_time_ns
+# Two snapshots and a record cost 14 us in a loop of their own and about 30 us between batches, which leave none of it
+# in the processor's caches (tests/benchmarks/overhead.py); a batch too short to carry that at this share is
+# measured one in K.
+FETCH_COST_NS = 30_000
+FETCH_BUDGET = 0.003
+LONG_FETCH_NS = 4_700_000
+# A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
+CALL_COST_NS = 1_600
+DEPTH_BUDGET = 0.002
+# 0, for our own tests: every batch but the first of a process.
+DEPTH_PERIOD_NS = int(os.environ.get("LOADERPROF_DEPTH_PERIOD_NS", 1_000_000_000))
+
+
+@unseen
+def fetch_hook(original: Any) -> Any:
+    def fetch(self: Any, possibly_batched_index: Any) -> Any:
+        fetches = process.fetching.get(threading.get_ident())
+        if fetches is None or process.off:
+            return original(self, possibly_batched_index)
+        return fetches.fetch(original, self, possibly_batched_index)
+
+    return fetch
+
+
+class Fetches:
+    """What it costs one worker (or the main process) to make batches: kernel counters around them, timers in some.
+
+    A batch too short to carry two snapshots of its own is only clocked; its CPU time is in the next record, which
+    then stands for several.
+    """
+
+    def __init__(self, worker: int, dataset: Any, collate: Any, iterator: int = 0) -> None:
+        self.worker, self.iterator = worker, iterator
+        self.timers = Timers(dataset, collate)
+        self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
+        self.every = self.countdown = 1
+        self.count = self.seen = self.wall_ns = 0
+        self.collate = [0, 0]
+        self.dataset = id(dataset)
+        self.depth_due = process.depth_due.get(self.dataset, 0)
+        self.before: Optional[Tuple[int, ...]] = None
+        self.pending: Optional[Tuple[int, ...]] = None
+        self.samples = 0
+
+    @unseen
+    def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
+        """Fetch one batch through the original, recorded if it is this one's turn or took long."""
+        if self.before is None:
+            # In the main process counters run on through the step, so only this turn's batch can be measured.
+            if self.worker < 0 and self.countdown > 1:
+                self.countdown -= 1
+                return original(fetcher, index)
+            self.before = self._snapshot()
+            if self.before is None:
+                return original(fetcher, index)
+        collate = fetcher.collate_fn
+        # The first batch of a process is its warm-up.
+        table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due and not process.tables else None
+        fetcher.collate_fn = _timed_collate(collate, self.collate, table)
+        threads = _threads_cpu() if self.countdown <= 1 else 0
+        begun = _NOW()
+        try:
+            data = original(fetcher, index)
+            done = _NOW()
+        finally:
+            fetcher.collate_fn = collate
+            if table is not None:
+                self.timers.__exit__()
+                process.tables.pop(threading.get_ident(), None)
+        self.count += 1
+        self.wall_ns += done - begun
+        self.countdown -= 1
+        if self.countdown <= 0 or done - begun > LONG_FETCH_NS or table is not None:
+            try:
+                self._fetched(begun, done, max(0, _threads_cpu() - threads) if threads else -1, table, index, data)
+            except Exception as error:
+                stand_aside(error)
+        return data
+
+    def put(self, task: int) -> None:
+        """Journal the batch fetched last, now that it is handed over under its task number (-1: not known)."""
+        if self.pending is None:
+            return
+        journal = process.open()
+        pending, self.pending = self.pending, None
+        if journal is not None:
+            deep, begun, done, *rest = pending
+            journal.write(layout.FETCH, deep, self.samples, self.worker, task, begun, done, _NOW(), *rest)
+
+    def _snapshot(self) -> Optional[Tuple[int, ...]]:
+        try:
+            usage = self.usage()
+            return _CPU(), self.stat.read(), *self.io.read(), usage.ru_majflt if usage else 0
+        except Exception as error:
+            stand_aside(error)
+            return None
+
+    def _enter(self) -> Any:
+        try:
+            table = process.tables[threading.get_ident()] = self.timers.__enter__()
+            return table
+        except Exception as error:
+            self.timers.__exit__()
+            self.depth_due = 1 << 62
+            stand_aside(error)
+            return None
+
+    def _fetched(self, begun: int, done: int, threads_cpu: int, table: Any, index: Any, data: Any) -> None:
+        after = self._snapshot()
+        if after is None:
+            return
+        cpu, runq, rchar, read, faults = (b - a for a, b in zip(self.before or after, after))
+        self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
+        self.pending = (
+            table is not None, begun, done, cpu, runq, *self.collate, rchar, read, faults, self.wall_ns, threads_cpu,
+            self.count,
+        )  # fmt: skip
+        self.seen += 1
+        usual = self.wall_ns / self.count
+        self.count = self.wall_ns = 0
+        self.collate = [0, 0]
+        journal = process.open()
+        if journal is None:
+            return
+        if table is not None or self.seen == 1:
+            self._write_depth(journal, table, data)
+        self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(usual, 1)))), journal.pressure())
+        if not DEPTH_PERIOD_NS:
+            self.every = 1
+        # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
+        self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
+        # In a worker the time until the next batch is asked for is idle; in the main process it is the step's.
+        self.before = after if self.worker >= 0 else None
+        if self.worker < 0:
+            self.put(-1)
+
+    def _write_depth(self, journal: Journal, table: Any, data: Any) -> None:
+        size = describe.size(data)
+        journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples, self.iterator)
+        if table is None:
+            journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
+            return
+        cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
+        self.depth_due = process.depth_due[self.dataset] = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
+        number = self.seen
+        for collating, rows in enumerate((table.rows, table.collate_rows)):
+            for name, (calls, wall_ns, cpu_ns) in rows.items():
+                if calls:
+                    journal.write(
+                        layout.OPERATOR, collating, 0, self.worker, number, journal.text(name.partition(FROM)[0]), calls,
+                        wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")), self.iterator,
+                    )  # fmt: skip
+        for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
+            journal.write(
+                layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator
+            )
+
+
+def _threads_cpu() -> int:
+    """Return the CPU time so far of this process's other threads."""
+    return _PROCESS_CPU() - _CPU()
+
+
+@unseen
+def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
+    def timed_collate(samples: Any) -> Any:
+        if table is not None:
+            table.collating = True
+        cpu, wall = _CPU(), _NOW()
+        try:
+            return collate(samples)
+        finally:
+            spent[0] += _NOW() - wall
+            spent[1] += _CPU() - cpu
+            if table is not None:
+                table.collating = False
+
+    return timed_collate
+
+
+def stage_begins(name: str) -> Any:
+    """Begin a stage named by hand, where the batch under way is timed in depth; return what `stage_ends` takes."""
+    table = process.tables.get(threading.get_ident())
+    return None if table is None else (table, table.begin_stage(name))
+
+
+def stage_ends(begun: Any) -> None:
+    """End a stage named by hand."""
+    if begun is not None:
+        begun[0].end_stage(begun[1])

@@ -1,0 +1,294 @@
+"""The main process: when its loops ask a loader, or a watched iterable, for a batch, and when they have it.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, List, Optional
+
+from loaderprof import journal as layout
+from loaderprof.capture import describe
+from loaderprof.capture.fetches import DEPTH_PERIOD_NS, Fetches
+from loaderprof.capture.kernel import SchedStat
+from loaderprof.capture.process import INDEX, RECEIVE, RECEIVE_CPU, close_account, open_account, process, stand_aside
+from loaderprof.capture.steps import DeviceClock
+from loaderprof.capture.unseen import unseen
+
+_NOW = time.perf_counter_ns
+_CPU = time.thread_time_ns
+_PROCESS_CPU = time.process_time_ns
+# Below this a loop's batches are summed, one record for `GROUP` of them.
+FAST_LOOP_NS = 400_000
+GROUP = 64
+
+
+@unseen
+def iterator_init(original: Any) -> Any:
+    def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        begun, cpu, outer, spent = _NOW(), _CPU(), *open_account()
+        try:
+            original(self, loader, *args, **kwargs)
+        finally:
+            close_account(outer)
+        if process.off or "_loaderprof" in self.__dict__:
+            return
+        try:
+            self._loaderprof = Iteration(self, loader, begun, _CPU() - cpu, spent[INDEX])
+        except Exception as error:
+            stand_aside(error)
+
+    return __init__
+
+
+@unseen
+def reset(original: Any) -> Any:
+    def _reset(self: Any, loader: Any, first_iter: bool = False, *args: Any, **kwargs: Any) -> Any:
+        if first_iter:
+            return original(self, loader, first_iter, *args, **kwargs)
+        begun, cpu, outer, spent = _NOW(), _CPU(), *open_account()
+        try:
+            result = original(self, loader, first_iter, *args, **kwargs)
+        finally:
+            close_account(outer)
+        iteration = self.__dict__.get("_loaderprof")
+        if iteration is not None and not process.off:
+            try:
+                iteration.restarted(begun, _CPU() - cpu, spent[INDEX])
+            except Exception as error:
+                stand_aside(error)
+        return result
+
+    return _reset
+
+
+@unseen
+def next_data(original: Any) -> Any:
+    def _next_data(self: Any) -> Any:
+        iteration = self.__dict__.get("_loaderprof")
+        # An iterator inherited over a fork has its parent's journal, which is not this process's to write.
+        if iteration is None or process.off or iteration.journal is not process.journal:
+            return original(self)
+        return iteration.take(self, original)
+
+    return _next_data
+
+
+@unseen
+def next_index(original: Any) -> Any:
+    def _next_index(self: Any) -> Any:
+        spent = process.spending.get(threading.get_ident())
+        if spent is None:
+            return original(self)
+        begun = _NOW()
+        try:
+            return original(self)
+        finally:
+            spent[INDEX] += _NOW() - begun
+
+    return _next_index
+
+
+class Iteration:
+    """One iterator's stamps: when each batch was asked for and taken, and what stood ready."""
+
+    fetches: Optional["Fetches"]
+
+    def __init__(self, iterator: Any, loader: Any, begun: int, cpu_ns: int, index_ns: int) -> None:
+        with process.lock:
+            process.iterators += 1
+            self.number = process.iterators
+        journal = process.open()
+        if journal is None:
+            raise RuntimeError("no journal")
+        self.journal = journal
+        workers = getattr(iterator, "_workers", None) or ()
+        if iterator is None:
+            # A watched iterable: its facts stand for the loader's.
+            self.loader, self.fetches = journal.text(loader[1]), Fetches(-1, loader[0], None, self.number)
+        else:
+            self.loader = process.loader(journal, loader, iterator)
+            self.fetches = None if workers else Fetches(-1, loader.dataset, loader.collate_fn, self.number)
+            due = process.depth_due
+            if len(due) > 1000:
+                due.clear()
+            if workers and _NOW() >= due.get(id(loader.dataset), 0):
+                # These workers, forked before this, are timed in depth; those of the epochs right after are not.
+                due[id(loader.dataset)] = _NOW() + DEPTH_PERIOD_NS
+        self.queue = getattr(iterator, "_data_queue", None)
+        self.stat = SchedStat()
+        self.device = DeviceClock()
+        self.group = 1
+        self.fast = 0
+        self._clear()
+        journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
+        for number, worker in enumerate(workers):
+            journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
+
+    @classmethod
+    def of_iterable(cls, iterable: Any, facts: str, begun: int, cpu_ns: int) -> "Iteration":
+        """Return the iteration of something that is no DataLoader."""
+        return cls(None, (iterable, facts), begun, cpu_ns, 0)
+
+    def _clear(self) -> None:
+        self.count = self.wait_ns = self.t_first = 0
+
+    def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
+        """Note that an epoch began on workers that are kept."""
+        self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
+
+    @unseen
+    def take(self, iterator: Any, original: Any) -> Any:
+        """Take one batch through the original, with its stamps."""
+        if self.group > 1:
+            return self._take_fast(iterator, original)
+        thread, (before, spent) = threading.get_ident(), open_account()
+        # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
+        outer = process.fetching.get(thread)
+        if self.fetches is not None:
+            process.fetching[thread] = self.fetches
+        ready = self._asked()
+        process_cpu, cpu, asked = _PROCESS_CPU(), _CPU(), _NOW()
+        try:
+            data = original(iterator)
+        except BaseException as error:
+            self._ended(asked, error)
+            raise
+        finally:
+            close_account(before)
+            if outer is not None:
+                process.fetching[thread] = outer
+            elif self.fetches is not None:
+                process.fetching.pop(thread, None)
+        taken = _NOW()
+        try:
+            self.device.taken(self.journal, self.number)
+            self._taken(iterator, ready, asked, taken, cpu, process_cpu, spent)
+        except Exception as error:
+            stand_aside(error)
+        return data
+
+    def _asked(self) -> int:
+        try:
+            self.device.asked()
+            return self._ready()
+        except Exception as error:
+            stand_aside(error)
+            return -1
+
+    def _taken(
+        self, iterator: Any, ready: int, asked: int, taken: int, cpu: int, process_cpu: int, spent: List[int]
+    ) -> None:
+        parked = 0
+        if taken - asked > 1_000_000 and self.queue is not None:
+            # A later batch in hand while the loop waited for an earlier one: head-of-line blocking.
+            parked = sum(len(info) == 2 for info in list(getattr(iterator, "_task_info", {}).values()))
+        task = getattr(iterator, "_rcvd_idx", 0) - 1 if getattr(iterator, "_in_order", True) else -1
+        self.journal.write(
+            layout.TAKE, describe.gradients(), ready + 1, self.number, asked, taken, spent[INDEX], parked, cpu, _CPU(),
+            process_cpu, _PROCESS_CPU(), self.stat.read(), task, spent[RECEIVE], spent[RECEIVE_CPU], 1, taken - asked,
+        )  # fmt: skip
+        if self.t_first and asked - self.t_first < FAST_LOOP_NS:
+            self.fast += 1
+        else:
+            self.fast = 0
+        self.t_first = asked
+        if self.fast >= GROUP or self.journal.pressure() > 1:
+            self.group = max(GROUP, self.journal.pressure())
+            self._clear()
+
+    @unseen
+    def _take_fast(self, iterator: Any, original: Any) -> Any:
+        """Take one batch of a loop so fast that stamping each would cost too much: sums only."""
+        asked = _NOW()
+        try:
+            data = original(iterator)
+        except BaseException as error:
+            self._ended(asked, error)
+            raise
+        taken = _NOW()
+        if self.count == 0:
+            self.t_first = asked
+        self.count += 1
+        self.wait_ns += taken - asked
+        if self.count >= self.group:
+            self._flush(taken)
+        return data
+
+    def _flush(self, taken: int) -> None:
+        try:
+            if self.count:
+                self.journal.write(
+                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, 0, _CPU(), 0,
+                    _PROCESS_CPU(), 0, -1, 0, 0, self.count, self.wait_ns,
+                )  # fmt: skip
+                pressure = self.journal.pressure()
+                self.group = max(GROUP, pressure)
+                if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and pressure == 1:
+                    self.group, self.fast = 1, 0
+            self._clear()
+        except Exception as error:
+            stand_aside(error)
+
+    def _ended(self, asked: int, error: BaseException) -> None:
+        if self.group > 1:
+            self._flush(asked)
+        try:
+            raised = 0 if isinstance(error, StopIteration) else 1
+            self.journal.write(layout.END, 0, 0, self.number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU())
+        except Exception as failure:
+            stand_aside(failure)
+
+    def _ready(self) -> int:
+        try:
+            return int(self.queue.qsize()) if self.queue is not None else -1
+        except (NotImplementedError, OSError, ValueError):
+            return -1  # macOS has no sem_getvalue; a closed queue has no size
+
+
+class Watched:
+    """An iterable that is no DataLoader, recorded as a loader without workers; made by `loaderprof.watch`."""
+
+    def __init__(self, iterator: Any, iteration: Optional["Iteration"]) -> None:
+        self.collate_fn = None
+        self._iterator = iterator
+        self._loaderprof = iteration
+
+    @classmethod
+    def begin(cls, iterable: Any, name: str) -> Optional["Watched"]:
+        """Return the watched iterator, None where nothing is recorded."""
+        if process.off:
+            return None
+        begun, cpu = _NOW(), _CPU()
+        iterator = iter(iterable)
+        try:
+            facts = describe.watched(iterable, name)
+            return cls(iterator, Iteration.of_iterable(iterable, facts, begun, _CPU() - cpu))
+        except Exception as error:
+            stand_aside(error)
+            return cls(iterator, None)
+
+    def __iter__(self) -> "Watched":
+        return self
+
+    @unseen
+    def __next__(self) -> Any:
+        iteration = self._loaderprof
+        if iteration is None or process.off or iteration.journal is not process.journal:
+            return next(self._iterator)
+        return iteration.take(self, _next_watched)
+
+
+@unseen
+def _next_watched(watched: Watched) -> Any:
+    fetches = process.fetching.get(threading.get_ident())
+    if fetches is None:
+        return next(watched._iterator)
+    return fetches.fetch(_pull, watched, None)
+
+
+@unseen
+def _pull(watched: Watched, _: Any) -> Any:
+    return next(watched._iterator)

@@ -1,0 +1,134 @@
+"""What a process of the job knows of its recording, and the one way in which capture ends for it.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from loaderprof.capture import describe
+from loaderprof.journal import Journal
+
+_NOW = time.perf_counter_ns
+
+
+class Process:
+    """What this process knows of the recording."""
+
+    def __init__(self) -> None:
+        self.directory = os.environ.get("LOADERPROF_JOURNALS") or None
+        self.off = self.directory is None
+        # When a dataset (by id) is due to be timed in depth again: short epochs share what may go into it.
+        self.depth_due: Dict[int, int] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Know no journal and no loader: the state of a new process, and of one just forked."""
+        self.lock = threading.RLock()
+        self.journal: Optional[Journal] = None
+        self.header: Dict[str, Any] = {}
+        self.iterators = 0
+        self.loaders: Dict[int, Tuple[Any, int]] = {}
+        self.described: Dict[str, List[Tuple[Any, int]]] = {}
+        # By thread: the `Fetches` that its next batch belongs to, its account (see `open_account`), and the table of a
+        # batch that is being timed in depth.
+        self.fetching: Dict[int, Any] = {}
+        self.spending: Dict[int, List[int]] = {}
+        self.tables: Dict[int, Any] = {}
+
+    def open(self) -> Optional[Journal]:
+        """Return this process's journal, made on first use; None where capture is off."""
+        if self.journal is None and not self.off:
+            with self.lock:
+                if self.journal is None and not self.off:
+                    try:
+                        name = "%s-%d-%d.lpj" % (describe.host(), os.getpid(), _NOW())
+                        path = os.path.join(self.directory or "", name)
+                        self.journal = Journal(path, dict(describe.process(), **self.header))
+                    except Exception as error:
+                        stand_aside(error)
+        return self.journal
+
+    def loader(self, journal: Journal, loader: Any, iterator: Any) -> int:
+        """Return the number of the text that describes a loader; one that took the place of another keeps its text."""
+        known = self.loaders.get(id(loader))
+        if known is not None and known[0]() is loader:
+            return known[1]
+        with self.lock:
+            facts = describe.loader(loader, iterator)
+            same = self.described.setdefault(json.dumps(facts), [])
+            number = next((text for held, text in same if held() is None), 0)
+            if not number:
+                count = sum(map(len, self.described.values()))
+                facts["name"] = facts["name"] or "loader%d" % (count + 1)
+                number = journal.text(json.dumps(dict(facts, number=count)))
+            entry = (_weak(loader), number)
+            same[:] = [each for each in same if each[1] != number] + [entry]
+            self.loaders = {key: each for key, each in self.loaders.items() if each[0]() is not None}
+            self.loaders[id(loader)] = entry
+        return number
+
+
+def _weak(item: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(item)
+    except TypeError:
+        return lambda: None
+
+
+process = Process()
+# Set once a line was written on stderr; shared with forked workers, which fail for the same reason.
+_said = mmap.mmap(-1, 1)
+
+
+def _after_fork() -> None:
+    inherited = set(process.fetching.values())
+    process.forget()
+    # A batch timed in depth is its parent's; functions put back twice are put back once.
+    for fetches in inherited:
+        fetches.timers.__exit__()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def stand_aside(error: BaseException) -> None:
+    """Take capture out of this process, saying so once: whatever of ours fails, training goes on."""
+    if not process.off:
+        process.off = True
+        if _said[0]:
+            return
+        _said[0] = 1
+        try:
+            sys.stderr.write("loaderprof: capture stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
+        except Exception:
+            return
+
+
+# What a thread spends inside the loader while it asks for a batch, in nanoseconds.
+RECEIVE, RECEIVE_CPU, INDEX = range(3)
+
+
+def open_account() -> Tuple[Optional[List[int]], List[int]]:
+    """Open an account of what this thread is about to spend inside a loader; return the one before it and the new one."""
+    accounts, thread = process.spending, threading.get_ident()
+    outer = accounts.get(thread)
+    spent = accounts[thread] = [0, 0, 0]
+    return outer, spent
+
+
+def close_account(outer: Optional[List[int]]) -> None:
+    """Close the account: a dataset may iterate a loader of its own, inside another's."""
+    if outer is None:
+        process.spending.pop(threading.get_ident(), None)
+    else:
+        process.spending[threading.get_ident()] = outer

@@ -1,0 +1,153 @@
+"""Hooks in worker processes, and in the queues between them and the main process.
+
+Standard library only, Python >= 3.8: every worker imports this.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from typing import Any, Dict, Optional, Tuple
+
+from loaderprof import journal as layout
+from loaderprof.capture import describe
+from loaderprof.capture.fetches import Fetches
+from loaderprof.capture.process import RECEIVE, RECEIVE_CPU, open_account, process, stand_aside
+from loaderprof.capture.unseen import unseen
+
+_NOW = time.perf_counter_ns
+_CPU = time.thread_time_ns
+
+
+class WorkerEntry:
+    """Stands in for torch's `_worker_loop`: arms the hooks in the worker, then runs the original.
+
+    An object of a module-level class, so that spawn and forkserver can send it; the child finds the original by
+    importing the module it came from.
+    """
+
+    def __init__(self, module: str, original: Any) -> None:
+        self.module, self.original = module, original
+        self.__wrapped__ = original
+        self.__name__ = "_worker_loop"
+
+    def __reduce__(self) -> Any:
+        return _restore_entry, (self.module, process.directory, process.off)
+
+    @unseen
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if not process.off:
+                _arm_worker(*_loop_arguments(self.original, args, kwargs))
+        except Exception as error:
+            stand_aside(error)
+        return self.original(*args, **kwargs)
+
+
+def _restore_entry(module: str, directory: Optional[str], off: bool) -> Any:
+    import importlib
+
+    from loaderprof.capture import hooks
+
+    process.directory, process.off = directory, off
+    source = importlib.import_module(module)
+    hooks.patch(module)
+    return source._worker_loop if module == hooks.STATEFUL else source._utils.worker._worker_loop
+
+
+def _loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, int]:
+    names = original.__code__.co_varnames[: original.__code__.co_argcount]
+    given = dict(zip(names, args), **kwargs)
+    return given["dataset"], given["collate_fn"], given["data_queue"], given["worker_id"]
+
+
+@unseen
+def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> None:
+    entered = _NOW()
+    describe.allow_tracing()
+    process.header = {"worker": worker}
+    journal = process.open()
+    if journal is None:
+        return
+    fetches = Fetches(worker, dataset, collate)
+    process.fetching[threading.get_ident()] = fetches
+    put = data_queue.put
+
+    def put_batch(item: Any, *args: Any, **kwargs: Any) -> Any:
+        if fetches.pending is None:
+            return put(item, *args, **kwargs)
+        task = item[0] if isinstance(item, tuple) and isinstance(item[0], int) else -1
+        result = put(item, *args, **kwargs)
+        try:
+            fetches.put(task)
+        except Exception as error:
+            stand_aside(error)
+        return result
+
+    data_queue.put = put_batch
+    journal.write(layout.WORKER, 1, 0, worker, entered, _NOW(), 0, os.getpid())
+
+
+@unseen
+def patch_pickler() -> None:
+    """Time pickling of batches in workers and unpickling in whoever takes them, by the one name both look up."""
+    import multiprocessing.queues as queues
+
+    base = queues._ForkingPickler  # type: ignore[attr-defined]
+
+    class _ForkingPickler(base):  # type: ignore[misc, valid-type]
+        @classmethod
+        def dumps(cls, item: Any, *args: Any, **kwargs: Any) -> Any:
+            if "worker" not in process.header or process.off or not isinstance(item, tuple):
+                return base.dumps(item, *args, **kwargs)
+            cpu, begun = _CPU(), _NOW()
+            raw = base.dumps(item, *args, **kwargs)
+            done = _NOW()
+            task = item[0] if item and isinstance(item[0], int) else -1
+            if task >= 0 and done - begun > 20_000:
+                _dumped(task, begun, done, _CPU() - cpu, len(raw))
+            return raw
+
+        @staticmethod
+        def loads(raw: Any, *args: Any, **kwargs: Any) -> Any:
+            spent = process.spending.get(threading.get_ident())
+            if spent is None:
+                return base.loads(raw, *args, **kwargs)
+            cpu, begun = _CPU(), _NOW()
+            try:
+                return base.loads(raw, *args, **kwargs)
+            finally:
+                spent[RECEIVE] += _NOW() - begun
+                spent[RECEIVE_CPU] += _CPU() - cpu
+
+    _ForkingPickler.__qualname__ = base.__qualname__
+    _ForkingPickler.__module__ = base.__module__
+    queues._ForkingPickler = _ForkingPickler  # type: ignore[attr-defined]
+
+
+def _dumped(task: int, begun: int, done: int, cpu_ns: int, size: int) -> None:
+    try:
+        journal = process.open()
+        if journal is not None:
+            journal.write(layout.PICKLE, 0, 0, process.header["worker"], task, begun, done, cpu_ns, size)
+    except Exception as error:
+        stand_aside(error)
+
+
+@unseen
+def pin_hook(original: Any) -> Any:
+    @functools.wraps(original)
+    def _pin_memory_loop(*args: Any, **kwargs: Any) -> Any:
+        begun, (_, spent) = _NOW(), open_account()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            process.spending.pop(threading.get_ident(), None)
+            journal = None if process.off else process.open()
+            if journal is not None:
+                journal.write(layout.PIN, 0, 0, begun, _NOW(), _CPU())
+                journal.write(layout.RECEIVE, 0, 0, begun, begun + spent[RECEIVE], spent[RECEIVE_CPU], 0)
+
+    return _pin_memory_loop
