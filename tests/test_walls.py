@@ -34,7 +34,20 @@ HEAVY = {"torch", "psutil", "pynvml", "torchvision"}
 # What a worker may load of ours: everything its hooks need, and nothing that thinks.
 WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
     f"loaderprof.capture.{name}"
-    for name in "hooks process iterators fetches workers describe kernel settings steps timers trial unseen".split()
+    for name in [
+        "hooks",
+        "process",
+        "iterators",
+        "fetches",
+        "workers",
+        "describe",
+        "kernel",
+        "settings",
+        "steps",
+        "timers",
+        "trial",
+        "unseen",
+    ]
 }
 
 
