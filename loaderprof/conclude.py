@@ -16,7 +16,7 @@ from loaderprof.diagnose import causes, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
-from loaderprof.diagnose.verdict import Judgement, judge
+from loaderprof.diagnose.verdict import MIN_GAIN, Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
 from loaderprof.predict.advice import Facts, advise
@@ -153,7 +153,7 @@ def _advice(
     recording: Recording, studied: Sequence[job.Studied], scene: Scene, judgement: Judgement
 ) -> tuple[results.Advice, ...]:
     each = next(each for each in studied if each.loop is scene.loop)
-    if each.base is None or judgement.stage in ("none", "device", "unknown"):
+    if each.base is None or judgement.stage in ("none", "unknown"):
         return ()
     samples = of_makers(recording, each.loop, recording.tables["size"])
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
@@ -163,7 +163,11 @@ def _advice(
         rate, memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
     )  # fmt: skip
-    return advise(scene, each.base, facts)
+    offers = advise(scene, each.base, facts)
+    # A job that its step limits is told only what surely gains something.
+    return tuple(
+        offer for offer in offers if judgement.stage != "device" or (offer.expected.low or 0.0) >= 1 + MIN_GAIN
+    )
 
 
 def _rate(each: job.Studied) -> float | None:

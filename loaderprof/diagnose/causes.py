@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 from loaderprof.diagnose.breakdown import Breakdown, usual_wait_s
 from loaderprof.diagnose.timeline import Loop
+from loaderprof.diagnose.verdict import LOADER
 from loaderprof.findings import Cause, Evidence, Stage
 
 # DESIGN's definition: a stage whose removal gains less than this is no bottleneck.
 MIN_GAIN = 0.05
+# What comes after a step that is the limit is named where it gains so much.
+WORTH_NAMING = 0.1
 # Fetches that wait this share of their time are waiting, not working.
 MOSTLY_BLOCKED = 0.5
 # A worker whose process burns this many times its thread's CPU runs threads of a library.
@@ -208,6 +211,9 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
         line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
         return f"{kind.title}{line}"
     if stage == "device":
+        after = max(LOADER, key=scene.gain)
+        if scene.gain(after) >= WORTH_NAMING:
+            return f"The step itself is the limit; after it, {name(after, scene).title}"
         return "The step itself is the limit; the loader keeps up"
     return "The loader keeps up. Nothing to change here."
 

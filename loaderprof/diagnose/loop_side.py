@@ -42,6 +42,12 @@ _DEVICE_LINES = re.compile(
     r"\btorch\.|\bF\.|\bnn\.|synchronize\("
 )
 
+# The model at work, whatever else stands on the user's line: `loss.backward(); total += loss.item()`.
+_MODEL_CALLS = re.compile(
+    r"(^|\.)(_engine_run_backward|_(wrapped_)?call_impl|forward) \(.*torch/(nn|autograd|_dynamo)/"
+)
+_EVALUATION = re.compile(r"evaluate|validate")
+
 Part = Literal["host", "device", "unknown"]
 
 
@@ -75,18 +81,22 @@ def part_of_step(frames: tuple[str, ...], sources: dict[str, str], device: bool 
         device: the step runs on a device of its own, so that a line that reads a result waits for it.
     """
     library: Part = "unknown"
+    model = False
     for frame in reversed(frames):
         _, file, line = split_frame(frame)
         place = f"{file}:{line}"
         source = sources.get(place)
         if source is not None:
-            return _part_of_line(source, library, device), place
+            return _part_of_line(source, library, device, model and not _EVALUATION.search(source)), place
+        model = model or bool(_MODEL_CALLS.search(frame))
         if library == "unknown":
             library = "host" if _HOST_FRAMES.search(file) else "device" if _DEVICE_FRAMES.search(file) else "unknown"
     return library, ""
 
 
-def _part_of_line(source: str, library: Part, device: bool) -> Part:
+def _part_of_line(source: str, library: Part, device: bool, model: bool) -> Part:
+    if model:
+        return "device"
     if library == "host" or _HOST_LINES.search(source):
         return "host"
     if _SYNC_LINES.search(source):

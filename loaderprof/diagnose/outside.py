@@ -429,7 +429,7 @@ def _causes(seen: Seen, scene: Scene, stage: Stage, kind: causes.Kind, wait: Sha
     found, ruled_out = [], []
     for each, gain in sorted(scene.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
         named = kind if each == stage else causes.name(each, scene)
-        listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage not in ("none", "device")
+        listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage != "none"
         if each == stage or listed:
             facts = evidence(seen, each, gain, wait)
             found.append(results.Cause(named.id, "found", each, facts, round(gain, 3), named.title))

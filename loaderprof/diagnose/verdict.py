@@ -16,8 +16,12 @@ SURE_STEPS = 60
 # The loop's step limits the job, rather than being in balance with the loader, where the loader alone could go this
 # much faster.
 STEP_BOUND = 1.5
+# A stage of the loader that gains less than this of what the step does is not what limits a job bound by its step.
+CLOSE = 0.8
 # A narrower explanation is preferred where it recovers this much of what the widest would.
 SPECIFIC = 0.6
+# A fight for cores slows the step too, and is told before it where it explains this much of it.
+CROWDED = 0.3
 # Beyond this the replay does not describe the run well enough to rank what it says.
 MODEL_ERROR = 0.15
 # Where nothing told the stage of this much of the bottleneck's time, the verdict is not sure.
@@ -92,7 +96,9 @@ def primary(gains: dict[Stage, float]) -> Stage:
     host, device = gains.get("host", 1.0) - 1, gains.get("device", 1.0) - 1
     host_leads = host >= MIN_GAIN and host >= device
     best = max(loader, key=lambda stage: loader[stage], default=None)
-    if best is not None and loader[best] >= MIN_GAIN and (loader[best] >= host or not host_leads):
+    crowded = loader.get("contention", 0.0) >= max(MIN_GAIN, CROWDED * device)
+    step_bound = device >= STEP_BOUND - 1 and (best is None or loader[best] < CLOSE * device) and not crowded
+    if best is not None and loader[best] >= MIN_GAIN and not step_bound and (loader[best] >= host or not host_leads):
         narrow = [stage for stage in NARROW if loader.get(stage, 0.0) >= max(MIN_GAIN, SPECIFIC * loader[best])]
         return max(narrow, key=lambda stage: loader[stage]) if narrow else best
     if host_leads:

@@ -18,9 +18,8 @@ from loaderprof.predict.replay import Costs, Outcome, Settings, replay
 MAX_BATCHES = 240
 # A batch this many times the median is a straggler.
 STRAGGLER_RATIO = 3.0
-# A stream makes several batches at once where its slow ones hold this much of the work, or come at even distances.
+# A stream makes several batches at once where its slow ones hold this much of the work.
 BURST_SHARE = 0.95
-MIN_GAPS, EVEN_GAPS = 4, 0.75
 # A loop that does not wait for its device returns from a step well before the device has done it.
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 
@@ -159,11 +158,7 @@ def in_bursts(loop: Loop) -> bool:
         return False
     total = made.cpu + made.blocked
     slow = total > STRAGGLER_RATIO * np.median(total[usual])
-    if total[usual & slow].sum() > BURST_SHARE * total[usual].sum():
-        return True
-    gaps = np.concatenate([np.diff(np.flatnonzero(slow[made.pid == pid])) for pid in np.unique(made.pid)])
-    even = np.abs(gaps - np.median(gaps)) <= 1 if len(gaps) >= MIN_GAPS else np.zeros(1, np.bool_)
-    return bool(np.median(gaps) >= 2 and even.mean() >= EVEN_GAPS) if even.any() else False
+    return bool(total[usual & slow].sum() > BURST_SHARE * total[usual].sum())
 
 
 def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -> Model | None:

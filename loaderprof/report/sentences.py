@@ -131,7 +131,8 @@ def title(findings: Findings) -> str:
     if verdict.bottleneck == "unknown":
         return f"Not enough evidence - {name}"
     if verdict.bottleneck == "device":
-        return f"Step-bound, the loader keeps up - {name}"
+        limited = any(cause.status == "found" and cause.stage not in ("device", "host") for cause in findings.causes)
+        return f"Step-bound{'' if limited else ', the loader keeps up'} - {name}"
     possible = "" if verdict.ceiling_speedup is None else f", {words.ratio(verdict.ceiling_speedup)} possible"
     return f"{NAMES[verdict.bottleneck].capitalize()}-bound{possible} - {name}"
 

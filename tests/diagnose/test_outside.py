@@ -120,7 +120,7 @@ def test_without_workers_making_is_waiting(tmp_path: Path) -> None:
 
 
 def test_startup_of_workers_is_no_wait(tmp_path: Path) -> None:
-    found = concluded(tmp_path / "r", {"startup": 300, "stop": 100, "device": 600}, {"decode": 300, "idle": 700})
+    found = concluded(tmp_path / "r", {"startup": 500, "stop": 100, "device": 400}, {"decode": 300, "idle": 700})
     assert (found.verdict.bottleneck, found.verdict.wait_share) == ("startup", 0.0)
 
 

@@ -40,20 +40,26 @@ def test_below_a_gain_of_five_percent_there_is_no_bottleneck() -> None:
 def test_the_step_is_the_limit_only_where_the_loader_could_go_much_faster() -> None:
     assert primary({"decode": 1.02, "device": 1.3}) == "none"
     assert primary({"decode": 1.02, "device": 1.6}) == "device"
-    assert primary({"decode": 1.2, "device": 6.0}) == "decode"
+    assert primary({"decode": 1.2, "device": 6.0}) == "device"
+    assert primary({"decode": 2.7, "device": 3.0}) == "decode"
+    assert primary({"decode": 1.3, "device": 1.45}) == "decode"
 
 
 def test_the_loops_own_python_is_held_against_the_model() -> None:
     assert primary({"decode": 1.0, "host": 1.5, "device": 1.2}) == "host"
     assert primary({"decode": 1.0, "host": 1.2, "device": 3.0}) == "device"
-    assert primary({"decode": 1.3, "host": 1.2, "device": 3.0}) == "decode"
+    assert primary({"decode": 1.3, "host": 1.2, "device": 1.4}) == "decode"
 
 
-def test_a_loader_that_costs_does_not_keep_up_whatever_else_costs_too() -> None:
-    # Validation costs a little more than the loader, the model more than both.
+def test_what_limits_a_job_is_what_its_removal_gains_most() -> None:
     judgement = judged({"decode": 1.10, "host": 1.12, "device": 3.0})
-    assert judgement.stage == "decode"
-    assert judgement.others == ("host",)
+    assert judgement.stage == "device"
+    assert judgement.others == ("host", "decode")
+
+
+def test_a_fight_for_cores_slows_the_step_too() -> None:
+    assert primary({"transform": 1.1, "contention": 2.6, "device": 3.9}) == "contention"
+    assert primary({"transform": 1.1, "contention": 1.2, "device": 3.9}) == "device"
 
 
 def test_what_costs_beside_the_model_is_named() -> None:
@@ -111,8 +117,10 @@ def test_any_gains_lead_to_a_stage_and_the_others_are_worth_naming(gains: dict[S
     assert [gains[stage] for stage in judgement.others] == sorted((gains[s] for s in judgement.others), reverse=True)
     if judgement.stage in LOADER:
         assert gains[judgement.stage] >= 1 + MIN_GAIN
-    if judgement.stage in ("none", "device"):
+    if judgement.stage == "none":
         assert all(gains.get(stage, 1.0) < 1 + MIN_GAIN for stage in LOADER)
+    if judgement.stage == "device":
+        assert all(gains.get(stage, 1.0) < gains["device"] for stage in LOADER)
 
 
 @given(gains=GAINS, more=st.floats(1.0, 3.0))
