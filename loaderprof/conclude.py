@@ -19,7 +19,8 @@ from loaderprof.diagnose.timeline import Loop, Timeline, build
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
-from loaderprof.predict.advice import Facts, advise
+from loaderprof.predict.advice import advise
+from loaderprof.predict.change import Facts
 from loaderprof.recording import Recording
 
 
@@ -44,7 +45,7 @@ def conclude(recording: Recording) -> Findings:
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=job.agreement(main, job_gains),
-        guessed=job.guessed(main, job_gains),
+        guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(),
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
@@ -185,7 +186,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     rate = _rate(each)
     judgement = judge(
         each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
-        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None,
+        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
     verdict = _verdict(

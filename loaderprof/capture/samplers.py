@@ -21,6 +21,7 @@ import psutil
 
 from loaderprof import journal as layout
 from loaderprof.capture import usage
+from loaderprof.files import WATCHED_FRAME
 
 # Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
 HOST_BUDGET = 0.002
@@ -411,13 +412,21 @@ def _unnamed(pid: int, thread: str | None) -> str:
     return "MainThread" if thread in (None, str(pid)) or str(thread).startswith("0x") else f"Thread {thread}"
 
 
+# Our frame in which a watched iterable is asked for a batch: what lies below it is the loader, not the loop.
+_WATCHED = re.compile(r"^(?:Watched\.)?__next__ \(.*/loaderprof/capture/.*\)$")
+
+
 def _trimmed(frames: list[str]) -> list[str]:
     """Drop what a forked worker inherited from its parent's stack, and loaderprof's own frames."""
     for place in range(len(frames) - 1, -1, -1):
         if frames[place].startswith("_worker_loop ("):
             frames = frames[place:]
             break
-    return [frame for frame in frames if "/loaderprof/capture/" not in frame]
+    return [
+        _WATCHED.sub(WATCHED_FRAME, frame)
+        for frame in frames
+        if "/loaderprof/capture/" not in frame or _WATCHED.match(frame)
+    ]
 
 
 def find_py_spy() -> str | None:

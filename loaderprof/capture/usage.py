@@ -5,7 +5,6 @@ Read by the supervisor at both ends of a window of stack samples, so that stacks
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,16 +20,22 @@ def account(pids: Iterable[int]) -> Account:
     told: Account = {}
     for pid in pids:
         try:
-            threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:MAX_THREADS]
-        except (OSError, ValueError):
+            threads = sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
+        except OSError:
             continue
-        for thread in threads:
-            try:
-                cpu, runq, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_bytes().split()
-                told[pid, thread] = int(cpu), int(runq)
-            except (OSError, ValueError):
-                continue
+        for thread in threads[:MAX_THREADS]:
+            used = _used(pid, thread)
+            if used is not None:
+                told[pid, thread] = used
     return told
+
+
+def _used(pid: int, thread: int) -> tuple[int, int] | None:
+    try:
+        cpu, runq, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_bytes().split()
+    except (OSError, ValueError):
+        return None
+    return int(cpu), int(runq)
 
 
 def between(before: Account, after: Account) -> Account:

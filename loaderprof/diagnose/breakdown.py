@@ -87,6 +87,10 @@ class Breakdown:
     asked_bytes: float | None
     pool: Pool | None = None
 
+    def takes_turns(self) -> bool:
+        """Return whether the makers are threads that take turns at the interpreter's lock."""
+        return self.pool is not None and self.pool.locked >= pools.LOCKED_SHARE
+
 
 def break_down(recording: Recording, loop: Loop) -> Breakdown:
     """Return what a batch of `loop` costs."""
@@ -129,8 +133,8 @@ def _lock_holder(recording: Recording, loop: Loop, sources: dict[str, str], pool
     """Return the line that holds the interpreter's lock: of the pool's makers where there is one."""
     if pool is not None and pool.locked >= pools.LOCKED_SHARE:
         return next((each.where for each in pool.work if each.where), None) or pool.words()
-    # Threads that use more than one core do not hold the lock, however long the loop waits for its device.
-    if pool is not None and pool.makers > 1 and (pool.cores or 0.0) + pool.runq > pools.ONE_CORE:
+    # Where the lock is free at times nobody holds up the loop with it, however long it waits for its device.
+    if pool is not None and pool.kind == "threads" and not pool.holds_lock():
         return None
     return loop_side.lock_holder(recording, loop, sources)
 
@@ -145,7 +149,7 @@ def _pooled(pool: Pool, loop: Loop, own: tuple[Piece, ...]) -> tuple[Piece, ...]
         period = (loop.mean(loop.wait) or 0.0) + (loop.mean(loop.step) or 0.0)
         cpu, blocked = pool.seconds(period)
         return _told_by_pool(pool, cpu, blocked)
-    waited = sum(piece.blocked_s for piece in own)
+    waited = max(0.0, (loop.mean(loop.wait) or 0.0) - sum(piece.cpu_s for piece in own))
     kept = tuple(replace(piece, blocked_s=0.0) for piece in own if piece.cpu_s > 0)
     mine = _told_by_pool(pool, 0.0, waited)
     return tuple(sorted((*kept, *mine), key=lambda piece: -piece.total_s))

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loaderprof.diagnose.breakdown import Breakdown
+from loaderprof.diagnose.breakdown import WORK, Breakdown
+from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.findings import Cause, Evidence, Stage
 
@@ -63,6 +64,8 @@ class Scene:
 
     def maker(self) -> str:
         """Return who makes the batches, in words."""
+        if self.parts.pool is not None:
+            return f"{self.parts.pool.words()} of {self.loop.name}"
         return "the loader workers" if self.loop.num_workers else "the training process"
 
 
@@ -155,6 +158,8 @@ def _decodes(scene: Scene, format_: str) -> bool:
 
 
 def _blocked_share(scene: Scene) -> float:
+    if scene.parts.pool is not None:
+        return scene.parts.pool.waiting
     return (scene.parts.blocked_s or 0.0) / scene.parts.wall_s if scene.parts.wall_s else 0.0
 
 
@@ -193,6 +198,8 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
                 f"Each of {max(1, scene.loop.num_workers)} workers keeps {scene.parts.threads or 0:.1f} threads busy "
                 f"on {scene.cores:g} cores"
             )
+        if kind.id == "interpreter-lock" and scene.parts.pool is not None and scene.parts.pool.makers > 1:
+            return f"{scene.maker()} take turns at the interpreter's lock ({scene.parts.lock_holder})"
         if kind.id == "interpreter-lock":
             return f"{kind.title} ({scene.parts.lock_holder})"
         if kind.id == "bound-workers":
@@ -223,13 +230,15 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     parts, loop = scene.parts, scene.loop
     if share is not None and stage in ("read", "decode", "transform", "collate"):
         made = f"{parts.measured} batches measured, {parts.timed_batches} timed in depth"
+        if parts.pool is not None:
+            made = f"{parts.pool.samples} stack samples of {parts.pool.words()}"
         facts.append(Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None))
-        if parts.by_stack:
+        if parts.by_stack and parts.pool is None:
             seen = parts.by_stack.get(stage, 0) / max(1, sum(parts.by_stack.values()))
             facts.append(
                 Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None)
             )
-        if stage == "read" and parts.blocked_s is not None and parts.wall_s:
+        if stage == "read" and parts.blocked_s is not None and parts.wall_s and parts.pool is None:
             facts.append(
                 Evidence(
                     f"makers are blocked {_blocked_share(scene):.0%} of their time",
@@ -238,6 +247,8 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
                     MOSTLY_BLOCKED,
                 )
             )
+    if parts.pool is not None and stage in (*WORK, "contention"):
+        facts.extend(_of_pool(parts.pool, stage))
     if stage in ("device", "host", "none") or loop.num_workers:
         empty = _empty_share(loop)
         if empty is not None:
@@ -245,12 +256,26 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     if stage == "host" and parts.host_share is not None:
         text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
         facts.append(Evidence(text, parts.host_share, "share", None))
-    if stage == "contention" and parts.runq_s is not None and parts.wall_s:
+    if stage == "contention" and parts.runq_s is not None and parts.wall_s and parts.pool is None:
         waiting = parts.runq_s / parts.wall_s
         facts.append(Evidence(f"workers wait {waiting:.0%} of their time for a core", waiting, "share", 0.25))
     if stage == "sampler" and parts.index_s is not None:
         facts.append(Evidence(f"{parts.index_s * 1e3:.2g} ms a batch in the sampler", parts.index_s, "s", None))
     return tuple(facts)
+
+
+def _of_pool(pool: Pool, stage: Stage) -> list[Evidence]:
+    """Return what is known of the threads or processes that make a watched loop's batches."""
+    used = f"{pool.words()}, {pool.busy:.1f} at work at once"
+    facts = [Evidence(f"{used} on {pool.cores:.1f} cores" if pool.cores is not None else used, pool.busy, pool.kind, None)]
+    if stage == "contention" and pool.held is not None:
+        facts.append(Evidence(f"the interpreter's lock is held {pool.held:.0%} of the time", pool.held, "share", HELD))
+    if stage == "contention":
+        text = f"they wait for it {pool.locked:.0%} of their work"
+        facts.append(Evidence(text, pool.locked, "share", LOCKED_SHARE))
+    if stage == "read":
+        facts.append(Evidence(f"they wait for reads {pool.waiting:.0%} of their work", pool.waiting, "share", MOSTLY_WAITING))
+    return facts
 
 
 def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -> tuple[Cause, ...]:

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.stages import split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Loop
@@ -77,6 +79,7 @@ class Pool:
         runq: cores that they waited for in a run queue.
         waiting: share of their work in which they waited for a read.
         locked: share of their work in which they waited for the interpreter's lock; 0 for processes.
+        held: share of the time in which a thread held that lock; None: not measured.
         work: what they did, dearest first; shares add up to 1.
         samples: stack samples at work.
         pids: the child processes among them.
@@ -91,6 +94,7 @@ class Pool:
     runq: float
     waiting: float
     locked: float
+    held: float | None
     work: tuple[Work, ...]
     samples: int
     pids: frozenset[int]
@@ -112,6 +116,12 @@ class Pool:
         if not self.locked:
             blocked = max(0.0, self.busy - self.cores - self.runq)
         return min(self.cores, self.busy) * period_s, blocked * period_s
+
+    def holds_lock(self) -> bool:
+        """Return whether their process's lock is held nearly all of the time, as far as was measured."""
+        if self.held is not None:
+            return self.held >= HELD
+        return (self.cores or 0.0) + self.runq <= ONE_CORE
 
     def words(self) -> str:
         """Return who they are: `4 threads`."""
@@ -145,7 +155,14 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
     wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
     waits = wait / (wait + step) if wait + step > 0 else 0.0
     overlapped = chosen.busy / chosen.makers > IN_TURN * waits or waits > ALWAYS_WAITS
-    return replace(chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped)
+    return replace(
+        chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped and _waits_for_them(loop)
+    )
+
+
+def _waits_for_them(loop: Loop) -> bool:
+    """Return whether the loop's thread waits for its makers more than it works for a batch itself."""
+    return float(np.sum(loop.made.blocked)) > float(np.sum(loop.made.cpu))
 
 
 def _groups(recording: Recording, main: int, sources: dict[str, str]) -> dict[tuple[Kind, str], list[_Seen]]:
@@ -218,14 +235,13 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     busy = sum(working[who] / total[who] for who in makers)
     waiting = sum(reading[who] / total[who] for who in makers)
     cores, runq = _used(recording, makers)
-    locked = 0.0
-    if kind == "threads" and len(makers) > 1:
-        locked = _locked(busy - waiting, cores, runq, _held(recording, makers[0][0]))
+    held = _held(recording, makers[0][0]) if kind == "threads" else None
+    locked = _locked(busy - waiting, cores, runq, held) if kind == "threads" and len(makers) > 1 else 0.0
     pieces = tuple(
         Work(stage, name, shown_place(recording, place), count / at_work) for (stage, name, place), count in work.most_common()
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
-    return Pool(kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, pieces, at_work, pids)
+    return Pool(kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, pieces, at_work, pids)
 
 
 def _locked(computing: float, cores: float | None, runq: float, held: float | None) -> float:

@@ -229,7 +229,7 @@ def _contention_share(each: Studied) -> float | None:
     costs = base.costs
     measured = _steady_s(each) / max(1, each.loop.batches)
     if parts.pool is not None and parts.lock_holder:
-        needed = unlocked(base, parts.pool, each.loop, each.budget).run().steady_step_s
+        needed = unlocked(base, parts.pool, each.budget).run().steady_step_s
         return max(0.0, 1 - needed / measured) if measured > 0 else None
     if crowded or parts.lock_holder:
         # Threads that meet at barriers, or at the interpreter's lock, block each other.

@@ -29,7 +29,10 @@ def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
     # The CPU of the process's other threads is the makers', not threads of the step.
     costs = replace(base.costs, step_threads=1.0)
     if not pool.overlapped:
-        return replace(base, costs=costs)
+        own = float(costs.fetch_cpu_s.mean())
+        waited = max(0.0, (loop.mean(loop.wait) or 0.0) - own)
+        fetched = np.ones(len(costs.fetch_cpu_s))
+        return replace(base, costs=replace(costs, fetch_cpu_s=fetched * own, fetch_blocked_s=fetched * waited))
     wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
     cpu, blocked = pool.seconds(wait + step)
     makers = round(pool.busy) if wait > HELD_UP * (wait + step) else pool.makers
@@ -41,7 +44,7 @@ def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
     return replace(base, costs=costs, settings=settings, cores=1.0 if pool.locked >= LOCKED_SHARE else base.cores)
 
 
-def unlocked(base: Model, pool: Pool, loop: Loop, budget: float) -> Model:
+def unlocked(base: Model, pool: Pool, budget: float) -> Model:
     """Return the model without the interpreter's lock between makers and loop: as many processes, on `budget` cores."""
     costs = base.costs
     costs = replace(costs, step_blocked_s=np.minimum(costs.step_blocked_s, _quick(costs.step_blocked_s)))
