@@ -75,6 +75,15 @@ class ThreadUse:
     runq_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """What one process held open when a window of stack samples began: how many descriptors, and data files by size."""
+
+    pid: int
+    descriptors: int
+    files: dict[str, int]
+
+
 @dataclass(slots=True)
 class Recording:
     """A recording in memory.
@@ -86,6 +95,7 @@ class Recording:
         host: the supervisor's samples, oldest first.
         threads: the kernel's account of the threads that stacks were taken of; empty where it was not recorded.
         gil: by window: process, samples in which one of its threads held the interpreter's lock, and samples in all.
+        open_files: by window and process; empty where it was not recorded.
         notes: what could not be read, in words for the report.
     """
 
@@ -98,6 +108,7 @@ class Recording:
     stacks: list[StackSamples] = field(default_factory=list)
     threads: list[ThreadUse] = field(default_factory=list)
     gil: list[tuple[int, int, int]] = field(default_factory=list)
+    open_files: list[OpenFiles] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def findings(self) -> Findings:
@@ -135,6 +146,7 @@ def read(folder: str | os.PathLike[str]) -> Recording:
         recording.stacks.extend(_stack_samples(line))
         recording.threads.extend(_thread_uses(line))
         recording.gil.extend(_lock_samples(line))
+        recording.open_files.extend(_open_files(line))
     return recording
 
 
@@ -305,5 +317,15 @@ def _lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
             taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
             if 0 <= held < intake.MAX_COUNT and 0 < taken < intake.MAX_COUNT:
                 yield int(pid), int(held), taken
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return
+
+
+def _open_files(line: dict[str, Any]) -> Iterator[OpenFiles]:
+    try:
+        for pid, descriptors, files in line.get("files", ()):
+            known = {intake.printable(str(path)): int(size) for path, size in files if 0 <= size < intake.MAX_NS}
+            if 0 <= descriptors < intake.MAX_COUNT:
+                yield OpenFiles(int(pid), int(descriptors), known)
     except (KeyError, TypeError, ValueError, OverflowError):
         return

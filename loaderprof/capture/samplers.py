@@ -241,6 +241,7 @@ class StackSampler:
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._begun_ns = 0
         self._used: usage.Account = {}
+        self._open: list[list[Any]] = []
         self._windows = 0
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
         if self._program is None:
@@ -299,7 +300,7 @@ class StackSampler:
     def _start(self, pids: list[int], locks: bool = False) -> None:
         if not pids:
             return
-        self._used = usage.account(pids)
+        self._used, self._open = usage.account(pids), usage.open_files(pids)
         self._begun_ns = time.perf_counter_ns()
         self._windows += 1
         # Threads behind a watched iterable share one lock: a second look tells how much of the time it is held.
@@ -357,6 +358,7 @@ class StackSampler:
         return {
             "t0": self._begun_ns, "t1": ended, "rate": self.rate_hz, "frames": list(window.frames),
             "stacks": window.stacks, "threads": threads, "gil": held,
+            "files": self._open,
         }  # fmt: skip
 
 

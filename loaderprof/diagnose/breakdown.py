@@ -15,6 +15,7 @@ import numpy as np
 from loaderprof.diagnose import loop_side, operators, pools
 from loaderprof.diagnose.operators import REST, Operator
 from loaderprof.diagnose.pools import Pool
+from loaderprof.diagnose.reads import Reads, reads_of
 from loaderprof.diagnose.stages import never_reads, split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
@@ -60,6 +61,7 @@ class Breakdown:
         threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own. None
             where batches are too short to tell.
         lock_holder: the line of a Python thread that computes beside the loop and holds the interpreter's lock.
+        reads: how the bytes of a batch come.
         pool: the threads or processes that make the batches of a watched iterable; None where none were seen.
     """
 
@@ -86,6 +88,7 @@ class Breakdown:
     device_bytes: float | None
     asked_bytes: float | None
     pool: Pool | None = None
+    reads: Reads | None = None
 
     def takes_turns(self) -> bool:
         """Return whether the makers are threads that take turns at the interpreter's lock."""
@@ -111,6 +114,8 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         pieces = _pooled(pool, loop, pieces)
         by_stack = {stage: round(pool.share(stage) * pool.samples) for stage in WORK}
         enough = pool.samples >= MIN_STACK_SAMPLES
+    reading = [sample for sample in stacks if stage_of_stack(sample.frames, sources) == "read"]
+    reads = reads_of(recording, loop, pools.reading_stacks(recording, loop, sources) if pool else reading)
     host_share, host_by, step_samples = loop_side.host_share(recording, loop, sources)
     holder = _lock_holder(recording, loop, sources, pool)
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
@@ -125,7 +130,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S and not pool else None,
-        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool,
+        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
     )  # fmt: skip
 
 
@@ -163,7 +168,11 @@ def _told_by_pool(pool: Pool, cpu_s: float, blocked_s: float) -> tuple[Piece, ..
     pieces = []
     for work in pool.work:
         whole = work.share * total
-        share = reading / max(1e-12, pool.share("read") * total) if work.stage == "read" else (blocked_s - reading) / elsewhere
+        share = (
+            reading / max(1e-12, pool.share("read") * total)
+            if work.stage == "read"
+            else (blocked_s - reading) / elsewhere
+        )
         blocked = whole * min(1.0, share)
         stage = work.stage if work.stage in (*WORK, "handover") else "transform"
         pieces.append(Piece(stage, work.name or stage, work.where, whole - blocked, blocked))

@@ -53,7 +53,7 @@ _MACHINERY = re.compile(
 )
 _PICKLING = re.compile(r"/multiprocessing/reduction\.py$")
 # A line that takes from or puts into a queue written in C.
-_QUEUE_LINE = re.compile(r"(?i)\b\w*(?:queue|_q|\bq|tasks|jobs|inbox|outbox)\w*\.(?:get|put)\(|\.result\(|\.join\(|\.acquire\(")
+_QUEUE_LINE = re.compile(r"(?i)\b\w*(?:queue|_q|\bq|tasks|jobs|inbox|outbox)\w*\.(?:get|put)\(|\.result\(|\.acquire\(")
 _LOADER_WORKER = re.compile(r"torch/utils/data/_utils/(?:worker|pin_memory)\.py")
 
 
@@ -125,7 +125,11 @@ class Pool:
 
     def words(self) -> str:
         """Return who they are: `4 threads`."""
-        return f"{self.makers} {self.kind}" if self.makers > 1 else f"one {'thread' if self.kind == 'threads' else 'process'}"
+        return (
+            f"{self.makers} {self.kind}"
+            if self.makers > 1
+            else f"one {'thread' if self.kind == 'threads' else 'process'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,12 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
 def _waits_for_them(loop: Loop) -> bool:
     """Return whether the loop's thread waits for its makers more than it works for a batch itself."""
     return float(np.sum(loop.made.blocked)) > float(np.sum(loop.made.cpu))
+
+
+def reading_stacks(recording: Recording, loop: Loop, sources: dict[str, str]) -> list[StackSamples]:
+    """Return the stacks in which the makers of a watched loop were reading."""
+    groups = _groups(recording, loop.process.pid, sources)
+    return [each.sample for seen in groups.values() for each in seen if each.stage == "read"]
 
 
 def _groups(recording: Recording, main: int, sources: dict[str, str]) -> dict[tuple[Kind, str], list[_Seen]]:
@@ -238,7 +248,8 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     held = _held(recording, makers[0][0]) if kind == "threads" else None
     locked = _locked(busy - waiting, cores, runq, held) if kind == "threads" and len(makers) > 1 else 0.0
     pieces = tuple(
-        Work(stage, name, shown_place(recording, place), count / at_work) for (stage, name, place), count in work.most_common()
+        Work(stage, name, shown_place(recording, place), count / at_work)
+        for (stage, name, place), count in work.most_common()
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
     return Pool(kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, pieces, at_work, pids)

@@ -215,7 +215,11 @@ def pool_map(knobs: Knobs, clock: Clock) -> None:
 def threads_before_processes(knobs: Knobs, clock: Clock) -> None:
     """As it should be: threads download, processes compute. They are what limits it."""
     body = np.ones(64, dtype=np.float32).tobytes()
-    with store(lambda _: body, latency_s=0.01) as url, ProcessPoolExecutor(2) as compute, ThreadPoolExecutor(12) as pool:
+    with (
+        store(lambda _: body, latency_s=0.01) as url,
+        ProcessPoolExecutor(2) as compute,
+        ThreadPoolExecutor(12) as pool,
+    ):
         download = knobs.pick("read", Download(url), Always(np.ones(64, dtype=np.float32)))
         work = knobs.pick("transform", augment, blank)
 

@@ -17,7 +17,11 @@ THREAD = [
     f"Thread._bootstrap ({LIB}/threading.py:1002)", f"Thread._bootstrap_inner ({LIB}/threading.py:1045)",
     f"Thread.run ({LIB}/threading.py:982)",
 ]  # fmt: skip
-EXECUTOR = [*THREAD, f"_worker ({LIB}/concurrent/futures/thread.py:83)", f"_WorkItem.run ({LIB}/concurrent/futures/thread.py:58)"]
+EXECUTOR = [
+    *THREAD,
+    f"_worker ({LIB}/concurrent/futures/thread.py:83)",
+    f"_WorkItem.run ({LIB}/concurrent/futures/thread.py:58)",
+]
 IDLE = [*THREAD, f"_worker ({LIB}/concurrent/futures/thread.py:81)"]
 FORKED = ["<module> (/home/me/train.py:60)", f"BaseProcess.run ({LIB}/multiprocessing/process.py:108)"]
 POOL = [*FORKED, f"worker ({LIB}/multiprocessing/pool.py:125)", f"mapstar ({LIB}/multiprocessing/pool.py:48)"]
@@ -50,7 +54,9 @@ class Run(Made):
         self.ended = self.loop(self.main, plan)
         self.stacks(self.main.pid, ["<module> (/home/me/train.py:60)", "next (<watched>)"], 50)
 
-    def thread(self, name: str, cpu: float, runq: float, *stacks: tuple[list[str], int], pid: int | None = None) -> None:
+    def thread(
+        self, name: str, cpu: float, runq: float, *stacks: tuple[list[str], int], pid: int | None = None
+    ) -> None:
         pid = pid or self.main.pid
         for frames, count in stacks:
             self.stacks(pid, frames, count, name)
@@ -129,7 +135,9 @@ def test_threads_that_wait_for_reads_wait_for_no_lock(tmp_path: Path) -> None:
 def test_processes_of_every_kind_of_pool_are_makers(tmp_path: Path, frames: list[str]) -> None:
     run = Run(tmp_path / "r")
     for pid in (7001, 7002):
-        run.thread("MainThread", 0.1, 0.0, ([*frames, PARSE], 10), ([*frames, READ], 30), (WAITING_FOR_TASK, 10), pid=pid)
+        run.thread(
+            "MainThread", 0.1, 0.0, ([*frames, PARSE], 10), ([*frames, READ], 30), (WAITING_FOR_TASK, 10), pid=pid
+        )
     found = pool(run)
     assert (found.kind, found.makers, found.pids) == ("processes", 2, {7001, 7002})
     assert found.busy == pytest.approx(1.6)
@@ -163,7 +171,9 @@ def test_a_plain_process_makes_batches_where_no_pool_does(tmp_path: Path) -> Non
 
 
 def test_makers_that_rest_while_the_loop_steps_do_not_overlap(tmp_path: Path) -> None:
-    run = Run(tmp_path / "r", Plan(wait=0.05, step=0.05, fetch=Fetch(cpu=0.001, blocked=0.049), facts={"watched": True}))
+    run = Run(
+        tmp_path / "r", Plan(wait=0.05, step=0.05, fetch=Fetch(cpu=0.001, blocked=0.049), facts={"watched": True})
+    )
     run.thread("MainThread", 0.4, 0.0, ([*POOL, PARSE], 25), (WAITING_FOR_TASK, 25), pid=7001)
     assert not pool(run).overlapped
 
