@@ -15,6 +15,7 @@ from loaderprof import findings as results
 from loaderprof.diagnose import causes, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.risks import risks_of
 from loaderprof.diagnose.timeline import Loop, Timeline, build
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Findings, Stage
@@ -60,7 +61,7 @@ def conclude(recording: Recording) -> Findings:
         advice=_advice(recording, studied, scene, judgement),
         loaders=tuple(_loader(recording, each, budget, others) for each in everyone),
         ranks=_ranks(everyone),
-        risks=_risks(recording, everyone, budget),
+        risks=risks_of(recording, [each.loop for each in everyone], budget),
     )
 
 
@@ -217,24 +218,6 @@ def _ranks(studied: Sequence[job.Studied]) -> tuple[results.Rank, ...]:
             total = wait + step if wait is not None and step is not None else None
             ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.pid, total, wait)
     return tuple(ranks[number] for number in sorted(ranks))
-
-
-def _risks(recording: Recording, studied: Sequence[job.Studied], budget: float) -> tuple[results.Risk, ...]:
-    risks = []
-    workers = sum(each.loop.num_workers for each in studied)
-    if workers > budget:
-        text = f"{workers} workers over all loaders share a CPU budget of {budget:g} cores"
-        risks.append(results.Risk("workers-over-budget", text, float(workers), "workers", budget))
-    shm = recording.host[-1].get("shm") if recording.host else None
-    sizes = recording.tables["size"]["bytes"]
-    if isinstance(shm, dict) and len(sizes):
-        in_flight = sum(
-            each.loop.num_workers * int(each.loop.facts.get("prefetch_factor") or 2) for each in studied
-        ) * float(np.median(sizes))
-        if in_flight > 0.8 * shm.get("total", float("inf")):
-            text = "batches in flight would fill /dev/shm: the job may die with a bus error"
-            risks.append(results.Risk("shared-memory", text, in_flight, "bytes", float(shm["total"])))
-    return tuple(risks)
 
 
 def _run(recording: Recording, timeline: Timeline) -> results.Run:

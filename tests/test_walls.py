@@ -34,7 +34,7 @@ HEAVY = {"torch", "psutil", "pynvml", "torchvision"}
 # What a worker may load of ours: everything its hooks need, and nothing that thinks.
 WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
     f"loaderprof.capture.{name}"
-    for name in ("hooks", "describe", "kernel", "settings", "steps", "timers", "trial", "unseen")
+    for name in ("hooks", "dataset", "describe", "kernel", "settings", "steps", "timers", "trial", "unseen")
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-import itertools
 import json
 import os
 import platform
@@ -16,6 +15,8 @@ import re
 import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
+
+from loaderprof.capture import dataset as dataset_facts
 
 # The environment is the user's; only these names are ever recorded.
 ENVIRONMENT = (
@@ -102,39 +103,14 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "dataset_where": _source_of(dataset),
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
-        "path": data_path(dataset),
+        "guarded": dataset_facts.guarded(),
+        **_dataset(item, iterator),
     }
 
 
-_URL = re.compile(r"^[a-z][a-z0-9+.-]{1,15}://[^\s]{1,1000}$")
-_PATH = re.compile(r"^(?:/|\./|\.\./)?[^\n\0:;,<>|*?\"']{0,1000}/[^\n\0]{1,1000}$")
-
-
-def data_path(dataset: Any) -> Optional[str]:
-    """Return the first path or URL that a dataset holds, as far as a short look finds one; no code of it runs."""
-    try:
-        return _first_path(dataset)
-    except Exception:  # a container that another thread changes meanwhile
-        return None
-
-
-def _first_path(dataset: Any) -> Optional[str]:
-    queue, seen = [dataset], 0
-    while queue and seen < 200:
-        item = queue.pop(0)
-        seen += 1
-        if type(item) is str:
-            if len(item) < 2000 and (_URL.match(item) or (_PATH.match(item) and " " not in item)):
-                return re.sub(r"(://)[^/@]*@", r"\1***@", item.split("?", 1)[0])
-        elif type(item).__module__.split(".")[0] == "pathlib":
-            return str(item)
-        elif type(item) in (list, tuple):
-            queue.extend(item[:2])
-        elif type(item) is dict:
-            queue.extend(itertools.islice(item.values(), 8))
-        else:
-            queue.extend(itertools.islice(held(item).values(), 32))
-    return None
+def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:
+    iterable = getattr(iterator, "_dataset_kind", 0) == 1
+    return dataset_facts.facts(item.dataset, iterable, getattr(item, "worker_init_fn", None) is not None)
 
 
 def watched(iterable: Any, name: str) -> str:

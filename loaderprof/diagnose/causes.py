@@ -27,7 +27,7 @@ MOSTLY_REMOTE = 0.5
 # Below this share of the bytes that came from a disk, nobody asked for them; and the other way round.
 UNASKED = 0.2
 # Where files are this small, and as many a batch, opening them costs more than reading them.
-SMALL_FILE, MANY_FILES = 64 << 10, 4
+SMALL_FILE, MANY_FILES = 32 << 10, 4
 # Copying this much a batch out of memory is worth telling.
 MUCH = 1 << 20
 LARGE_FILE = 64 << 20
@@ -339,7 +339,7 @@ def _of_reads(reads: Reads) -> list[Evidence]:
         facts.append(Evidence(text, reads.device_bytes, "bytes", None))
     if reads.faults:
         facts.append(Evidence(f"{reads.faults:.3g} page faults a batch wait for a disk", reads.faults, "faults", None))
-    if reads.held_open == 1 and reads.largest is not None:
+    if reads.held_open == 1 and reads.largest is not None and not reads.opened:
         path, size = reads.largest
         facts.append(Evidence(f"all is read from {path}, {size / (1 << 20):.0f} MiB", float(size), "bytes", None))
     return facts
