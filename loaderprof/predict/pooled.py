@@ -50,11 +50,12 @@ def unlocked(base: Model, pool: Pool, budget: float) -> Model:
     costs = replace(costs, step_blocked_s=np.minimum(costs.step_blocked_s, _quick(costs.step_blocked_s)))
     if pool.overlapped:
         return replace(base, costs=costs, cores=budget)
-    # The loop waits for its makers: for their reading as now, for their computing as long as the cores need for it.
+    # One at a time they compute all the time that the loop waits; each batch's computing then takes its share of the
+    # cores, or of the makers where these also read. What others took of the one core they will take of more.
+    serial = min(1.0, max(pool.cores or 0.0, pool.held or 0.0)) or 1.0
     together = min(float(pool.makers), max(1.0, budget))
-    now = max(1e-12, pool.busy)
-    cores = min(pool.cores or 0.0, now)
-    kept = min(1.0, (cores / together * now + pool.waiting * now) / now) if cores else 1.0
+    reading = pool.waiting * pool.busy
+    kept = min(1.0, max(serial / together, (serial + reading) / pool.makers) / serial)
     return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * kept), cores=budget)
 
 

@@ -241,7 +241,7 @@ def joblib_stream(knobs: Knobs, clock: Clock) -> None:
     train(batches, Step(knobs, 0.003, 64), clock)
 
 
-@case("threads", label="device", stages="read device")
+@case("threads", label="device", also="none", stages="read device")
 def threads_that_keep_up(knobs: Knobs, clock: Clock) -> None:
     """Enough threads: the step is the limit."""
     body = np.ones(64, dtype=np.float32).tobytes()

@@ -216,6 +216,18 @@ def test_the_verdict_on_threads_is_the_lock_and_the_advice_processes(tmp_path: P
     assert "the interpreter's lock is held 96% of the time" in texts
 
 
+def test_on_a_busy_machine_processes_promise_no_more_than_there_are_cores(tmp_path: Path) -> None:
+    plan = Plan(wait=0.02, step=0.02, fetch=Fetch(cpu=0.01, blocked=0.009), facts={"watched": True})
+    run = Run(tmp_path / "r", plan)
+    run.meta["cpu_budget"] = {"cores": 2.0}
+    for number in range(4):
+        run.thread(f"ThreadPoolExecutor-0_{number}", 0.08, 0.3, ([*EXECUTOR, PARSE], 45), (IDLE, 5))
+    run.lock(48)
+    found = run.recorded().findings()
+    advice = next(each for each in found.advice if each.id == "processes")
+    assert 1.05 < (advice.expected.speedup or 0) <= 2.0
+
+
 def test_threads_that_also_download_are_told_to_compute_in_processes(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     for number in range(8):
