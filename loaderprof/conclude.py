@@ -15,11 +15,13 @@ from loaderprof import findings as results
 from loaderprof.diagnose import causes, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.risks import risks_of
 from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
 from loaderprof.diagnose.verdict import MIN_GAIN, Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
-from loaderprof.predict.advice import Facts, advise
+from loaderprof.predict.advice import advise
+from loaderprof.predict.change import Facts
 from loaderprof.recording import Recording
 
 
@@ -44,7 +46,7 @@ def conclude(recording: Recording) -> Findings:
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=job.agreement(main, job_gains),
-        guessed=job.guessed(main, job_gains),
+        guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(),
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
@@ -59,7 +61,7 @@ def conclude(recording: Recording) -> Findings:
         advice=_advice(recording, studied, scene, judgement),
         loaders=tuple(_loader(recording, each, budget, others) for each in everyone),
         ranks=_ranks(everyone),
-        risks=_risks(recording, everyone, budget),
+        risks=risks_of(recording, [each.loop for each in everyone], budget),
     )
 
 
@@ -185,7 +187,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     rate = _rate(each)
     judgement = judge(
         each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
-        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None,
+        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
     verdict = _verdict(
@@ -216,24 +218,6 @@ def _ranks(studied: Sequence[job.Studied]) -> tuple[results.Rank, ...]:
             total = wait + step if wait is not None and step is not None else None
             ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.pid, total, wait)
     return tuple(ranks[number] for number in sorted(ranks))
-
-
-def _risks(recording: Recording, studied: Sequence[job.Studied], budget: float) -> tuple[results.Risk, ...]:
-    risks = []
-    workers = sum(each.loop.num_workers for each in studied)
-    if workers > budget:
-        text = f"{workers} workers over all loaders share a CPU budget of {budget:g} cores"
-        risks.append(results.Risk("workers-over-budget", text, float(workers), "workers", budget))
-    shm = recording.host[-1].get("shm") if recording.host else None
-    sizes = recording.tables["size"]["bytes"]
-    if isinstance(shm, dict) and len(sizes):
-        in_flight = sum(
-            each.loop.num_workers * int(each.loop.facts.get("prefetch_factor") or 2) for each in studied
-        ) * float(np.median(sizes))
-        if in_flight > 0.8 * shm.get("total", float("inf")):
-            text = "batches in flight would fill /dev/shm: the job may die with a bus error"
-            risks.append(results.Risk("shared-memory", text, in_flight, "bytes", float(shm["total"])))
-    return tuple(risks)
 
 
 def _run(recording: Recording, timeline: Timeline) -> results.Run:

@@ -16,6 +16,8 @@ HOST = "host.jsonl"
 STACKS = "stacks.jsonl"
 FINDINGS = "findings.json"
 PAGE = "report.html"
+# Stands in the stacks for our own frame around an iterable that is watched.
+WATCHED_FRAME = "next (<watched>)"
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:

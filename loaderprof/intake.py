@@ -53,6 +53,7 @@ _META: dict[str, Callable[[Any], bool]] = {
     "cpu_budget": _is(dict), "missing": lambda value: isinstance(value, dict) and _all_texts(value),
     "sources": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "made_at": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
+    "file_systems": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "sampler_cpu_s": _is_cost, "stacks_cpu_s": _is_cost, "open_files_limit": _is_number,
 }  # fmt: skip
 _HEADER: dict[str, Callable[[Any], bool]] = {
@@ -62,11 +63,13 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "number": _COUNT, "num_workers": _whole(0, MAX_WORKERS), "batch_size": _COUNT, "prefetch_factor": _whole(1, MAX_WORKERS),
-    "samples": _COUNT,
-    **dict.fromkeys(("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched"), _is(bool)),
+    "samples": _COUNT, "shards": _COUNT,
+    **dict.fromkeys(
+        ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"), _is(bool)
+    ),
     **dict.fromkeys(
         ("name", "where", "type", "start_method", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset",
-         "dataset_where"), _is(str)),
+         "dataset_where", "path", "handle"), _is(str)),
 }  # fmt: skip
 # A counter that could not be read once goes back to 0; -1 stands for unknown.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}

@@ -33,9 +33,11 @@ TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, 
     1, 16
 )
 
+WATCHED = 2
+
 # The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
 FIELDS = {
-    # `flags` 1: an epoch restarted on persistent workers. cpu_ns: of the thread that made it,
+    # `flags` 1: an epoch restarted on persistent workers, 2 (`WATCHED`): no DataLoader but `watch()`. cpu_ns: of the thread that made it,
     # index_ns: of that, spent in the sampler. `extra`: workers started.
     ITERATOR: ("iterator", "t_begun", "t_ready", "loader", "cpu_ns", "index_ns"),
     # `flags` 1: gradients were enabled. `extra`: finished batches waiting when asked, plus 1 (0: unknown). index_ns:
@@ -159,6 +161,18 @@ class Journal:
                 except (OSError, ValueError):
                     self.full = True
         return not self.full
+
+
+def watches(path: str) -> bool:
+    """Return whether a journal's first records show a watched iterable; False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(HEADER_BYTES + SEGMENT_RECORDS * RECORD_BYTES)[HEADER_BYTES:]
+    except OSError:
+        return False
+    return any(
+        raw[at] == ITERATOR and raw[at + 1] & WATCHED for at in range(0, len(raw) - RECORD_BYTES + 1, RECORD_BYTES)
+    )
 
 
 def _head(header: Dict[str, Any]) -> bytes:

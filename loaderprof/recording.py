@@ -64,6 +64,26 @@ class StackSamples:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadUse:
+    """What one thread used of the CPU within one window of stack samples, and how long it waited for a core."""
+
+    pid: int
+    thread: str
+    wall_s: float
+    cpu_s: float
+    runq_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """What one process held open when a window of stack samples began: how many descriptors, and data files by size."""
+
+    pid: int
+    descriptors: int
+    files: dict[str, int]
+
+
 @dataclass(slots=True)
 class Recording:
     """A recording in memory.
@@ -73,6 +93,9 @@ class Recording:
             `process` (index into `processes`), `flags`, `extra` and `thread`; times are nanoseconds of one clock.
         texts: what the `loader`, `name` and `caller` fields of the tables number.
         host: the supervisor's samples, oldest first.
+        threads: the kernel's account of the threads that stacks were taken of; empty where it was not recorded.
+        gil: by window: process, samples in which one of its threads held the interpreter's lock, and samples in all.
+        open_files: by window and process; empty where it was not recorded.
         notes: what could not be read, in words for the report.
     """
 
@@ -83,6 +106,9 @@ class Recording:
     texts: list[str] = field(default_factory=list)
     host: list[dict[str, Any]] = field(default_factory=list)
     stacks: list[StackSamples] = field(default_factory=list)
+    threads: list[ThreadUse] = field(default_factory=list)
+    gil: list[tuple[int, int, int]] = field(default_factory=list)
+    open_files: list[OpenFiles] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def findings(self) -> Findings:
@@ -118,6 +144,9 @@ def read(folder: str | os.PathLike[str]) -> Recording:
     recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
     for line in _lines(path / STACKS):
         recording.stacks.extend(_stack_samples(line))
+        recording.threads.extend(_thread_uses(line))
+        recording.gil.extend(_lock_samples(line))
+        recording.open_files.extend(_open_files(line))
     return recording
 
 
@@ -268,4 +297,35 @@ def _stack_samples(line: dict[str, Any]) -> Iterator[StackSamples]:
             if intake.is_stack(sample.t_begun, sample.t_done, sample.rate_hz, sample.count) and sample.frames:
                 yield sample
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return
+
+
+def _thread_uses(line: dict[str, Any]) -> Iterator[ThreadUse]:
+    try:
+        wall_ns = int(line["t1"]) - int(line["t0"])
+        for pid, thread, cpu_ns, runq_ns in line.get("threads", ()):
+            if 0 < wall_ns < intake.MAX_NS and 0 <= cpu_ns < intake.MAX_NS and 0 <= runq_ns < intake.MAX_NS:
+                yield ThreadUse(int(pid), str(thread), wall_ns / 1e9, cpu_ns / 1e9, runq_ns / 1e9)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return
+
+
+def _lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
+    try:
+        for pid, held in line.get("gil", ()):
+            # Every sample shows the main thread once.
+            taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
+            if 0 <= held < intake.MAX_COUNT and 0 < taken < intake.MAX_COUNT:
+                yield int(pid), int(held), taken
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return
+
+
+def _open_files(line: dict[str, Any]) -> Iterator[OpenFiles]:
+    try:
+        for pid, descriptors, files in line.get("files", ()):
+            known = {intake.printable(str(path)): int(size) for path, size in files if 0 <= size < intake.MAX_NS}
+            if 0 <= descriptors < intake.MAX_COUNT:
+                yield OpenFiles(int(pid), int(descriptors), known)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return

@@ -152,9 +152,19 @@ def _keep_sources(seen: Recording) -> None:
 
     frames = {frame for sample in seen.stacks for frame in sample.frames}
     seen.meta["sources"] = lines_of(frames)
+    seen.meta["file_systems"] = _file_systems(seen)
     seen.meta["made_at"] = lines_that_make(names_made(seen), users_files(seen))
     with suppress(OSError):
         files.write_meta(seen.folder, seen.meta)
+
+
+def _file_systems(seen: Recording) -> dict[str, str]:
+    """Return the type of the file system of each path that the loaders name or their makers held open."""
+    from loaderprof.capture import mounts
+    from loaderprof.diagnose.reads import paths_named
+
+    table, cwd = mounts.table(), Path(str(seen.meta.get("cwd") or "/"))
+    return {path: found for path in paths_named(seen) if (found := mounts.kind(str(cwd / path), table))}
 
 
 def _stem(job: Sequence[str], launcher: bool) -> str:

@@ -160,9 +160,9 @@ class Process:
                     span(operator_cpu), plan.samples, caller,
                 )  # fmt: skip
 
-    def size(self, worker: int, bytes_: int, samples: int) -> None:
+    def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1) -> None:
         """Say how large a batch is."""
-        self.journal.write(layout.SIZE, 0, 0, worker, 0, bytes_, 1, 1, samples)
+        self.journal.write(layout.SIZE, 0, 0, worker, 0, bytes_, tensors, tensors, samples)
 
 
 class Made:

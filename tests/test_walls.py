@@ -40,6 +40,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "iterators",
         "fetches",
         "workers",
+        "dataset",
         "describe",
         "kernel",
         "settings",

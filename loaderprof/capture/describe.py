@@ -16,6 +16,8 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
+from loaderprof.capture import dataset as dataset_facts
+
 # The environment is the user's; only these names are ever recorded.
 ENVIRONMENT = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT",
@@ -101,7 +103,14 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "dataset_where": _source_of(dataset),
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
+        "guarded": dataset_facts.guarded(),
+        **_dataset(item, iterator),
     }
+
+
+def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:
+    iterable = getattr(iterator, "_dataset_kind", 0) == 1
+    return dataset_facts.facts(item.dataset, iterable, getattr(item, "worker_init_fn", None) is not None)
 
 
 def watched(iterable: Any, name: str) -> str:

@@ -123,7 +123,8 @@ class Iteration:
         self.group = 1
         self.fast = 0
         self._clear()
-        journal.write(layout.ITERATOR, 0, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
+        flags = layout.WATCHED if iterator is None else 0
+        journal.write(layout.ITERATOR, flags, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
         for number, worker in enumerate(workers):
             journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
 

@@ -19,6 +19,10 @@ from typing import Any, Protocol
 
 import psutil
 
+from loaderprof import journal as layout
+from loaderprof.capture import usage
+from loaderprof.files import WATCHED_FRAME
+
 # Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
 HOST_BUDGET = 0.002
 # A short run needs its samples close together; a longer one does not.
@@ -78,6 +82,11 @@ class Job:
         if names and self.first_batch_at is None:
             self.first_batch_at = time.monotonic()
         return [int(match[1]) for match in map(_JOURNAL.search, names) if match]
+
+    def watches(self, pid: int) -> bool:
+        """Return whether a process takes its batches from an iterable that is no DataLoader."""
+        files = self.journals.glob(f"*-{pid}-*.lpj") if self.journals is not None else ()
+        return any(layout.watches(str(file)) for file in files)
 
 
 class HostSampler:
@@ -231,6 +240,8 @@ class StackSampler:
         self._program = find_py_spy()
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._begun_ns = 0
+        self._used: usage.Account = {}
+        self._open: list[list[Any]] = []
         self._windows = 0
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
         if self._program is None:
@@ -243,7 +254,8 @@ class StackSampler:
         if self._running:
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
-        self._start(self._due(job))
+        due = self._due(job)
+        self._start(due, locks=bool(due) and job.watches(due[0]))
         return None
 
     def last_window(self) -> dict[str, Any] | None:
@@ -285,16 +297,19 @@ class StackSampler:
         workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
         return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
 
-    def _start(self, pids: list[int]) -> None:
+    def _start(self, pids: list[int], locks: bool = False) -> None:
         if not pids:
             return
+        self._used, self._open = usage.account(pids), usage.open_files(pids)
         self._begun_ns = time.perf_counter_ns()
         self._windows += 1
-        for pid in pids:
-            output = Path(self._folder.name) / f"{pid}.{self._windows}"
+        # Threads behind a watched iterable share one lock: a second look tells how much of the time it is held.
+        looks = [(pid, "--idle") for pid in pids] + [(pid, "--gil") for pid in pids[:1] if locks]
+        for pid, which in looks:
+            output = Path(self._folder.name) / f"{pid}.{self._windows}{which}"
             command = [
                 str(self._program), "record", "--nonblocking", "--pid", str(pid), "--format", "raw", "--output",
-                str(output), "--rate", str(self.rate_hz), "--duration", str(self.window_s), "--idle", "--threads",
+                str(output), "--rate", str(self.rate_hz), "--duration", str(self.window_s), which, "--threads",
                 "--full-filenames",
             ]  # fmt: skip
             try:
@@ -316,23 +331,40 @@ class StackSampler:
         return child.returncode is not None
 
     def _collect(self) -> dict[str, Any] | None:
-        window = _Window()
+        ended = time.perf_counter_ns()
+        used = usage.between(self._used, usage.account(sorted({pid for pid, _ in self._used})))
+        window, held = _Window(), []
         for child, output in self._running:
             error = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
             if child.stderr:
                 child.stderr.close()
             if output.exists():
-                window.add(int(output.name.split(".")[0]), output.read_text("utf-8", "replace"))
+                pid, raw = int(output.name.split(".")[0]), output.read_text("utf-8", "replace")
+                if output.name.endswith("--gil"):
+                    held.append([pid, _samples(raw)])
+                else:
+                    window.add(pid, raw)
                 output.unlink()
             elif "ermission" in error:
                 self.missing = "not measured: py-spy was refused (loaderprof env tells what to type)"
         self._running = []
         if not window.stacks:
             return None
+        threads = [
+            [pid, window.names[pid, thread], cpu, runq]
+            for (pid, thread), (cpu, runq) in used.items()
+            if (pid, thread) in window.names
+        ]
         return {
-            "t0": self._begun_ns, "t1": time.perf_counter_ns(), "rate": self.rate_hz, "frames": list(window.frames),
-            "stacks": window.stacks,
+            "t0": self._begun_ns, "t1": ended, "rate": self.rate_hz, "frames": list(window.frames),
+            "stacks": window.stacks, "threads": threads, "gil": held,
+            "files": self._open,
         }  # fmt: skip
+
+
+def _samples(raw: str) -> int:
+    """Return how many samples an output of `py-spy record --format raw` holds."""
+    return sum(int(count) for count in re.findall(r" (\d+)$", raw, re.MULTILINE))
 
 
 def _parent(process: psutil.Process) -> int | None:
@@ -359,6 +391,8 @@ class _Window:
     def __init__(self) -> None:
         self.frames: dict[str, int] = {}
         self.stacks: list[list[Any]] = []
+        # By (process, the system's number of a thread).
+        self.names: dict[tuple[int, int], str] = {}
 
     def add(self, pid: int, raw: str) -> None:
         """Take in one process's output of `py-spy record --format raw`."""
@@ -369,12 +403,19 @@ class _Window:
             frames = _trimmed([frame for frame in self.BETWEEN.split(match["stack"]) if frame])
             if frames:
                 numbers = [self.frames.setdefault(frame, len(self.frames)) for frame in frames]
-                self.stacks.append([pid, match["name"] or _unnamed(pid, match["id"]), numbers, int(match["count"])])
+                name = match["name"] or _unnamed(pid, match["id"])
+                if (match["id"] or "").isdecimal():
+                    self.names[pid, int(match["id"])] = name
+                self.stacks.append([pid, name, numbers, int(match["count"])])
 
 
 def _unnamed(pid: int, thread: str | None) -> str:
     """Name a thread that `threading` does not know: on Linux the main thread has its process's number."""
     return "MainThread" if thread in (None, str(pid)) or str(thread).startswith("0x") else f"Thread {thread}"
+
+
+# Our frame in which a watched iterable is asked for a batch: what lies below it is the loader, not the loop.
+_WATCHED = re.compile(r"^(?:Watched\.)?__next__ \(.*/loaderprof/capture/.*\)$")
 
 
 def _trimmed(frames: list[str]) -> list[str]:
@@ -383,7 +424,11 @@ def _trimmed(frames: list[str]) -> list[str]:
         if frames[place].startswith("_worker_loop ("):
             frames = frames[place:]
             break
-    return [frame for frame in frames if "/loaderprof/capture/" not in frame]
+    return [
+        _WATCHED.sub(WATCHED_FRAME, frame)
+        for frame in frames
+        if "/loaderprof/capture/" not in frame or _WATCHED.match(frame)
+    ]
 
 
 def find_py_spy() -> str | None:

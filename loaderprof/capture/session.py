@@ -23,7 +23,7 @@ import psutil
 
 from loaderprof import __version__, files
 from loaderprof import journal as layout
-from loaderprof.capture import describe
+from loaderprof.capture import describe, mounts
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, StackSampler
 from loaderprof.errors import OutputError
@@ -248,19 +248,7 @@ def _journal_folder(folder: Path) -> tuple[Path, Path | None]:
 
 def file_system(path: Path) -> str:
     """Return the type of the file system that holds a path, as the kernel names it; empty where unknown."""
-    best, kind = "", ""
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    target = str(path.absolute())
-    for line in lines:
-        fields = line.split(" ")
-        mount = fields[1].replace("\\040", " ")
-        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, fields[2]
-    return kind
+    return mounts.kind(str(path.absolute()), mounts.table())
 
 
 def beside(pid: int, folder: Path) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loaderprof.diagnose import loop_side, operators
+from loaderprof.diagnose import loop_side, operators, pools
 from loaderprof.diagnose.operators import REST, Operator
+from loaderprof.diagnose.pools import Pool
+from loaderprof.diagnose.reads import Reads, reads_of
 from loaderprof.diagnose.stages import never_reads, split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
@@ -59,6 +61,8 @@ class Breakdown:
         threads: CPU of the maker's whole process over its thread's: above 1, libraries run threads of their own. None
             where batches are too short to tell.
         lock_holder: the line of a Python thread that computes beside the loop and holds the interpreter's lock.
+        reads: how the bytes of a batch come.
+        pool: the threads or processes that make the batches of a watched iterable; None where none were seen.
     """
 
     measured: int
@@ -83,6 +87,12 @@ class Breakdown:
     lock_holder: str | None
     device_bytes: float | None
     asked_bytes: float | None
+    pool: Pool | None = None
+    reads: Reads | None = None
+
+    def takes_turns(self) -> bool:
+        """Return whether the makers are threads that take turns at the interpreter's lock."""
+        return self.pool is not None and self.pool.locked >= pools.LOCKED_SHARE
 
 
 def break_down(recording: Recording, loop: Loop) -> Breakdown:
@@ -99,8 +109,15 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         return float(chosen.mean()) if len(chosen) else None
 
     pieces = _pieces(recording, loop, usual, stacks, sources)
+    pool = pools.pool_of(recording, loop, sources)
+    if pool is not None:
+        pieces = _pooled(pool, loop, pieces)
+        by_stack = {stage: round(pool.share(stage) * pool.samples) for stage in WORK}
+        enough = pool.samples >= MIN_STACK_SAMPLES
+    reading = [sample for sample in stacks if stage_of_stack(sample.frames, sources) == "read"]
+    reads = reads_of(recording, loop, pools.reading_stacks(recording, loop, sources) if pool else reading)
     host_share, host_by, step_samples = loop_side.host_share(recording, loop, sources)
-    holder = loop_side.lock_holder(recording, loop, sources)
+    holder = _lock_holder(recording, loop, sources, pool)
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
     stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
     told = usual & np.isfinite(made.threads_cpu)
@@ -112,9 +129,54 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
-        threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S else None,
-        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes),
+        threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S and not pool else None,
+        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
     )  # fmt: skip
+
+
+def _lock_holder(recording: Recording, loop: Loop, sources: dict[str, str], pool: Pool | None) -> str | None:
+    """Return the line that holds the interpreter's lock: of the pool's makers where there is one."""
+    if pool is not None and pool.locked >= pools.LOCKED_SHARE:
+        return next((each.where for each in pool.work if each.where), None) or pool.words()
+    # Where the lock is free at times nobody holds up the loop with it, however long it waits for its device.
+    if pool is not None and pool.kind == "threads" and not pool.holds_lock():
+        return None
+    return loop_side.lock_holder(recording, loop, sources)
+
+
+def _pooled(pool: Pool, loop: Loop, own: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """Return what making a batch takes where a pool makes it.
+
+    Makers that work beside the loop: their own CPU and blocked seconds. Makers that work only while the loop waits for
+    them: the loop's waiting told by what they did, beside what the loop's own thread does for a batch.
+    """
+    if pool.overlapped:
+        period = (loop.mean(loop.wait) or 0.0) + (loop.mean(loop.step) or 0.0)
+        cpu, blocked = pool.seconds(period)
+        return _told_by_pool(pool, cpu, blocked)
+    waited = max(0.0, (loop.mean(loop.wait) or 0.0) - sum(piece.cpu_s for piece in own))
+    kept = tuple(replace(piece, blocked_s=0.0) for piece in own if piece.cpu_s > 0)
+    mine = _told_by_pool(pool, 0.0, waited)
+    return tuple(sorted((*kept, *mine), key=lambda piece: -piece.total_s))
+
+
+def _told_by_pool(pool: Pool, cpu_s: float, blocked_s: float) -> tuple[Piece, ...]:
+    """Return a pool's work as pieces whose CPU and blocked seconds add up to those given; reads are blocked first."""
+    total = cpu_s + blocked_s
+    reading = min(blocked_s, pool.share("read") * total)
+    elsewhere = max(1e-12, total - pool.share("read") * total)
+    pieces = []
+    for work in pool.work:
+        whole = work.share * total
+        share = (
+            reading / max(1e-12, pool.share("read") * total)
+            if work.stage == "read"
+            else (blocked_s - reading) / elsewhere
+        )
+        blocked = whole * min(1.0, share)
+        stage = work.stage if work.stage in (*WORK, "handover") else "transform"
+        pieces.append(Piece(stage, work.name or stage, work.where, whole - blocked, blocked))
+    return tuple(pieces)
 
 
 def usual_batches(loop: Loop) -> Bools:

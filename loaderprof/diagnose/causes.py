@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loaderprof.diagnose.breakdown import Breakdown, usual_wait_s
+from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_wait_s
+from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
+from loaderprof.diagnose.reads import Reads
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.diagnose.verdict import LOADER
 from loaderprof.findings import Cause, Evidence, Stage
@@ -23,6 +25,15 @@ WORTH_NAMING = 0.1
 MOSTLY_BLOCKED = 0.5
 # A worker whose process burns this many times its thread's CPU runs threads of a library.
 MANY_THREADS = 1.4
+# This share of the makers' reading must be seen in sockets for it to be remote.
+MOSTLY_REMOTE = 0.5
+# Below this share of the bytes that came from a disk, nobody asked for them; and the other way round.
+UNASKED = 0.2
+# Where files are this small, and as many a batch, opening them costs more than reading them.
+SMALL_FILE, MANY_FILES = 32 << 10, 4
+# Copying this much a batch out of memory is worth telling.
+MUCH = 1 << 20
+LARGE_FILE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,8 @@ class Scene:
 
     def maker(self) -> str:
         """Return who makes the batches, in words."""
+        if self.parts.pool is not None:
+            return f"{self.parts.pool.words()} of {self.loop.name}"
         return "the loader workers" if self.loop.num_workers else "the training process"
 
 
@@ -104,6 +117,45 @@ def _from_device(scene: Scene) -> bool:
     return bool(device and device > 4096 and device > 0.2 * (asked or 0.0))
 
 
+_REMOTE = re.compile(r"^(socket|ssl|urllib|http|requests|httpx|urllib3|boto|fsspec|s3fs|gcsfs|aiohttp)", re.IGNORECASE)
+
+
+def _reads(scene: Scene) -> Reads:
+    # A job that was watched from outside has none.
+    return scene.parts.reads or Reads()
+
+
+def _remote(scene: Scene) -> bool:
+    """Whether bytes come over sockets, as timers or stacks tell."""
+    remote = _reads(scene).remote
+    return remote >= MOSTLY_REMOTE if remote is not None else any(map(_REMOTE.search, scene.operators))
+
+
+def _mapped(scene: Scene) -> bool:
+    """Whether bytes come from the disk that nobody asked for in a read: by page faults."""
+    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
+    return bool(device and device > 4096 and (asked or 0.0) < UNASKED * device)
+
+
+def _small_files(scene: Scene) -> bool:
+    reads = _reads(scene)
+    size = reads.bytes_per_file
+    return bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
+
+
+def _cached(scene: Scene) -> bool:
+    """Whether nearly all that is asked for comes from memory, and copying it is the work."""
+    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
+    local = _reads(scene).file_system is not None or bool(_reads(scene).opened)
+    much = asked is not None and asked > MUCH and device is not None and device < UNASKED * asked
+    return much and local and _blocked_share(scene) < MOSTLY_BLOCKED
+
+
+def _single_file(scene: Scene) -> bool:
+    reads = _reads(scene)
+    return reads.held_open == 1 and reads.largest is not None and reads.largest[1] >= LARGE_FILE and not reads.opened
+
+
 def _restarts(scene: Scene) -> bool:
     return scene.loop.num_workers > 0 and len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
 
@@ -114,10 +166,15 @@ def _many_tensors(scene: Scene) -> bool:
 
 # In the order in which they are tried: the first that matches its stage names it.
 CATALOGUE: tuple[Kind, ...] = (
-    Kind("remote-latency", "read", "Remote reads", _operator(r"^(socket|ssl|urllib|http|requests|httpx|urllib3|boto|fsspec|s3fs|gcsfs|aiohttp)")),
+    Kind("remote-latency", "read", "Remote reads", lambda scene: _remote(scene)),
+    Kind("network-file-system", "read", "Reads from a network file system", lambda scene: _reads(scene).over_network),
+    Kind("mapped-file", "read", "Page faults of a mapped file", lambda scene: _mapped(scene)),
+    Kind("small-files", "read", "Many small files", lambda scene: _small_files(scene)),
     Kind("disk-read", "read", "Reads from the disk", _from_device),
     Kind("archive-read", "read", "Reads from an archive", _uses(r"tarfile|zipfile", "read")),
     Kind("database-read", "read", "Reads from a database file", _uses(r"h5py|lmdb|sqlite|pyarrow|zarr|datasets", "read")),
+    Kind("cached-read", "read", "Reads of files that are in memory", lambda scene: _cached(scene)),
+    Kind("single-file", "read", "Reads from one large file", lambda scene: _single_file(scene)),
     Kind("waiting-read", "read", "Waiting for reads", lambda scene: _blocked_share(scene) > MOSTLY_BLOCKED),
     Kind("file-read", "read", "File reads", _always),
     Kind("jpeg-decode", "decode", "JPEG decode", lambda scene: _decodes(scene, r"jpe?g")),
@@ -158,6 +215,8 @@ def _decodes(scene: Scene, format_: str) -> bool:
 
 
 def _blocked_share(scene: Scene) -> float:
+    if scene.parts.pool is not None:
+        return scene.parts.pool.waiting
     return (scene.parts.blocked_s or 0.0) / scene.parts.wall_s if scene.parts.wall_s else 0.0
 
 
@@ -196,6 +255,8 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
                 f"Each of {max(1, scene.loop.num_workers)} workers keeps {scene.parts.threads or 0:.1f} threads busy "
                 f"on {scene.cores:g} cores"
             )
+        if kind.id == "interpreter-lock" and scene.parts.pool is not None and scene.parts.pool.makers > 1:
+            return f"{scene.maker()} take turns at the interpreter's lock ({scene.parts.lock_holder})"
         if kind.id == "interpreter-lock":
             return f"{kind.title} ({scene.parts.lock_holder})"
         if kind.id == "bound-workers":
@@ -229,13 +290,15 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     parts, loop = scene.parts, scene.loop
     if share is not None and stage in ("read", "decode", "transform", "collate"):
         made = f"{parts.measured} batches measured, {parts.timed_batches} timed in depth"
+        if parts.pool is not None:
+            made = f"{parts.pool.samples} stack samples of {parts.pool.words()}"
         facts.append(Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None))
-        if parts.by_stack:
+        if parts.by_stack and parts.pool is None:
             seen = parts.by_stack.get(stage, 0) / max(1, sum(parts.by_stack.values()))
             facts.append(
                 Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None)
             )
-        if stage == "read" and parts.blocked_s is not None and parts.wall_s:
+        if stage == "read" and parts.blocked_s is not None and parts.wall_s and parts.pool is None:
             facts.append(
                 Evidence(
                     f"makers are blocked {_blocked_share(scene):.0%} of their time",
@@ -244,6 +307,10 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
                     MOSTLY_BLOCKED,
                 )
             )
+    if stage == "read":
+        facts.extend(_of_reads(_reads(scene)))
+    if parts.pool is not None and stage in (*WORK, "contention"):
+        facts.extend(_of_pool(parts.pool, stage))
     if stage in ("device", "host", "none") or loop.num_workers:
         empty = _empty_share(loop)
         if empty is not None:
@@ -251,12 +318,55 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     if stage == "host" and parts.host_share is not None:
         text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
         facts.append(Evidence(text, parts.host_share, "share", None))
-    if stage == "contention" and parts.runq_s is not None and parts.wall_s:
+    if stage == "contention" and parts.runq_s is not None and parts.wall_s and parts.pool is None:
         waiting = parts.runq_s / parts.wall_s
         facts.append(Evidence(f"workers wait {waiting:.0%} of their time for a core", waiting, "share", 0.25))
     if stage == "sampler" and parts.index_s is not None:
         facts.append(Evidence(f"{parts.index_s * 1e3:.2g} ms a batch in the sampler", parts.index_s, "s", None))
     return tuple(facts)
+
+
+def _of_reads(reads: Reads) -> list[Evidence]:
+    """Return how the bytes come, as far as it was measured."""
+    facts = []
+    if reads.remote is not None:
+        facts.append(
+            Evidence(f"{reads.remote:.0%} of their reading is in sockets", reads.remote, "share", MOSTLY_REMOTE)
+        )
+    if reads.file_system is not None:
+        facts.append(Evidence(f"the data lies on {reads.file_system} ({reads.path})", None, reads.file_system, None))
+    if reads.opened:
+        size = reads.bytes_per_file
+        each = f" of {size / 1024:.3g} KiB" if size is not None else ""
+        facts.append(Evidence(f"{reads.opened:.0f} files{each} are opened a batch", reads.opened, "files", MANY_FILES))
+    if reads.asked_bytes is not None and reads.device_bytes is not None:
+        asked, device = reads.asked_bytes / 1024, reads.device_bytes / 1024
+        text = f"{asked:.3g} KiB a batch are asked for, {device:.3g} KiB come from a disk"
+        facts.append(Evidence(text, reads.device_bytes, "bytes", None))
+    if reads.faults:
+        facts.append(Evidence(f"{reads.faults:.3g} page faults a batch wait for a disk", reads.faults, "faults", None))
+    if reads.held_open == 1 and reads.largest is not None and not reads.opened:
+        path, size = reads.largest
+        facts.append(Evidence(f"all is read from {path}, {size / (1 << 20):.0f} MiB", float(size), "bytes", None))
+    return facts
+
+
+def _of_pool(pool: Pool, stage: Stage) -> list[Evidence]:
+    """Return what is known of the threads or processes that make a watched loop's batches."""
+    used = f"{pool.words()}, {pool.busy:.1f} at work at once"
+    facts = [
+        Evidence(f"{used} on {pool.cores:.1f} cores" if pool.cores is not None else used, pool.busy, pool.kind, None)
+    ]
+    if stage == "contention" and pool.held is not None:
+        facts.append(Evidence(f"the interpreter's lock is held {pool.held:.0%} of the time", pool.held, "share", HELD))
+    if stage == "contention":
+        text = f"they wait for it {pool.locked:.0%} of their work"
+        facts.append(Evidence(text, pool.locked, "share", LOCKED_SHARE))
+    if stage == "read":
+        facts.append(
+            Evidence(f"they wait for reads {pool.waiting:.0%} of their work", pool.waiting, "share", MOSTLY_WAITING)
+        )
+    return facts
 
 
 def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -> tuple[Cause, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from loaderprof.diagnose.stages import split_frame
 from loaderprof.diagnose.timeline import Loop
+from loaderprof.files import WATCHED_FRAME
 from loaderprof.recording import Recording
 
 MIN_STACK_SAMPLES = 20
@@ -111,7 +112,7 @@ def host_place(frames: tuple[str, ...], sources: dict[str, str]) -> str | None:
 
 
 def _in_loader(frames: tuple[str, ...]) -> bool:
-    return any("torch/utils/data/dataloader.py" in frame for frame in frames)
+    return any("torch/utils/data/dataloader.py" in frame or frame == WATCHED_FRAME for frame in frames)
 
 
 def lock_holder(recording: Recording, loop: Loop, sources: dict[str, str]) -> str | None:

@@ -26,6 +26,9 @@ CROWDED = 0.3
 MODEL_ERROR = 0.15
 # Where nothing told the stage of this much of the bottleneck's time, the verdict is not sure.
 MAX_GUESSED = 0.4
+# Makers that take turns at the interpreter's lock are told as that where it gains this: to let them compute at once is
+# a line to change, while the work that they do is what the job is for.
+LOCK_GAIN = 0.2
 LOADER: tuple[Stage, ...] = (
     "read",
     "decode",
@@ -60,6 +63,7 @@ def judge(
     disturbed: bool,
     sources_agree: bool | None,
     guessed: float = 0.0,
+    locked: bool = False,
 ) -> Judgement:
     """Return the bottleneck.
 
@@ -70,16 +74,17 @@ def judge(
         draws: `gains` from bootstrap replays; may be empty.
         disturbed: other processes took a good part of the CPU.
         guessed: share of the bottleneck's time whose stage nothing told.
+        locked: the makers take turns at the interpreter's lock.
         sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
     """
     if steps < MIN_STEPS:
         return Judgement("unknown", (), "low", f"only {steps} steps were measured, {MIN_STEPS} are needed")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
-    stage = primary(gains)
+    stage = primary(gains, locked)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
     others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
-    agree = sum(primary(draw) == stage for draw in draws) / len(draws) if draws else 0.0
+    agree = sum(primary(draw, locked) == stage for draw in draws) / len(draws) if draws else 0.0
     doubtful = sources_agree is False or disturbed or abs(model_error or 0.0) > MODEL_ERROR or guessed > MAX_GUESSED
     if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
         confidence: Confidence = "high"
@@ -90,8 +95,15 @@ def judge(
     return Judgement(stage, others, confidence)
 
 
-def primary(gains: dict[Stage, float]) -> Stage:
-    """Return the stage whose removal gains the most, or a narrower one that recovers most of that."""
+def primary(gains: dict[Stage, float], locked: bool = False) -> Stage:
+    """Return the stage whose removal gains the most, or a narrower one that recovers most of that.
+
+    Args:
+        gains: by stage, the speedup of the job with the stage's work removed.
+        locked: the makers take turns at the interpreter's lock.
+    """
+    if locked and gains.get("contention", 1.0) >= 1 + LOCK_GAIN:
+        return "contention"
     loader = {stage: gain - 1 for stage, gain in gains.items() if stage in LOADER}
     host, device = gains.get("host", 1.0) - 1, gains.get("device", 1.0) - 1
     host_leads = host >= MIN_GAIN and host >= device

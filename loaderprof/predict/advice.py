@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Advice, Costs, Expected
+from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import Model, without
 
 MIN_SPEEDUP = 1.03
@@ -30,35 +32,6 @@ READ_THREADS = 8
 # a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
 WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
 CACHE_SHARE_OF_MEMORY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What advice needs beyond the scene: the run's measured rate, memory, and which device the step ran on."""
-
-    samples_per_s: float | None
-    available_memory: int | None
-    bytes_per_sample: float | None
-    cuda: bool
-    torch: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change before it is weighed: its words, its `--set` keys or kind, and the replay it leads to."""
-
-    id: str
-    action: str
-    why: str
-    where: str | None
-    change: dict[str, Any]
-    current: dict[str, Any]
-    model: Model
-    costs: Costs
-    code: str = ""
-    # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
-    floor: float | None = None
-    ceiling: float | None = None
 
 
 def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
@@ -91,14 +64,13 @@ def _interval(speedup: float, workers: int) -> tuple[float, float]:
 
 
 def _changes(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
-    for rule in RULES:
+    # What is no DataLoader takes none of its settings.
+    for rule in WATCHED_RULES if scene.loop.facts.get("watched") else RULES:
         yield from rule(scene, base, facts)
 
 
 def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
-    if scene.loop.facts.get("watched"):
-        return
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
     runs = {number: _with(scene, base, num_workers=number).run().total_s for number in candidates if number != now}
@@ -277,6 +249,9 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
     _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _decoder, _read_ahead, _threads, _cheaper,
     _lighter_loop,
+)  # fmt: skip
+WATCHED_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
+    *POOL_RULES, _decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
 
 

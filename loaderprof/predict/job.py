@@ -18,6 +18,7 @@ from loaderprof.diagnose.machine import busy_helpers
 from loaderprof.diagnose.timeline import Loop, Timeline
 from loaderprof.diagnose.verdict import LOADER, primary
 from loaderprof.findings import Stage
+from loaderprof.predict.pooled import pooled, unlocked
 from loaderprof.predict.removal import Model, in_bursts, model, without
 from loaderprof.recording import Recording
 
@@ -49,6 +50,7 @@ class Studied:
     helpers: float = 0.0
     cpus: int | None = None
     contention: float | None = None
+    budget: float = 1.0
 
 
 def ranks_a_host(timeline: Timeline) -> int:
@@ -71,8 +73,8 @@ def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
 
 def study(recording: Recording, loop: Loop, budget: float, others: float | None) -> Studied:
     parts = break_down(recording, loop)
-    helpers = busy_helpers(recording) or 0.0
-    base = model(loop, parts, budget, (others or 0.0) + helpers)
+    helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)
@@ -87,6 +89,7 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None)
         bare = without(bare, stage, parts) or bare
     ceiling = _ratio(before, bare.run().steady_step_s)
     studied = Studied(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
+    studied.budget = budget
     studied.contention = _contention_share(studied)
     return studied
 
@@ -224,6 +227,10 @@ def _contention_share(each: Studied) -> float | None:
     if not (crowded or bound or helped or parts.lock_holder):
         return None
     costs = base.costs
+    measured = _steady_s(each) / max(1, each.loop.batches)
+    if parts.pool is not None and parts.lock_holder:
+        needed = unlocked(base, parts.pool, each.budget).run().steady_step_s
+        return max(0.0, 1 - needed / measured) if measured > 0 else None
     if crowded or parts.lock_holder:
         # Threads that meet at barriers, or at the interpreter's lock, block each other.
         costs = replace(costs, fetch_blocked_s=costs.fetch_blocked_s * 0.0)
@@ -232,7 +239,6 @@ def _contention_share(each: Studied) -> float | None:
     neighbours = base.neighbours
     if helped:
         neighbours *= each.others / (each.helpers + each.others)
-    measured = _steady_s(each) / max(1, each.loop.batches)
     needed = replace(base, costs=costs, neighbours=neighbours).run().steady_step_s
     return max(0.0, 1 - needed / measured) if measured > 0 else None
 

@@ -4,7 +4,7 @@
     python tests/cases/decode.py jpeg_pil --zero decode    the same with the work of one stage taken away
     python tests/cases/decode.py                           list the cases of this family
 
-A case is an ordinary training script inside a function. It never imports loaderprof.
+A case is an ordinary training script inside a function. It never imports loaderprof, except the watched ones of pools.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import library as torch_library
 FOLDER = Path(__file__).parent
 FAMILIES = (
     "read", "decode", "transform", "collate", "handover", "startup", "straggler", "contention", "sampler",
-    "host", "device", "healthy", "mixed",
+    "host", "device", "healthy", "mixed", "pools",
 )  # fmt: skip
 SECONDS = 7.0  # long enough for some 50 steps of the slowest case, short enough for 60 cases in an hour
 

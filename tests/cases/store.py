@@ -38,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Quiet(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with the usual 5 a sixth connection at once is answered a second late
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that left at the end of the case is no error."""

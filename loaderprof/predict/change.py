@@ -1,0 +1,38 @@
+"""One change before it is weighed, and what weighing it needs beyond the scene. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from loaderprof.findings import Costs
+from loaderprof.predict.removal import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What advice needs beyond the scene: the run's measured rate, memory, and which device the step ran on."""
+
+    samples_per_s: float | None
+    available_memory: int | None
+    bytes_per_sample: float | None
+    cuda: bool
+    torch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change before it is weighed: its words, its `--set` keys or kind, and the replay it leads to."""
+
+    id: str
+    action: str
+    why: str
+    where: str | None
+    change: dict[str, Any]
+    current: dict[str, Any]
+    model: Model
+    costs: Costs
+    code: str = ""
+    # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
+    floor: float | None = None
+    ceiling: float | None = None
