@@ -23,7 +23,7 @@ from loaderprof.capture import launch, trial, windows
 POLL_S = 0.02
 
 
-class NoWindow(Exception):
+class NoWindowError(Exception):
     """A window could not be measured; `reason` in words."""
 
     def __init__(self, reason: str) -> None:
@@ -31,15 +31,15 @@ class NoWindow(Exception):
         self.reason = reason
 
 
-class Refused(NoWindow):
+class RefusedError(NoWindowError):
     """The job's loader cannot be tuned within one run."""
 
 
-class Failed(NoWindow):
+class FailedError(NoWindowError):
     """The job failed, or stood still, in a window."""
 
 
-class Ended(NoWindow):
+class EndedError(NoWindowError):
     """The job came to its end before the window did."""
 
 
@@ -64,7 +64,12 @@ class Steered:
     """The job, started when its first window is wanted and ended when the block is left."""
 
     def __init__(
-        self, command: Sequence[str], cwd: Path, log: IO[bytes], loader: str | None, tick: Callable[[], None] | None = None
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        log: IO[bytes],
+        loader: str | None,
+        tick: Callable[[], None] | None = None,
     ) -> None:
         self.command, self.cwd, self.log, self.loader, self.tick = command, cwd, log, loader, tick
         self.starts = 0
@@ -75,6 +80,7 @@ class Steered:
         self._run: contextlib.ExitStack | None = None
         self._job: subprocess.Popen[bytes] | None = None
         self._read_to = 0
+        self._told = False
 
     def __enter__(self) -> Steered:
         return self
@@ -96,9 +102,9 @@ class Steered:
             patience_s: seconds of the loop after which the job counts as standing still.
 
         Raises:
-            Refused: the loader is none that can be tuned this way.
-            Failed: the job failed or stood still with these settings.
-            Ended: the job ended before the window was complete.
+            RefusedError: the loader is none that can be tuned this way.
+            FailedError: the job failed or stood still with these settings.
+            EndedError: the job ended before the window was complete.
             LoaderprofError: the job cannot be started.
         """
         if self._job is None or self._job.poll() is not None:
@@ -111,19 +117,21 @@ class Steered:
             # Whether it had ended is asked first: what it wrote before that is read after.
             code = None if self._job is None else self._job.poll()
             for event in self._events():
-                if event["event"] == "refused" or event["event"] == "failed":
-                    raise Refused(str(event["reason"]))
+                if event["event"] in ("refused", "failed"):
+                    raise RefusedError(str(event["reason"]))
                 if event["event"] == "loader":
-                    self.facts = event
+                    self.facts, self._told = event, True
                 if event["event"] == "window" and event["window"] == self._windows:
                     return event
             if code is not None:
-                raise (Ended if code == 0 else Failed)(f"the job ended with exit code {code}")
-            if self.facts:
+                if code == 0 and not self._told:
+                    raise RefusedError("no loop with gradients went over a DataLoader")
+                raise (EndedError if code == 0 else FailedError)(f"the job ended with exit code {code}")
+            if self._told:
                 began = began or time.monotonic()
                 if time.monotonic() - began > patience_s:
                     self.end()
-                    raise Failed(f"no window within {patience_s:.0f} s")
+                    raise FailedError(f"no window within {patience_s:.0f} s")
             if self.tick is not None:
                 self.tick()
             time.sleep(POLL_S)
@@ -150,6 +158,7 @@ class Steered:
     def _start(self) -> None:
         self.starts += 1
         self._read_to = 0
+        self._told = False
         run = self._run = contextlib.ExitStack()
         self.folder = Path(run.enter_context(tempfile.TemporaryDirectory(prefix="loaderprof-")))
         journals = self.folder / files.JOURNALS

@@ -11,6 +11,7 @@ Which window comes next is read from `orders.jsonl` in the folder `LOADERPROF_TU
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ import time
 import weakref
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from loaderprof.capture import describe
+from loaderprof.capture import describe, settings
 
 FOLDER = "LOADERPROF_TUNE"
 # The variable of the loader that is meant; without it, the first one that a training loop goes over.
@@ -118,7 +119,7 @@ class Window:
     def enough(self, batches: int, ns: int) -> bool:
         """Whether so much is what was ordered."""
         order = self.order
-        return (batches >= order["min_batches"] and ns >= order["min_s"] * 1e9) or ns >= order["max_s"] * 1e9
+        return bool((batches >= order["min_batches"] and ns >= order["min_s"] * 1e9) or ns >= order["max_s"] * 1e9)
 
 
 class Tuner:
@@ -128,7 +129,9 @@ class Tuner:
         self.module, self.folder, self.pid = module, folder, os.getpid()
         self.wanted = os.environ.get(LOADER)
         self.off = False
-        self.events = os.open(os.path.join(folder, EVENTS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.events = os.open(
+            os.path.join(folder, EVENTS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
         self.orders = os.open(os.path.join(folder, ORDERS), os.O_RDONLY | os.O_CLOEXEC)
         self.read_to = 0
         self.loader: Any = None
@@ -150,13 +153,14 @@ class Tuner:
             return False
         if not self.feed.over and self.stream is not None and self.stream() is not None:
             return False  # a second iterator beside one that is still in use
-        if self.loader is not None and self.loader() is loader:
+        known = self.loader() if self.loader is not None else None
+        if known is loader:
             return True
         facts = describe.loader(loader, None)
         meant = facts["name"] == self.wanted if self.wanted else bool(describe.gradients())
         if self.loader is not None:
             # A script may make its loader anew for every epoch.
-            return meant and facts["where"] == self.where
+            return bool(meant and facts["where"] == self.where)
         if not meant or not self._claim():
             return False
         reason = self._obstacle(loader)
@@ -168,7 +172,10 @@ class Tuner:
         self.present = {key: getattr(loader, key, key == "in_order") for key in KEYS}
         self.settings = dict(self.present)
         facts["num_workers"] = loader.num_workers
-        self._tell(event="loader", facts=facts, present=self.present, length=_length(loader), pid=self.pid, **_machine())
+        facts["assigned"] = describe.held(loader).get("_loaderprof_assigned")
+        self._tell(
+            event="loader", facts=facts, present=self.present, length=_length(loader), pid=self.pid, **_machine()
+        )
         return True
 
     def _claim(self) -> bool:
@@ -280,7 +287,9 @@ class Tuner:
     def _epoch_over(self, now: int) -> None:
         """Note the end of an epoch of the user's loop; workers that are to be kept wait for the next."""
         # The feed may have run dry in the midst of a change of settings.
-        self.kept = bool(self.feed.over and self.inner is not None and getattr(self.inner, "_persistent_workers", False))
+        self.kept = bool(
+            self.feed.over and self.inner is not None and getattr(self.inner, "_persistent_workers", False)
+        )
         self.feed.over = True
         if not self.kept:
             self._drop()
@@ -404,10 +413,21 @@ def install(module: Any) -> None:
         def _next_data(self) -> Any:
             return tuner.take(self)
 
+    made = module.DataLoader.__init__
+
+    @functools.wraps(made)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        try:
+            # What `--set NAME.num_workers=4` goes by: not the variable in the loop, but the one the loader is made for.
+            self.__dict__["_loaderprof_assigned"] = settings.assigned_name(sys._getframe(1))
+        except Exception:
+            pass
+        made(self, *args, **kwargs)
+
     def _get_iterator(self: Any) -> Any:
         return TunedLoaderIter(self) if tuner.takes(self) else original(self)
 
-    module.DataLoader._get_iterator = _get_iterator
+    module.DataLoader.__init__, module.DataLoader._get_iterator = __init__, _get_iterator
 
 
 def _length(loader: Any) -> Optional[int]:
@@ -424,5 +444,6 @@ def _machine() -> Dict[str, Any]:
     return {
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "sharing": torch.multiprocessing.get_sharing_strategy(),
+        "torch": str(torch.__version__),
         "cuda": bool(torch.cuda.is_available()),
     }
