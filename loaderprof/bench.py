@@ -345,9 +345,10 @@ def predictions(
         return {}
     bytes_, tensors = size or (None, None)
     grid = [
-        normal(replace(present, num_workers=workers, prefetch_factor=factor))
+        normal(replace(present, num_workers=workers, prefetch_factor=factor, in_order=in_order))
         for workers in worker_counts(cores, present.num_workers)
         for factor in PREFETCH
+        for in_order in (True, False)
     ]
     return {each: _pace(base, each, tensors, bytes_) for each in dict.fromkeys(grid)}
 

@@ -18,6 +18,9 @@ PREFETCH = (1, 2, 4, 8)
 # Settings that the replay puts this far behind its best are not measured: its error is 13 % at 90 % of settings from a
 # run with workers and 19 % from one without (docs/how-it-works.md), and twice that is left for the worst of them.
 HOPELESS = 0.65
+# Neighbours that the replay finds no better than their leader are not measured, but for the next deeper queue, lest the
+# replay be wrong: each candidate more is one more chance for noise to look like a gain.
+PROMISE = 1.01
 # Logarithm by which a window is off at least, before repeats tell: 4 % from run to run (see `ratios.RUN_TO_RUN`).
 NOISE = 0.04
 # Standard errors: two sides of 95 %, and what a single look at many settings is let off with.
@@ -196,13 +199,21 @@ def neighbours(
     others = [replace(leader, prefetch_factor=factor) for factor in PREFETCH]
     if any_order and leader.num_workers > 1:
         others.append(replace(leader, in_order=not leader.in_order))
+    deeper = min((factor for factor in PREFETCH if factor > leader.prefetch_factor), default=None)
+    others = [each for each in others if each.prefetch_factor == deeper or _promises(each, leader, predicted)]
     if by_epoch:
         others.append(replace(leader, persistent_workers=not leader.persistent_workers))
     if pin:
         others.append(replace(leader, pin_memory=not leader.pin_memory))
     tried = {*board.measured, *board.failed}
-    floor = HOPELESS * predicted.get(leader, 0.0)
-    return [each for each in others if each not in tried and predicted.get(each, floor) >= floor]
+    return [each for each in others if each not in tried]
+
+
+def _promises(settings: Settings, leader: Settings, predicted: Mapping[Settings, float]) -> bool:
+    """Return whether the replay sees a gain, or does not know."""
+    if settings not in predicted or leader not in predicted:
+        return True
+    return predicted[settings] >= PROMISE * predicted[leader]
 
 
 def leaders(board: Board) -> list[Settings]:
@@ -254,9 +265,16 @@ def settled(board: Board, racing: Sequence[Settings], rounds: int) -> bool:
 
 
 def choice(board: Board, racing: Sequence[Settings]) -> Settings:
-    """Return the cheapest settings that are as good as the best; the present ones unless another is surely faster."""
+    """Return the cheapest settings that are as good as the best; the present ones unless another is surely faster.
+
+    An order that is not fixed is a price of its own: it takes a sure gain.
+    """
     best = board.best(racing)
-    tied = [each for each in racing if board.gain(each) >= TIED * board.gain(best)]
+    orderly = [each for each in racing if each.in_order]
+    if not best.in_order and orderly and not _beaten(board, board.best(orderly), best):
+        racing, best = orderly, board.best(orderly)
+    gaps = {each: board.behind(each, best) for each in racing if each != best}
+    tied = [best, *(each for each, (gap, error) in gaps.items() if gap <= max(-math.log(TIED), error))]
     chosen = min(tied, key=lambda each: _price(each, board.present))
     ratio = board.ratio(chosen, board.present)
     if chosen != board.present and (ratio is None or not ratio.significant or ratio.value < WORTH):
@@ -266,7 +284,7 @@ def choice(board: Board, racing: Sequence[Settings]) -> Settings:
 
 def _price(settings: Settings, present: Settings) -> tuple[int, bool, int, bool]:
     changed = settings.persistent_workers != present.persistent_workers or settings.pin_memory != present.pin_memory
-    return settings.num_workers, not settings.in_order, settings.num_workers * settings.prefetch_factor, changed
+    return settings.num_workers, not settings.in_order, settings.prefetch_factor, changed
 
 
 def change(chosen: Settings, present: Settings) -> dict[str, bool | int]:

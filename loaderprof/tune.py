@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -279,10 +280,11 @@ def _result(typed: str, done: Search, chosen: Settings, seconds: float) -> Tuned
 
 def _tried(base: Base, board: Board, settings: Settings) -> Tried:
     rates = board.rates(settings)
-    spread = ratios.of_pairs([(1.0, rate) for rate in rates])
+    # Two windows have an interval that says nothing.
+    spread = ratios.of_pairs([(1.0, rate) for rate in rates]) if len(rates) > 2 else None
     usual = base.predicted.get(board.present)
     predicted = base.predicted[settings] / usual if usual and settings in base.predicted else None
-    value, low, high = (spread.value, spread.low, spread.high) if spread else (rates[0], None, None)
+    value, low, high = (spread.value, spread.low, spread.high) if spread else (statistics.mean(rates), None, None)
     return Tried(
         dataclasses.asdict(settings), round(value, 3), low and round(low, 3), high and round(high, 3), len(rates),
         predicted and round(predicted, 3), None,

@@ -21,7 +21,7 @@ class Tried:
     Attributes:
         settings: as `DataLoader` takes them.
         per_s: samples (see `Tuned.unit`) per second; None where it failed.
-        low, high: the 95 % interval; None below two windows.
+        low, high: the 95 % interval; None below three windows.
         windows: how often it was measured.
         predicted: the speedup that the replay predicted; None where it could not.
         failed: why there is no result.

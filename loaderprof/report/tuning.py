@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loaderprof.predict.replay import Settings
@@ -18,7 +18,7 @@ def render(result: Tuned, folder: str) -> str:
     """Return the result as text, at most `ROWS` rows of settings."""
     shown = [each for each in result.tried if each.per_s is not None]
     rows = shown[:ROWS]
-    for must in (result.present, result.best):
+    for must in (result.present, _measured_as(result.best, result.tried)):
         rows += [each for each in shown[ROWS:] if each.settings == must and each not in rows]
     lines = [_head(result), "", *_table(result, rows), ""]
     if len(shown) > len(rows):
@@ -64,19 +64,20 @@ def _head(result: Tuned) -> str:
 
 def _table(result: Tuned, rows: list[Tried]) -> list[str]:
     lines = [f"  {'settings':38}  {result.unit + '/s':>16}  {'windows' if result.way == 'windows' else 'runs':>7}"]
+    best = _measured_as(result.best, result.tried)
     for each in rows:
         mark = "now" if each.settings == result.present else ""
-        if _same(each.settings, result.best, result.present):
+        if each.settings == best:
             mark = "best, now" if mark else "best"
         lines.append(f"  {told_of(each.settings):38}  {_rate(each):>16}  {each.windows:>7}  {mark}".rstrip())
     return lines
 
 
-def _same(settings: Mapping[str, Any], best: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
-    """Whether a row is the best one; keeping the workers may have been added to it afterwards."""
-    return dict(best, persistent_workers=settings["persistent_workers"]) == dict(settings) and (
-        settings["persistent_workers"] in (best["persistent_workers"], present["persistent_workers"])
-    )
+def _measured_as(best: Mapping[str, Any], rows: Sequence[Tried]) -> Mapping[str, Any]:
+    """Return the settings of the best one's row: that workers are kept may have been added afterwards."""
+    if any(each.settings == best for each in rows):
+        return best
+    return {**best, "persistent_workers": False}
 
 
 def _rate(each: Tried) -> str:
