@@ -61,6 +61,7 @@ class Base:
         by_epoch: epochs are short and were measured whole.
         any_order: this torch can hand batches out as they are ready, and batches have an order.
         pin: there is a device to pin memory for.
+        iterable: the dataset gives a stream of its own.
     """
 
     settings: Settings
@@ -75,6 +76,7 @@ class Base:
     by_epoch: bool
     any_order: bool
     pin: bool
+    iterable: bool = False
 
 
 class Bench(Protocol):
@@ -287,6 +289,7 @@ class Runs:
             predicted=predictions(seen, loop, self._present, limits.cores, in_batch), by_epoch=self._pace == "epochs",
             any_order=not iterable and version(loop.process.header.get("torch")) >= (2, 7),
             pin=len(seen.tables["device"]) > 0,
+            iterable=iterable,
         )  # fmt: skip
 
     def measure(self, settings: Settings, length: float) -> float:

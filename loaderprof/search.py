@@ -282,9 +282,11 @@ def choice(board: Board, racing: Sequence[Settings]) -> Settings:
     return chosen
 
 
-def _price(settings: Settings, present: Settings) -> tuple[int, bool, int, bool]:
+def _price(settings: Settings, present: Settings) -> tuple[int, bool, float, bool]:
+    """Return what settings cost, for comparing: workers first, then how far they are from what is set."""
+    deeper = abs(math.log2(settings.prefetch_factor / present.prefetch_factor))
     changed = settings.persistent_workers != present.persistent_workers or settings.pin_memory != present.pin_memory
-    return settings.num_workers, not settings.in_order, settings.prefetch_factor, changed
+    return settings.num_workers, not settings.in_order, deeper, changed
 
 
 def change(chosen: Settings, present: Settings) -> dict[str, bool | int]:

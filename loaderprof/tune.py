@@ -262,6 +262,8 @@ def _result(typed: str, done: Search, chosen: Settings, seconds: float) -> Tuned
         notes.append("epochs are short: measured as wholes, with their borders")
     if not chosen.in_order and present.in_order:
         notes.append("in_order=False: batches come as they are ready, so their order is no longer fixed")
+    if base.iterable and chosen.num_workers > max(1, present.num_workers):
+        notes.append("each worker must take its own share of an iterable dataset (get_worker_info), or all give all")
     ratio = board.ratio(chosen, present) if chosen != present else None
     measured = None if ratio is None else Measured(
         round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), len(board.rates(chosen))
