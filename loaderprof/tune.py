@@ -176,6 +176,8 @@ def tune(
     """
     if limit_s is not None and not limit_s > 0:
         raise UsageError("tune needs some seconds", "loaderprof tune --seconds 180 train.py")
+    if not job:
+        raise UsageError("there is nothing to tune", "loaderprof tune train.py")
     command = tuple(launch.job_command(job, module, launcher))
     typed = shlex.join(["-m", *job] if module else [*(["--"] if launcher else []), *job])
     folder = _folder(output, job, launcher)
