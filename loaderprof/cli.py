@@ -201,7 +201,10 @@ def _add_tune(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-o", "--output", metavar="DIR", help="folder of the result (default: named after the script)")
     verb.add_argument("--loader", metavar="NAME", help="variable of the loader (default: the first that is trained on)")
     verb.add_argument(
-        "--seconds", metavar="S", type=float, help="measure nothing new after S seconds (180; 900 across runs)"
+        "--seconds",
+        metavar="S",
+        type=float,
+        help="begin nothing new S seconds after the first measurement (180; 900 across runs)",
     )
     verb.add_argument("--keep-order", action="store_true", help="do not try in_order=False")
     verb.add_argument(

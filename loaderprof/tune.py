@@ -164,7 +164,7 @@ def tune(
         launcher: `--` was given.
         output: the folder; None: named after the script.
         loader: the variable of the loader to tune; None: the first one that a training loop goes over.
-        limit_s: seconds after which nothing new is measured; None: as `LIMIT_S`.
+        limit_s: nothing new is begun so many seconds after the first measurement; None: as `LIMIT_S`.
         keep_order: do not try `in_order=False`, under which batches come as they are ready.
         finish: when the settings are found, let the job go on with them to its end.
 
@@ -234,7 +234,7 @@ class _Task:
         self.progress.stage = "measuring the present settings"
         base = bench.base()
         self.progress.stage = "searching"
-        deadline = began + (self.limit_s or LIMIT_S[bench.way])
+        deadline = time.monotonic() + (self.limit_s or LIMIT_S[bench.way])
         under_way = Search(bench, self.progress, self.keep_order, deadline, base, Board(base.settings))
         chosen = under_way.run()
         return _result(self.typed, under_way, chosen, time.monotonic() - began)
