@@ -32,7 +32,8 @@ from loaderprof.search import PREFETCH, Limits, Needs, change, normal, worker_co
 BASE, WINDOW = Span(48, 1.2, 12.0), Span(16, 0.6, 8.0)
 # Shorter epochs than this are mostly border, and are measured whole.
 SHORT_EPOCH_S = 3.0
-MIN_BATCHES = 12
+# What an epoch's end leaves of a window counts from so many batches on.
+MIN_BATCHES = 8
 # A loop may validate or write a checkpoint within a window.
 PATIENCE_S = 120.0
 # How often in a row a job may end before its window is complete.
@@ -176,7 +177,7 @@ class Windows:
 
     def _is_short(self, event: Mapping[str, Any]) -> bool:
         """Whether the epochs of the loader are too short for windows within them."""
-        if event["cut"]:
+        if event["cut"] and event["batches"] < MIN_BATCHES:
             return True
         length = self._job.facts["length"]
         return length is not None and length / _rate(event) < SHORT_EPOCH_S
@@ -263,7 +264,8 @@ class Runs:
             timeline = build(seen)
             loops = [loop for loop in timeline.loops if self._loader in (None, loop.name)]
             if not loops:
-                raise verify.TrialError("the job took no batch from a torch DataLoader", "python train.py runs?")
+                what = "a torch DataLoader" if self._loader is None else f"a loader called {self._loader}"
+                raise verify.TrialError(f"the job took no batch from {what}", "loaderprof run shows its loaders")
             loop = next((each for each in loops if each.training), loops[0])
             return self._based_on(seen, loop, ranks_a_host(timeline))
 
@@ -275,7 +277,8 @@ class Runs:
         rate = getattr(pace, self._pace)
         if rate is None:
             raise verify.TrialError(
-                f"{RUN_S:g} s of the job do not hold {verify.MIN_STEPS} steps", "verify --seconds 60 measures slow jobs"
+                f"{RUN_S:g} s of the job do not hold {verify.MIN_STEPS} steps",
+                "loaderprof run, then loaderprof verify --seconds 60",
             )
         sizes = seen.tables["size"]
         if len(sizes):

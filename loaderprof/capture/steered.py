@@ -21,6 +21,8 @@ from loaderprof import files
 from loaderprof.capture import launch, trial, windows
 
 POLL_S = 0.02
+# From the first loader's beginning until the one to tune must have begun: a check of the validation may come first.
+WAIT_S = 60.0
 
 
 class NoWindowError(Exception):
@@ -113,6 +115,7 @@ class Steered:
         self._windows += 1
         self._order(settings, span)
         began: float | None = None
+        opened: float | None = None
         while True:
             # Whether it had ended is asked first: what it wrote before that is read after.
             code = None if self._job is None else self._job.poll()
@@ -125,13 +128,18 @@ class Steered:
                     return event
             if code is not None:
                 if code == 0 and not self._told:
-                    raise RefusedError("no loop with gradients went over a DataLoader")
+                    raise RefusedError("no loop with gradients went over a torch DataLoader")
                 raise (EndedError if code == 0 else FailedError)(f"the job ended with exit code {code}")
             if self._told:
                 began = began or time.monotonic()
                 if time.monotonic() - began > patience_s:
                     self.end()
                     raise FailedError(f"no window within {patience_s:.0f} s")
+            elif opened is not None and time.monotonic() - opened > WAIT_S:
+                raise RefusedError(f"no loop with gradients went over a torch DataLoader within {WAIT_S:.0f} s")
+            elif opened is None and any((self.folder / files.JOURNALS).iterdir()):
+                # A process opens its journal when its first loader begins.
+                opened = time.monotonic()
             if self.tick is not None:
                 self.tick()
             time.sleep(POLL_S)

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import pytest
 
+from loaderprof.capture import steered as steered_module
 from loaderprof.capture.steered import EndedError, FailedError, NoWindowError, RefusedError, Span, Steered
 from loaderprof.capture.windows import MAX_ENTRIES, Feed, Window
 
@@ -133,6 +134,17 @@ def test_what_cannot_be_cut_is_refused_and_left_alone(
 
 def test_a_job_without_the_loader_is_refused(log: IO[bytes]) -> None:
     with Steered([sys.executable, "-c", "pass"], Path(), log, None) as steered, pytest.raises(RefusedError):
+        steered.measure({}, SHORT, 60.0)
+
+
+def test_a_job_that_only_evaluates_is_refused(log: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steered_module, "WAIT_S", 0.2)
+    script = tmp_path / "evaluates.py"
+    script.write_text(
+        "import torch\nfrom torch.utils.data import DataLoader\n"
+        "with torch.no_grad():\n    while True:\n        for batch in DataLoader(list(range(40))):\n            pass\n"
+    )
+    with Steered([sys.executable, str(script)], tmp_path, log, None) as steered, pytest.raises(RefusedError):
         steered.measure({}, SHORT, 60.0)
 
 
