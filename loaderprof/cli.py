@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(verbs.add_parser("run", help="run a training script and report on its data loading"))
     _add_report(verbs.add_parser("report", help="render a recording again, without a new run"))
     _add_verify(verbs.add_parser("verify", help="run the job without and with a change, and measure what it brings"))
+    _add_tune(verbs.add_parser("tune", help="find the best loader settings of a job by measuring"))
     _add_compare(verbs.add_parser("compare", help="two recordings side by side: settings, speed, stages, verdict"))
     _add_check(verbs.add_parser("check", help="hold a recording against limits, for CI"))
     _add_attach(verbs.add_parser("attach", help="watch a job that is already running, and leave it as it was"))
@@ -70,17 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-# Options of `run` that take the next word with them.
-_RUN_VALUES = ("-o", "--output", "--set")
+# Verbs that are followed by a job, and their options that take the next word with them.
+_VALUES = {"run": ("-o", "--output", "--set"), "tune": ("-o", "--output", "--loader", "--seconds")}
 
 
 def _split_job(typed: list[str]) -> tuple[list[str], list[str], bool]:
-    """Split `run [options] job...` by hand: everything from the script on is the job's, dashes included.
+    """Split `run [options] job...`, `tune` alike, by hand: everything from the script on is the job's, dashes included.
 
     Returns:
         loaderprof's own words, the job's words, and whether `--` stood before them.
     """
-    if not typed or typed[0] != "run":
+    if not typed or typed[0] not in _VALUES:
         return typed, [], False
     at = 1
     while at < len(typed):
@@ -91,7 +92,7 @@ def _split_job(typed: list[str]) -> tuple[list[str], list[str], bool]:
             return typed[: at + 1], typed[at + 1 :], False
         if not word.startswith("-"):
             break
-        at += 2 if word in _RUN_VALUES else 1
+        at += 2 if word in _VALUES[typed[0]] else 1
     return typed[:at], typed[at:], False
 
 
@@ -188,6 +189,44 @@ def _verify(options: argparse.Namespace) -> int:
     from loaderprof import verify
 
     return verify.verify(Path(options.folder), options.change, pairs=options.runs, limit_s=options.seconds)
+
+
+def _add_tune(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "loaderprof tune [options] train.py [args]\n       loaderprof tune [options] -m package [args]"
+    verb.description = (
+        "Runs the job and changes the settings of its training loader between windows of the same stream of batches, "
+        "within the CPU budget, memory, /dev/shm and open files. Its output goes to DIR/tune.log; once the settings "
+        "are found it is ended. An iterable dataset and jobs of several ranks are run anew for each measurement."
+    )
+    verb.add_argument("-o", "--output", metavar="DIR", help="folder of the result (default: named after the script)")
+    verb.add_argument("--loader", metavar="NAME", help="variable of the loader (default: the first that is trained on)")
+    verb.add_argument(
+        "--seconds",
+        metavar="S",
+        type=float,
+        help="begin nothing new S seconds after the first measurement (180; 900 across runs)",
+    )
+    verb.add_argument("--keep-order", action="store_true", help="do not try in_order=False")
+    verb.add_argument(
+        "--finish", action="store_true", help="let the job go on with the settings found, in order, to its own end"
+    )
+    verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
+    verb.set_defaults(call=_tune)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from loaderprof import tune
+
+    return tune.tune(
+        options.job,
+        module=options.module,
+        launcher=options.launcher,
+        output=options.output,
+        loader=options.loader,
+        limit_s=options.seconds,
+        keep_order=options.keep_order,
+        finish=options.finish,
+    )
 
 
 def _add_compare(verb: argparse.ArgumentParser) -> None:

@@ -284,7 +284,7 @@ def _measure(job: Job, target: Target, plan: Plan, folder: Path) -> tuple[list[t
     results: list[tuple[float, float]] = []
     progress = Progress(plan)
     try:
-        with _log(folder) as log, _terminated_like_interrupted():
+        with _log(folder) as log, terminated_like_interrupted():
             for number in range(1, plan.pairs + 1):
                 pair = _scored(job, target, plan, log, number, progress, first=not results)
                 if pair is not None:
@@ -350,7 +350,7 @@ def _arm(
         )
         if not ended.stopped and ended.code not in (0, job.exit_code):
             raise TrialError(
-                f"the job failed with exit code {ended.code} ({label}){_last_line(log)}", f"see {log.name}"
+                f"the job failed with exit code {ended.code} ({label}){last_line(log)}", f"see {log.name}"
             )
         return pace(recording.read(folder), target, change)
 
@@ -438,7 +438,7 @@ def _log(folder: Path) -> IO[bytes]:
         raise LoaderprofError(f"{folder / LOG} cannot be written: {error.strerror}") from None
 
 
-def _last_line(log: IO[bytes]) -> str:
+def last_line(log: IO[bytes]) -> str:
     """Return the last line that the job wrote, which in Python names the error."""
     with open(log.name, "rb") as written:
         written.seek(max(0, written.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
@@ -447,7 +447,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """Take SIGTERM and a closed terminal as Ctrl-C, so that the run under way is ended with us."""
 
     def interrupt(*_: object) -> NoReturn:

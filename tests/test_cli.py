@@ -80,6 +80,11 @@ def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) ->
         (["run", "-o", "/proc/loaderprof", "train.py"], "cannot be written", "-o"),
         (["run", "-o", "x" * 300, "train.py"], "cannot be written", "-o"),
         (["run", "-o", ".", "--force", "train.py"], "no recording, so --force leaves it alone", ""),
+        (["tune"], "nothing to tune", "loaderprof tune train.py"),
+        (["tune", "missing.py"], "missing.py", ""),
+        (["tune", "--seconds", "0", "train.py"], "needs some seconds", "--seconds 180"),
+        (["tune", "-o", "r", "train.py"], "r is not empty", "-o"),
+        (["tune", "-o", "train.py", "train.py"], "cannot be written", "-o"),
         (["report"], "DIR", "loaderprof report --help"),
         (["report", "missing"], "missing is not a folder", "loaderprof run"),
         (["report", "train.py"], "train.py is not a folder", "loaderprof run"),
@@ -130,7 +135,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    assert {"run", "report", "env", "attach", "verify", "compare", "check", "export"} <= set(verbs.choices)
+    assert {"run", "report", "env", "attach", "verify", "tune", "compare", "check", "export"} <= set(verbs.choices)
     for verb, parser in verbs.choices.items():
         assert f"\n    {verb} " in shown
         with pytest.raises(SystemExit) as left:

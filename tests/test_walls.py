@@ -21,9 +21,9 @@ MODULES = {
     if path.name != "sitecustomize.py"
 }
 # What each part may import of the package when it is imported itself; what is left to a function's first call is not
-# here. `files`, `journal`, `errors`, `findings`, `intake` and `recording` are the spine.
+# here. `files`, `journal`, `errors`, `findings`, `intake`, `recording` and `tuned` are the spine.
 SPINE = {"loaderprof", "loaderprof.errors", "loaderprof.files", "loaderprof.journal", "loaderprof.intake",
-         "loaderprof.findings", "loaderprof.recording"}  # fmt: skip
+         "loaderprof.findings", "loaderprof.recording", "loaderprof.tuned"}  # fmt: skip
 BELOW = {
     "capture": ("capture",),
     "diagnose": ("diagnose",),
@@ -131,7 +131,7 @@ def test_nothing_prints(path: Path) -> None:
 
 
 def test_what_every_worker_imports_runs_on_python_3_8() -> None:
-    for module in WORKER | {"loaderprof.capture.inject.sitecustomize"}:
+    for module in WORKER | {"loaderprof.capture.inject.sitecustomize", "loaderprof.capture.windows"}:
         path = MODULES.get(module, PACKAGE / "capture/inject/sitecustomize.py")
         ast.parse(path.read_text(), feature_version=(3, 8))
 

@@ -46,6 +46,10 @@ def patch(module_name: str) -> None:
         return
     module._loaderprof_patched = True  # type: ignore[attr-defined]
     settings.install(module)
+    if module_name == TORCH and os.environ.get("LOADERPROF_TUNE"):
+        from loaderprof.capture import windows
+
+        windows.install(module)
     try:
         replaced = _replacements(module_name, module)
     except (AttributeError, KeyError) as error:

@@ -65,13 +65,13 @@ def _with_settings(original: Any, wanted: Dict[str, Any]) -> Any:
 
 def _for_loader(wanted: Dict[str, Any], frame: Any) -> Dict[str, Any]:
     """Return the settings meant for every loader, and for the one that this frame assigns."""
-    name = _assigned_name(frame) if any("." in key for key in wanted) else None
+    name = assigned_name(frame) if any("." in key for key in wanted) else None
     chosen = {key: value for key, value in wanted.items() if "." not in key}
     chosen.update({key.split(".", 1)[1]: value for key, value in wanted.items() if key.split(".", 1)[0] == name})
     return chosen
 
 
-def _assigned_name(frame: Any) -> Optional[str]:
+def assigned_name(frame: Any) -> Optional[str]:
     """Return the variable that the statement under way in a frame assigns: `train_loader = DataLoader(...)`."""
     import ast
     import linecache

@@ -67,14 +67,14 @@ def run(
     meta = {"command": list(command), "cwd": str(cwd), "started_ns": now[0], "started_unix_ns": now[1]}
     files.write_meta(folder, meta)
     environment = launch.job_environment(journals, settings, os.environ)
-    with _started(command, cwd, environment, log) as job:
+    with started(command, cwd, environment, log) as job:
         stopped = _watch(job, journals, limit_s, tick)
     files.write_meta(folder, {**meta, "ended_ns": time.perf_counter_ns(), "exit_code": job.returncode})
     return Ended(128 - job.returncode if job.returncode < 0 else job.returncode, stopped)
 
 
 @contextlib.contextmanager
-def _started(
+def started(
     command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the job; at the end of the block, however it is left, nothing of it runs any more."""

@@ -123,7 +123,7 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
     # In 2.6, the first release to have it, work was dealt badly; pytorch pull request 142324 mended that in 2.7.
-    recent = _version(facts.torch) >= (2, 7)
+    recent = version(facts.torch) >= (2, 7)
     if recent and base.settings.num_workers > 1 and base.settings.in_order and "straggler" in scene.gains:
         yield Change(
             "out-of-order", "Take batches as they are ready (in_order=False)",
@@ -256,14 +256,25 @@ WATCHED_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
 
 
 def _with(scene: Scene, base: Model, **settings: Any) -> Model:
-    """Return the model with other settings; what handing over costs is assumed where the run had no workers."""
+    return with_settings(base, scene.batch_tensors, scene.batch_bytes, **settings)
+
+
+def with_settings(base: Model, tensors: float | None, bytes_: float | None, **settings: Any) -> Model:
+    """Return the model with other settings; what handing over costs is assumed where the run had no workers.
+
+    Args:
+        base: the loop as it ran.
+        tensors: tensors in a batch; None: not measured.
+        bytes_: bytes of a batch; None: not measured.
+        settings: of `replay.Settings`, those that change.
+    """
     costs = base.costs
     if settings.get("num_workers", base.settings.num_workers) and not base.settings.num_workers:
         costs = replace(
             costs,
             worker_start_s=WORKER_START_S,
-            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (scene.batch_tensors or 1.0),
-            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (scene.batch_bytes or 0.0),
+            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (tensors or 1.0),
+            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (bytes_ or 0.0),
         )
     return replace(base, costs=costs, settings=replace(base.settings, **settings))
 
@@ -294,7 +305,8 @@ def _batches_bytes(scene: Scene, batches: int) -> int | None:
     return int(size * batches) if size else None
 
 
-def _version(text: str | None) -> tuple[int, int]:
+def version(text: str | None) -> tuple[int, int]:
+    """Return a version's first two numbers; (0, 0) where it has none."""
     parts = (text or "0.0").split("+")[0].split(".")
     try:
         return int(parts[0]), int(parts[1])

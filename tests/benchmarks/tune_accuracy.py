@@ -1,0 +1,199 @@
+"""How near `tune` comes to the best point of a grid, and in which part of the grid's time.
+
+    python tests/benchmarks/tune_accuracy.py                        every pipeline, the whole grid within the CPU budget
+    python tests/benchmarks/tune_accuracy.py --quick --case jpeg    a small grid of the pipelines whose name holds this
+    python tests/benchmarks/tune_accuracy.py job 3 --num-workers 2  one pipeline as a training job
+
+For each pipeline, every grid point is a job of its own; then `tune` runs; then the best points of the grid and tune's
+choice are measured again, in turn, because the best of many noisy points looks better than it is. The whole takes
+about 5 minutes a pipeline on 2 cores, 12 on 8 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from replay_accuracy import CASES, Case
+from torch.utils.data import DataLoader, Dataset
+
+from loaderprof.capture.budget import cpu_budget
+from loaderprof.predict.replay import Settings
+from loaderprof.search import normal
+
+WARM_S, SECONDS = 1.0, 5.0
+# Epochs of some seconds, as most jobs have them at least; those of "short epochs" stay short.
+LONGER = 6
+TOP, ROUNDS = 2, 3
+# What the project promises.
+REGRET, TIME_SHARE = 0.05, 0.25
+
+
+class Samples(Dataset[Any]):
+    """A case's samples, made one by one."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.length = case.batches * case.batch_size * (1 if "short" in case.name else LONGER)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.case.sample(index)
+
+
+def job(words: list[str]) -> None:
+    """Be a training job: loop over a loader until the time is over, and print its batches per second."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("number", type=int)
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--prefetch-factor", type=int)
+    parser.add_argument("--persistent-workers", action="store_true")
+    parser.add_argument("--any-order", action="store_true")
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)
+    torch.multiprocessing.set_start_method("fork")
+    case = CASES[asked.number]
+    loader = DataLoader(
+        Samples(case), batch_size=case.batch_size, num_workers=asked.num_workers, prefetch_factor=asked.prefetch_factor,
+        persistent_workers=asked.persistent_workers, in_order=not asked.any_order,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    measured, since = 0, 0.0
+    for number, _ in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
+        case.step(number)
+        now = time.perf_counter()
+        if not since:
+            since = now if now - begun > WARM_S else 0.0
+            continue
+        measured += 1
+        if now - since > asked.seconds:
+            break
+    print(measured / (time.perf_counter() - since))
+
+
+def grid(quick: bool) -> list[Settings]:
+    """Return the points of the grid, as far as the CPU budget goes."""
+    cores = cpu_budget().cores
+    counts, factors, flags = ((0, 2), (2, 8), (False,)) if quick else ((0, 1, 2, 4, 8), (1, 2, 4, 8), (False, True))
+    points = [
+        normal(Settings(workers, factor, in_order, kept))
+        for workers in counts
+        for factor in factors
+        for in_order in ((True, False) if workers > 1 and not quick else (True,))
+        for kept in flags
+        if workers <= cores
+    ]
+    return list(dict.fromkeys(points))
+
+
+def command(number: int) -> list[str]:
+    return [str(Path(__file__)), "job", str(number)]
+
+
+def rate(number: int, settings: Settings) -> float:
+    """Run a job at some settings, and return its batches per second."""
+    words = [*command(number), "--num-workers", str(settings.num_workers), "--seconds", f"{SECONDS:g}"]
+    if settings.num_workers:
+        words += ["--prefetch-factor", str(settings.prefetch_factor)]
+        words += ["--persistent-workers"] * settings.persistent_workers + ["--any-order"] * (not settings.in_order)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def tuned(number: int) -> tuple[Settings, float]:
+    """Run `tune`, and return its choice and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as name:
+        words = ["-m", "loaderprof", "tune", "-o", f"{name}/found", *command(number)]
+        begun = time.perf_counter()
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - begun
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        found = json.loads(Path(name, "found", "tune.json").read_text())
+    return normal(Settings(**found["best"])), seconds
+
+
+@dataclass(frozen=True)
+class Score:
+    """One pipeline: tune's choice, the best point, how far the choice is below it, and both times in seconds."""
+
+    case: str
+    choice: Settings
+    best: Settings
+    regret: float
+    tune_s: float
+    grid_s: float
+
+    @property
+    def passed(self) -> bool:
+        return self.regret <= REGRET and self.tune_s <= TIME_SHARE * self.grid_s
+
+
+def score(number: int, points: list[Settings], rounds: int) -> Score:
+    begun = time.perf_counter()
+    rates = {point: rate(number, point) for point in points}
+    grid_s = time.perf_counter() - begun
+    choice, tune_s = tuned(number)
+    finalists = list(dict.fromkeys([*sorted(points, key=lambda point: -rates[point])[:TOP], choice]))
+    logs: dict[Settings, list[float]] = {each: [] for each in finalists}
+    for turn in range(rounds):
+        for each in finalists if turn % 2 == 0 else finalists[::-1]:
+            logs[each].append(math.log(rate(number, each)))
+    means = {each: statistics.mean(values) for each, values in logs.items()}
+    best = max(means, key=lambda each: means[each])
+    return Score(CASES[number].name, choice, best, 1 - math.exp(means[choice] - means[best]), tune_s, grid_s)
+
+
+def told(settings: Settings) -> str:
+    flags = " persistent" * settings.persistent_workers + " any order" * (not settings.in_order)
+    return f"{settings.num_workers} x {settings.prefetch_factor}{flags}" if settings.num_workers else "0"
+
+
+def chosen(part: str) -> Iterator[int]:
+    return (number for number, case in enumerate(CASES) if part in case.name)
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["job"]:
+        job(sys.argv[2:])
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small grid")
+    parser.add_argument("--case", default="", help="only pipelines whose name holds this")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", metavar="FILE", help="keep the scores")
+    asked = parser.parse_args()
+    points = grid(asked.quick)
+    print(f"{len(points)} grid points, {cpu_budget().cores:g} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{'pipeline':30} {'tune':24} {'best':24} {'regret':>7} {'tune':>6} {'grid':>6}", flush=True)
+    scores = []
+    for number in chosen(asked.case):
+        one = score(number, points, asked.rounds)
+        scores.append(one)
+        times = f"{one.tune_s:5.0f}s {one.grid_s:5.0f}s"
+        print(f"{one.case:30} {told(one.choice):24} {told(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}", flush=True)  # fmt: skip
+        if asked.json:
+            Path(asked.json).write_text(json.dumps([asdict(each) for each in scores], indent=1))
+    passed = sum(each.passed for each in scores)
+    print(f"{passed} of {len(scores)} within {REGRET:.0%} of the best, in at most {TIME_SHARE:.0%} of the grid's time")
+    return 0 if passed == len(scores) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
