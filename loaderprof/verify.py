@@ -349,9 +349,7 @@ def _arm(
             tick=tick,
         )
         if not ended.stopped and ended.code not in (0, job.exit_code):
-            raise TrialError(
-                f"the job failed with exit code {ended.code} ({label}){last_line(log)}", f"see {log.name}"
-            )
+            raise TrialError(f"the job failed with exit code {ended.code} ({label}){last_line(log)}", f"see {log.name}")
         return pace(recording.read(folder), target, change)
 
 

@@ -12,6 +12,7 @@ Standard library only, Python >= 3.8: every worker imports this.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import Any, Callable, List, Tuple
 

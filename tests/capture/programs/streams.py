@@ -1,6 +1,6 @@
 """A training job that prints, epoch by epoch, a digest of its batches in order, one of them in any order, and its RNG.
 
-    python streams.py KIND      `plain`, or one of the ways to make or use a loader below
+python streams.py KIND      `plain`, or one of the ways to make or use a loader below
 """
 
 import hashlib
