@@ -24,6 +24,8 @@ from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
 from loaderprof.recording import Recording
 
+BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
+
 
 def conclude(recording: Recording) -> Findings:
     """Return the findings of a recording."""
@@ -45,7 +47,8 @@ def conclude(recording: Recording) -> Findings:
     draws = [job.job_gains(studied, number) for number in range(job.DRAWS)] if main.draws else []
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
-        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=job.agreement(main, job_gains),
+        disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
+        sources_agree=job.agreement(main, job_gains),
         guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(),
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
@@ -85,6 +88,8 @@ def _verdict(
     main: job.Studied, scene: Scene, judgement: Judgement, kind: causes.Kind, ceiling: float | None
 ) -> results.Verdict:
     wait, total = _wait_and_step(main.loop)
+    if main.loop.background:
+        wait = ceiling = None
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
@@ -233,7 +238,7 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
         world_size=max(1, len(ranks)), device=_device(recording), cpu_budget=machine.cpu_budget(recording),
         python=next((process.header.get("python") for process in mains), None), torch=_torch(recording),
         start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),
-        notes=tuple(recording.notes), signal=meta.get("signal"),
+        notes=(*recording.notes, *(BACKGROUND for loop in timeline.loops[:1] if loop.background)), signal=meta.get("signal"),
         started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
         loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()),
     )  # fmt: skip

@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -56,6 +57,7 @@ def process() -> Dict[str, Any]:
     return {
         "pid": os.getpid(),
         "ppid": os.getppid(),
+        "main_thread": (threading.main_thread().ident or 0) & 0xFFFFFFFF,
         "host": host(),
         "argv": [argument[:200] for argument in redacted(list(getattr(sys, "argv", [])))[:20]],
         "python": platform.python_version(),

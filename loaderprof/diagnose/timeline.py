@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 WARM_UP_BATCHES = 2
+# Other threads that use this much of a core while a background thread waits are the training.
+BESIDE = 0.05
 # Batches of one loop that are looked at one by one.
 MAX_MADE = 100_000
 
@@ -45,7 +47,8 @@ class Loop:
     """One loader in one process, and the loop that takes its batches.
 
     Arrays have one entry a batch, in the order taken, all epochs after one another; `count` > 1 stands for that many
-    batches of a loop too fast to stamp each. `made` has one row a batch that was measured where it was made.
+    batches of a loop too fast to stamp each. `made` has one row a batch that was measured where it was made. `background`: a
+    thread beside the main one takes the batches while others compute, so that its waiting is not the training's.
     """
 
     process: Process
@@ -72,6 +75,7 @@ class Loop:
     steady: Bools
     made: Made
     nested_s: float = 0.0
+    background: bool = False
     starved: Seconds = field(default_factory=lambda: np.zeros(0))
     busy: Seconds = field(default_factory=lambda: np.zeros(0))
 
@@ -231,6 +235,7 @@ def _loop(
         receive=takes["receive_ns"] / 1e9, receive_cpu=takes["receive_cpu_ns"] / 1e9, index=takes["index_ns"] / 1e9,
         ready=takes["extra"].astype(np.int64) - 1, parked=takes["parked"].astype(np.int64), count=takes["count"],
         training=bool(np.mean(takes["flags"] & 1) > 0.5), main_thread=_is_main(tables, process, thread),
+        background=_in_background(process, thread, takes[single]),
         steady=_steady(epoch, position, int(facts.get("num_workers") or 0)),
         made=_made(recording, process, iterators, takes, origin), nested_s=float(np.nansum(nested)),
         **_device(tables["device"], process.number, iterators),
@@ -320,6 +325,15 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
             )
         )  # fmt: skip
     return epochs
+
+
+def _in_background(process: Process, thread: int, takes: Table) -> bool:
+    main = process.header.get("main_thread")
+    if not isinstance(main, int) or main == thread or not len(takes):
+        return False
+    process_cpu = (takes["process_cpu_taken_ns"] - takes["process_cpu_asked_ns"]).sum()
+    beside = process_cpu - (takes["cpu_taken_ns"] - takes["cpu_asked_ns"]).sum()
+    return bool(beside > BESIDE * (takes["t_taken"] - takes["t_asked"]).sum())
 
 
 def _is_main(tables: dict[str, Table], process: Process, thread: int) -> bool:

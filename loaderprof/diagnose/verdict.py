@@ -72,7 +72,7 @@ def judge(
         steps: steps that were measured in steady state.
         model_error: how far the replay of the run as it was is from the run, as a share.
         draws: `gains` from bootstrap replays; may be empty.
-        disturbed: other processes took a good part of the CPU.
+        disturbed: other processes took a good part of the CPU, or the training was not seen itself.
         guessed: share of the bottleneck's time whose stage nothing told.
         locked: the makers take turns at the interpreter's lock.
         sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.

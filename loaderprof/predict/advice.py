@@ -42,9 +42,11 @@ def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
         after = change.model.run().total_s
         speedup = before / after if after > 0 else 1.0
         low, high = _interval(speedup, base.settings.num_workers)
-        low = min(low, change.floor) if change.floor is not None else low
+        # Behind a background thread the training may hide all of it.
+        floor = 1.0 if scene.loop.background else change.floor
+        low = min(low, floor) if floor is not None else low
         high = max(high, change.ceiling) if change.ceiling is not None else high
-        if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and change.floor is None):
+        if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and floor is None):
             continue
         rate = facts.samples_per_s * speedup if facts.samples_per_s else None
         expected = Expected(round(speedup, 3), round(low, 3), round(high, 3), rate and round(rate, 1))
@@ -156,11 +158,16 @@ def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
     model = base
     for stage in ("read", "decode"):
         model = without(model, stage, scene.parts) or model
+    # What comes out of the loader is known; what stands between decoding and a crop is not.
+    kept = (scene.share("transform") or 0.0) < 0.05
+    fit = (
+        f"all {samples} samples fit in memory" if kept else f"what its {samples} samples take decoded was not measured"
+    )
     yield Change(
-        "cache-in-memory", "Cache decoded samples in memory after the last step that is not random",
-        f"Reading and decoding are {share:.0%} of making a batch, and all {samples} samples fit in memory.",
+        "cache-in-memory", "Cache samples in memory, before what is random: gains from the second epoch on",
+        f"Reading and decoding are {share:.0%} of making a batch, and {fit}.",
         scene.named("decode") or scene.named("read") or None, {"kind": "cache", "place": "memory"}, {"cache": None}, model,
-        Costs(0.0, needed, "a few lines; from the second epoch on"),
+        Costs(0.0, needed if kept else None, "a few lines"),
         "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
         floor=None,
     )  # fmt: skip
@@ -204,19 +211,22 @@ def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    """Offer the dearest piece of transform or collate as code to make cheaper: what half its cost would gain."""
-    for stage, verb in (("transform", "Make"), ("collate", "Make")):
+    """Offer the dearest function of transform or collate as code to make cheaper: what half its cost would gain."""
+    total = sum(piece.total_s for piece in scene.parts.pieces)
+    for stage in ("transform", "collate"):
         pieces = [piece for piece in scene.parts.pieces if piece.stage == stage]
-        total = sum(piece.total_s for piece in scene.parts.pieces)
-        if not pieces or pieces[0].total_s < 0.2 * total:
+        if not pieces:
             continue
+        # A function of the user's is told line by line; all of its lines are one thing to mend.
         piece = pieces[0]
-        share = piece.total_s / total
+        cost = sum(each.total_s for each in pieces if each.name == piece.name)
+        if cost < 0.2 * total:
+            continue
         yield Change(
-            f"cheaper-{stage}", f"{verb} {piece.name} cheaper: half its cost",
-            f"It is {share:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
-            {"kind": "code", "operator": piece.name}, {"s_per_batch": round(piece.total_s, 6)},
-            _faster(base, scene, stage, 1.0 / (1.0 - 0.5 * piece.total_s / sum(p.total_s for p in pieces))),
+            f"cheaper-{stage}", f"Make {piece.name} cheaper: half its cost",
+            f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
+            {"kind": "code", "operator": piece.name}, {"s_per_batch": round(cost, 6)},
+            _faster(base, scene, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
             Costs(0.0, 0, "code"),
         )  # fmt: skip
 
