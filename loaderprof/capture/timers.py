@@ -522,14 +522,21 @@ def _children(item: Any) -> List[Any]:
         return [item.__self__, item.__func__]
     if is_a(item, types.FunctionType):
         wrapped = item.__dict__.get("__wrapped__")
-        return [_cell(cell) for cell in item.__closure__ or ()] + ([wrapped] if wrapped is not None else [])
+        named = _named_globals(item) if _is_users(item.__module__) else []
+        return [_cell(cell) for cell in item.__closure__ or ()] + ([wrapped] if wrapped is not None else []) + named
     module = type(item).__module__ or ""
     if module.split(".")[0] in ("builtins", "numpy", "pandas", "pyarrow") or type(item).__name__ == "Tensor":
         return []
     state = describe.held(item)
     held = list(state.values()) if len(state) <= 256 else []
-    methods = [value for base in type(item).__mro__ if _is_users(base.__module__) for value in vars(base).values()]
-    return held + [value for value in methods if is_a(value, types.FunctionType)]
+    # Methods, and transforms that stand in the class.
+    return held + [value for base in type(item).__mro__ if _is_users(base.__module__) for value in vars(base).values()]
+
+
+def _named_globals(function: types.FunctionType) -> List[Any]:
+    """Return what a function of the user's calls by a global name: a pipeline is often built beside the dataset."""
+    names = function.__code__.co_names[:64]
+    return [function.__globals__[name] for name in names if dict.__contains__(function.__globals__, name)]
 
 
 def _cell(cell: Any) -> Any:

@@ -67,5 +67,24 @@ def test_lines_that_call_the_same_function_are_told_apart() -> None:
     assert all(__file__ in line for line in lines)
 
 
+class Beside:
+    """A dataset whose pipeline is built beside it, and in its class."""
+
+    pool = nn.MaxPool2d(2)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pool(ENLARGE(torch.full((1, 1, 4, 4), float(index))))
+
+
+ENLARGE = nn.Sequential(nn.Upsample(scale_factor=2))
+
+
+def test_a_pipeline_built_beside_the_dataset_is_found() -> None:
+    with Timers(Beside(), None) as table:
+        Beside()[0]
+    found = {name.partition("@")[0] for name, row in table.rows.items() if row[0]}
+    assert {"torch.nn.modules.upsampling.Upsample.forward", "torch.nn.modules.pooling.MaxPool2d.forward"} <= found
+
+
 def test_a_class_that_is_no_key() -> None:
     assert any("Strange.forward" in name for name in names(Strange(scale_factor=2)))
