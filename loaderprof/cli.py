@@ -154,8 +154,9 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="DIR", help="a recording")
     verb.add_argument("--json", action="store_true", help="print the findings and nothing else")
     verb.add_argument("--html", metavar="FILE", help="write the page to FILE")
+    verb.add_argument("--figures", metavar="OUT", help="write the pictures to folder OUT, as SVG, PNG and PDF")
     verb.add_argument("--rank", metavar="R", type=int, help="report on one rank")
-    verb.add_argument("--force", action="store_true", help="replace FILE")
+    verb.add_argument("--force", action="store_true", help="replace FILE, and pictures in OUT")
     verb.set_defaults(call=_report)
 
 
@@ -163,8 +164,9 @@ def _report(options: argparse.Namespace) -> int:
     from loaderprof import run
 
     return run.report(
-        Path(options.folder), as_json=options.json, html=options.html, rank=options.rank, force=options.force
-    )
+        Path(options.folder), as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
+        force=options.force,
+    )  # fmt: skip
 
 
 def _add_verify(verb: argparse.ArgumentParser) -> None:

@@ -84,11 +84,12 @@ def finish(folder: Path, *, html: bool) -> Findings:
     return found
 
 
-def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, force: bool) -> int:
+def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None, rank: int | None, force: bool) -> int:
     """Render a recording again; returns the exit code.
 
     Raises:
-        LoaderprofError: the folder is no readable recording, the rank is not in it, or the page cannot be written.
+        LoaderprofError: the folder is no readable recording, the rank is not in it, or the page or a picture cannot
+            be written.
     """
     from loaderprof import recording
 
@@ -101,9 +102,11 @@ def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, f
             (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
     if html is not None:
         _write_page(Path(html), page(seen, found, _shown(folder)), force)
+    if figures is not None:
+        _write_figures(Path(figures), seen, found, force)
     if as_json:
         sys.stdout.write(found.to_json())
-    elif html is None:
+    elif html is None and figures is None:
         sys.stdout.write(screen(found, _shown(folder), sys.stdout.isatty()))
     return 0
 
@@ -132,6 +135,14 @@ def _write_page(path: Path, text: str, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write_figures(folder: Path, seen: Recording, found: Findings, force: bool) -> None:
+    from loaderprof.report import plots
+    from loaderprof.report.pagedata import page_data
+
+    if not plots.write_figures(found, page_data(seen), folder, force=force):
+        sys.stderr.write("loaderprof: no pictures: nothing was measured that could be drawn\n")
 
 
 def _of_rank(seen: Recording, rank: int) -> Recording:

@@ -6,6 +6,7 @@ files for mails and papers.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from loaderprof.errors import OutputError
 from loaderprof.findings import Findings
 from loaderprof.report import anatomy, sentences, words
 from loaderprof.report.anatomy import Piece, Whole
@@ -37,21 +39,38 @@ from loaderprof.report.merge import array, end_s, focus, thinned
 from loaderprof.report.page import Bar, Host, PageData
 from loaderprof.report.palette import COLOURS
 
+KINDS = ("svg", "png", "pdf")
+
+ACTION_WIDE, ACTION_LETTERS = 3.4, 44
+"""Inches beside the speedups for what each change is, and letters that fit there."""
+
 STILL_POINTS = 600
 """A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
 
 
-def write_figures(findings: Findings, data: PageData, folder: Path) -> list[Path]:
-    """Write every picture there is data for, as SVG, PNG and PDF, and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, draw in _pictures(findings, data).items():
-        figure = draw(WIDE)
-        for kind in ("svg", "png", "pdf"):
-            path = folder / f"{name}.{kind}"
-            path.write_bytes(saved(figure, kind))
-            written.append(path)
-    return written
+def write_figures(findings: Findings, data: PageData, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write every picture there is data for, as SVG, PNG and PDF, and return the files.
+
+    Raises:
+        OutputError: a file of that name is there already and `force` is not given, or the folder cannot be written.
+    """
+    pictures = _pictures(findings, data)
+    if not pictures:
+        return []
+    files = {name: [folder / f"{name}.{kind}" for kind in KINDS] for name in pictures}
+    there = [path for paths in files.values() for path in paths if path.exists()]
+    if there and not force:
+        raise OutputError(f"{there[0]} exists already", "replace it with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in pictures.items():
+            # A file stands alone: it names the changes that the page lists below its picture.
+            figure = speedups(findings, WIDE, named=True) if name == "speedups" else draw(WIDE)
+            for path in files[name]:
+                path.write_bytes(saved(figure, path.suffix[1:]))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
+    return [path for paths in files.values() for path in paths]
 
 
 def inline(findings: Findings, data: PageData) -> dict[str, Any]:
@@ -123,20 +142,29 @@ def _over(piece: Piece) -> dict[str, Any]:
     return {"color": "#ffffff" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else "#16181b"}
 
 
-def speedups(findings: Findings, width: float) -> Figure:
-    """Draw each change's expected speedup with its interval, what was measured of it, and the ceiling."""
+def speedups(findings: Findings, width: float, *, named: bool = False) -> Figure:
+    """Draw each change's expected speedup with its interval, what was measured of it, and the ceiling.
+
+    Args:
+        findings: what was concluded.
+        width: of the picture, in inches.
+        named: say what each change is, beside its number.
+    """
     numbers = sentences.numbering(findings.advice)
     shown = [each for each in findings.advice if each.expected.speedup is not None]
     figure = new_figure(width, 0.36 * len(shown) + 0.62)
-    axes = new_axes(figure, 0.5, 0.3, 0.62, 0.3)
+    axes = new_axes(figure, 0.5 + (ACTION_WIDE if named else 0), 0.3, 0.62, 0.3)
     ceiling = findings.verdict.ceiling_speedup
     values = [value for each in shown for value in (each.expected.speedup, each.expected.low, each.expected.high)]
     values += [each.measured.high for each in shown if each.measured] + [1.0, ceiling]
     known = [value for value in values if value is not None]
     margin = 0.04 * (max(known) - min(known)) or 0.1
     axes.set(xlim=(min(known) - margin, max(known) + margin), ylim=(-len(shown) + 0.4, 0.6))
-    axes.set_yticks(range(0, -len(shown), -1), [numbers[each.id] for each in shown])
-    axes.tick_params(axis="y", colors=INK, labelsize=10)
+    axes.set_yticks([])
+    for place, each in enumerate(shown):
+        action = textwrap.shorten(words.clean(each.action), ACTION_LETTERS, placeholder=" ...") if named else ""
+        text = f"{action}   {numbers[each.id]}"
+        say(axes, -0.03, -place, text, ha="right", transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.xaxis.set_major_locator(MaxNLocator(5 if width == NARROW else 8, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color=LINE, linewidth=0.6)

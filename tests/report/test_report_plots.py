@@ -44,5 +44,7 @@ def test_pictures_of_every_run_can_stand_in_a_page(name: str) -> None:
         assert "DejaVu" not in svg
 
 
-def test_nothing_measured_is_nothing_drawn() -> None:
+def test_nothing_measured_is_nothing_drawn(tmp_path: Path) -> None:
     assert plots.inline(report_samples.unknown(), PageData()) == {}
+    assert plots.write_figures(report_samples.unknown(), PageData(), tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()
