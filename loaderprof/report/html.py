@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from loaderprof.findings import Findings
-from loaderprof.report import palette, plots, sentences, words
+from loaderprof.report import guide, palette, plots, sentences, words
 from loaderprof.report.merge import Merged, array, merge
 from loaderprof.report.page import Bar, Host, PageData, Slow, Stack, Steps
 from loaderprof.report.stacks import hottest
@@ -124,6 +124,7 @@ def _environment() -> jinja2.Environment:
         "COLOURS": palette.COLOURS,
         "NAMES": palette.NAMES,
         "WORKER_STAGES": palette.WORKER_STAGES,
+        "guide_place": guide.place,
         "interval": words.interval,
         "quantity": words.quantity,
         "plural": words.plural,
