@@ -107,6 +107,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
+    verb.add_argument("--no-status", action="store_true", help="no status line on the terminal while the job runs")
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
     verb.set_defaults(call=_run)
 
@@ -122,6 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         settings=_settings(options.set),
         html=not options.no_html,
         force=options.force,
+        status=not options.no_status,
     )
 
 

@@ -28,6 +28,7 @@ def run(
     settings: Mapping[str, object],
     html: bool,
     force: bool,
+    status: bool,
 ) -> int:
     """Run a job with the hooks in place, report on it, and leave as it left.
 
@@ -39,16 +40,20 @@ def run(
         settings: what `--set` asked for.
         html: write report.html too.
         force: replace a recording in `output`.
+        status: show a status line while it runs, where stderr is a terminal.
 
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
     """
     from loaderprof.capture import launch
     from loaderprof.capture.session import Session, make_folder
+    from loaderprof.status import StatusLine, wanted
 
     command = launch.job_command(job, module, launcher)
     folder = make_folder(output, _stem(job, launcher), force)
     session = Session(folder, _typed(job, module))
+    if status and wanted(sys.stderr):
+        session.add(StatusLine(session.journals, sys.stderr.fileno()))
     session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again
     environment = launch.job_environment(session.journals, settings, os.environ)
     exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
