@@ -107,6 +107,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
+    verb.add_argument("--live", action="store_true", help="watch the run on the whole terminal; q leaves, ? helps")
     verb.add_argument("--no-status", action="store_true", help="no status line on the terminal while the job runs")
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
     verb.set_defaults(call=_run)
@@ -124,6 +125,7 @@ def _run(options: argparse.Namespace) -> int:
         html=not options.no_html,
         force=options.force,
         status=not options.no_status,
+        live=options.live,
     )
 
 
@@ -234,6 +236,7 @@ def _add_attach(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("-o", "--output", metavar="DIR", help="folder of the recording (default: named after the script)")
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
+    verb.add_argument("--live", action="store_true", help="watch it on the whole terminal; q leaves, ? helps")
     verb.set_defaults(call=_attach)
 
 
@@ -241,7 +244,9 @@ def _attach(options: argparse.Namespace) -> int:
     from loaderprof import run
     from loaderprof.capture import attach
 
-    run.finish(attach.attach(options.pid, duration_s=options.duration, output=options.output), html=not options.no_html)
+    view = run.view_of_stacks() if options.live else None
+    folder = attach.attach(options.pid, duration_s=options.duration, output=options.output, view=view)
+    run.finish(folder, html=not options.no_html)
     return 0
 
 

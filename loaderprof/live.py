@@ -1,7 +1,7 @@
-"""A job at a glance while it runs, from its journals as they grow: steps, steps a second, waiting, likely stage.
+"""A job at a glance while it runs, from its recording as it grows: steps, steps a second, waiting, likely stage.
 
 A guess for whoever watches, made from little: the report at the end is made from all of it, by replay. Reads a bounded
-piece of a bounded number of journals at each look, and keeps sums only. Standard library only; never writes.
+piece of a bounded number of journals at each look, and keeps sums only. For journals the standard library is enough; never writes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loaderprof import files
 from loaderprof import journal as layout
 from loaderprof.diagnose.stages import never_reads, stage_of_operator
 from loaderprof.findings import Stage
@@ -42,7 +44,9 @@ class Glance:
         idle_s: since the last batch was taken.
         ready: finished batches that lay in the queue when the last one was asked for.
         workers: of the loader that was iterated last.
-        s_per_batch: by stage, what making a batch costs as far as it was timed.
+        costs: by stage, what making a batch costs as far as it was seen, the dearest first: seconds, or shares where
+            only shares are known.
+        samples: of stacks, where those are all there is.
     """
 
     steps: int = 0
@@ -51,7 +55,8 @@ class Glance:
     idle_s: float | None = None
     ready: int | None = None
     workers: int | None = None
-    s_per_batch: dict[Stage, float] = field(default_factory=dict)
+    costs: dict[Stage, float] = field(default_factory=dict)
+    samples: int | None = None
 
     def likely(self) -> Stage | None:
         """Return the stage that is likely to be the limit; None where too little was seen."""
@@ -59,7 +64,7 @@ class Glance:
             return None
         if self.wait_share < FEW_WAITS:
             return "device"
-        return max(self.s_per_batch, key=lambda stage: self.s_per_batch[stage], default=None)
+        return max(self.costs, key=lambda stage: self.costs[stage], default=None)
 
 
 class Journals:
@@ -74,19 +79,19 @@ class Journals:
         self._known: set[str] = set()
         self._mains: list[_Process] = []
         self._workers: list[_Process] = []
-        self._costs = _Costs()
+        self._sums = _Sums()
 
     def look(self, now_ns: int) -> Glance:
         """Return the job as it is at `now_ns`, of `time.perf_counter_ns`."""
         self._find()
         for each in (*self._mains, *self._workers):
-            each.read_on(self._costs)
+            each.read_on(self._sums)
         main = max(self._mains, key=lambda each: each.steps, default=None)
         if main is None:
             return Glance()
         steps_per_s, wait_share = main.rates(now_ns)
         idle_s = (now_ns - main.last_ns) / 1e9 if main.last_ns else None
-        return Glance(main.steps, steps_per_s, wait_share, idle_s, main.ready, main.workers, self._costs.s_per_batch())
+        return Glance(main.steps, steps_per_s, wait_share, idle_s, main.ready, main.workers, self._sums.costs())
 
     def _find(self) -> None:
         """Take up journals that are new; of workers the latest few, so that those of this epoch are among them."""
@@ -113,7 +118,7 @@ def _header(path: Path) -> dict[str, object] | None:
     return header if isinstance(header, dict) else None
 
 
-class _Costs:
+class _Sums:
     """What batches cost, by stage: sums over all processes that were read."""
 
     def __init__(self) -> None:
@@ -149,7 +154,7 @@ class _Costs:
         self._clocked[stage, what] += batches
         self._clocked_s[stage, what] += seconds
 
-    def s_per_batch(self) -> dict[Stage, float]:
+    def costs(self) -> dict[Stage, float]:
         """Return seconds a batch by stage, of what was measured; the dearest first."""
         # Timers cannot tell being blocked from waiting for a core; the kernel can, for whole batches.
         blocked = self._all_blocked_s / self._all_off_s if self._all_off_s else 1.0
@@ -158,7 +163,51 @@ class _Costs:
             found[stage] += (self._cpu_s[stage] + blocked * self._off_s[stage]) / len(self._timed)
         for (stage, what), total in self._clocked_s.items():
             found[stage] += total / self._clocked[stage, what]
-        return {stage: cost for stage, cost in sorted(found.items(), key=lambda item: -item[1]) if cost > 0}
+        return _dearest_first(found)
+
+
+def _dearest_first(costs: Mapping[Stage, float]) -> dict[Stage, float]:
+    return {stage: cost for stage, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost > 0}
+
+
+class Stacks:
+    """The same of a job that is watched from outside: shares of the stack samples in its recording so far.
+
+    Args:
+        folder: the recording that is being made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read_bytes = 0
+        self._glance = Glance(samples=0)
+
+    def look(self, now_ns: int) -> Glance:  # noqa: ARG002 - as `Journals`
+        """Return the job as it was in the windows that have ended."""
+        stacks = self._folder / files.STACKS
+        size = stacks.stat().st_size if stacks.exists() else 0
+        if size > self._read_bytes:
+            self._read_bytes = size
+            self._glance = _of_stacks(self._folder)
+        return self._glance
+
+
+def _of_stacks(folder: Path) -> Glance:
+    from loaderprof import recording
+    from loaderprof.capture.sources import lines_of
+    from loaderprof.diagnose import outside
+    from loaderprof.diagnose.breakdown import WORK
+
+    seen = recording.read(folder)
+    seen.meta["sources"] = lines_of({frame for sample in seen.stacks for frame in sample.frames})
+    counted = outside.look(seen)
+    makers = counted.worker if counted.workers else counted.main
+    costs: dict[Stage, float] = {stage: float(makers[stage]) for stage in (*WORK, "handover")}
+    share = outside.waiting(counted).value if counted.main_samples >= outside.MIN_SAMPLES else None
+    return Glance(
+        wait_share=share, workers=counted.workers, costs=_dearest_first(costs),
+        samples=counted.main_samples + counted.worker_samples,
+    )  # fmt: skip
 
 
 class _Process:
@@ -174,7 +223,7 @@ class _Process:
         self.ready: int | None = None
         self.workers: int | None = None
 
-    def read_on(self, costs: _Costs) -> None:
+    def read_on(self, sums: _Sums) -> None:
         """Take in what was written since the last look, up to a bound."""
         for kind, flags, extra, _, *values in self._records():
             if kind == layout.TEXT:
@@ -182,15 +231,15 @@ class _Process:
             elif kind in _READ:
                 row = dict(zip(layout.FIELDS[kind], values, strict=False))
                 if kind == layout.TAKE:
-                    self._take(row, bool(flags & 1), extra, costs)
+                    self._take(row, bool(flags & 1), extra, sums)
                 elif kind == layout.OPERATOR:
                     batch, name = (self._number, row["batch"]), self._text(row["name"])
-                    costs.operator(batch, name, bool(flags & 1), row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9)
+                    sums.operator(batch, name, bool(flags & 1), row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9)
                 elif kind == layout.FETCH:
-                    costs.batch(row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9, row["runq_ns"] / 1e9)
-                    costs.clock("collate", "collate", max(1, row["count"]), row["collate_ns"] / 1e9)
+                    sums.batch(row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9, row["runq_ns"] / 1e9)
+                    sums.clock("collate", "collate", max(1, row["count"]), row["collate_ns"] / 1e9)
                 elif kind == layout.PICKLE:
-                    costs.clock("handover", "pickle", 1, (row["t_done"] - row["t_begun"]) / 1e9)
+                    sums.clock("handover", "pickle", 1, (row["t_done"] - row["t_begun"]) / 1e9)
                 elif not flags & 1:  # else a new epoch of the same workers
                     self.workers = extra
 
@@ -219,7 +268,7 @@ class _Process:
         raw = b"".join(piece for _, piece in sorted(self._texts.get(number, {}).items()))
         return raw.rstrip(b"\0").decode("utf-8", "replace").split("@")[0]
 
-    def _take(self, row: dict[str, int], training: bool, extra: int, costs: _Costs) -> None:
+    def _take(self, row: dict[str, int], training: bool, extra: int, sums: _Sums) -> None:
         if training and not self._training:  # what came before was no training: a look at the data, a validation
             self._training, self.steps = True, 0
             self._takes.clear()
@@ -229,8 +278,8 @@ class _Process:
         self.last_ns = row["t_taken"]
         self.ready = extra - 1 if extra else None
         self._takes.append((row["t_asked"], row["t_taken"], row["count"], row["wait_ns"]))
-        costs.clock("handover", "receive", row["count"], row["receive_ns"] / 1e9)
-        costs.clock("sampler", "index", row["count"], row["index_ns"] / 1e9)
+        sums.clock("handover", "receive", row["count"], row["receive_ns"] / 1e9)
+        sums.clock("sampler", "index", row["count"], row["index_ns"] / 1e9)
 
     def rates(self, now_ns: int) -> tuple[float | None, float | None]:
         """Return steps a second and the share of waiting, of the last seconds; None where none was taken in them."""

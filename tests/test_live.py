@@ -115,7 +115,7 @@ def test_of_many_workers_the_latest_are_read(tmp_path: Path, loop: Loop) -> None
     for number in range(3 * live.MAX_WORKERS):
         worker = Journal(str(tmp_path / f"worker-{number:02}.lpj"), {"pid": 2 + number, "worker": number})
         worker.write(layout.OPERATOR, 0, 0, number, 0, worker.text("PIL.Image.open"), 1, 8 * MS, 8 * MS, 1)
-    assert journals.look(loop.now).s_per_batch == {"decode": pytest.approx(0.008)}
+    assert journals.look(loop.now).costs == {"decode": pytest.approx(0.008)}
 
 
 @pytest.mark.parametrize("name", ["decode_bound", "io_bound", "transform_bound", "compute_bound", "healthy"])

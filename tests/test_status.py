@@ -29,9 +29,9 @@ GIVEN_BACK = re.compile(rb"\x1b7\x1b\[r\x1b\[24;1H\x1b\[2K\x1b8")
         (Glance(1, idle_s=0.3), "loaderprof  step 1"),
         (Glance(7, idle_s=75.0), "loaderprof  step 7  no batch for 1 min 15 s"),
         (Glance(1412, 7.92, 0.62, 0.1), "loaderprof  step 1,412  7.9 steps/s  waits 62 %"),
-        (Glance(5, 7.92, 0.62, 0.1, s_per_batch={"read": 0.1, "decode": 0.3}),
+        (Glance(5, 7.92, 0.62, 0.1, costs={"read": 0.1, "decode": 0.3}),
          "loaderprof  step 5  7.9 steps/s  waits 62 %  likely decode"),
-        (Glance(5, 120.0, 0.01, 0.1, s_per_batch={"decode": 0.3}),
+        (Glance(5, 120.0, 0.01, 0.1, costs={"decode": 0.3}),
          "loaderprof  step 5  120 steps/s  waits 1 %  likely the step itself"),
     ],
 )  # fmt: skip
