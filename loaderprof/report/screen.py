@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from loaderprof.live import Glance
 from loaderprof.report import words
 from loaderprof.report.palette import COLOURS, NAMES
+
+if TYPE_CHECKING:
+    from loaderprof.live import Glance
 
 KEYS = (
     ("q", "leave the view; the job goes on, and is reported on when it ends"),
