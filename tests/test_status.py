@@ -63,7 +63,7 @@ def job(tmp_path: Path) -> Path:
 def test_what_the_job_writes_is_left_whole(job: Path, terminal: Callable[..., Terminal]) -> None:
     seen = terminal(*RUN, "train.py")
     seen.read_until(rb"steps/s  waits")
-    seen.type("\n")
+    (job / "stop").touch()
     assert seen.end() == 3
     drawn = DRAWN.findall(seen.seen)
     assert all(each.startswith(b"\x1bD\x1bM\x1b7\x1b[1;23r\x1b[24;1H\x1b[0m\x1b[2Kloaderprof  ") for each in drawn)
@@ -82,7 +82,7 @@ def test_what_the_job_writes_is_left_whole(job: Path, terminal: Callable[..., Te
 def test_without_a_status_line_nothing_is_drawn(job: Path, terminal: Callable[..., Terminal]) -> None:
     seen = terminal(*RUN, "--no-status", "train.py")
     seen.read_until(rb"line 50\r")
-    seen.type("\n")
+    (job / "stop").touch()
     assert seen.end() == 3
     assert b"\x1bD" not in seen.seen
     assert b"steps/s" not in seen.seen
@@ -98,8 +98,9 @@ def test_the_row_is_given_back_after_an_interrupt(job: Path, terminal: Callable[
 
 
 def test_a_pipe_gets_the_report_and_not_a_byte_more(job: Path) -> None:
+    (job / "stop").touch()
     done = subprocess.run(
-        [sys.executable, *RUN, "train.py"], cwd=job, input="\n", capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, *RUN, "train.py"], cwd=job, capture_output=True, text=True, timeout=60, check=False,
         env=environment(),
     )  # fmt: skip
     assert done.returncode == 3
@@ -113,12 +114,11 @@ def test_on_a_screen_the_line_stays_below_and_then_goes(job: Path, tmux: Tmux) -
     screen = tmux.until(lambda rows: re.search(r"^loaderprof  step \S+  \S+ steps/s  waits \S+ %", rows[23]))
     assert not any("loaderprof  " in row for row in screen[:23])
     tmux.until(lambda rows: sum(bool(row) for row in rows) >= 23)  # until its output scrolls
-    tmux.type("Enter")
-    # The job leaves the Enter unread, for the shell: there are two prompts.
-    screen = tmux.until(lambda rows: [row.strip() for row in rows if row][-3:] == ["after 30", "$", "$"])
+    (job / "stop").touch()
+    screen = tmux.until(lambda rows: [row.strip() for row in rows if row][-2:] == ["after 30", "$"])
     # The last row scrolls again, and nothing of the line is left on any.
     end = screen.index("after 30")
-    assert end >= 21
+    assert end >= 22
     assert screen[:end] == [f"after {number}" for number in range(30 - end, 30)]
     history = tmux.history()
     assert "steps/s" not in history

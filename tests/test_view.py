@@ -129,7 +129,7 @@ def test_the_keys_of_the_view(job: Path, tmux: Tmux) -> None:
     rows = tmux.until(lambda rows: shows("line ")(rows) and not shows("q leave")(rows))
     count = len(output_lines(tmux.history()))
     tmux.until(lambda _: len(output_lines(tmux.history())) > count)
-    tmux.type("Enter")
+    (job / "stop").touch()
     rows = tmux.until(shows("code=3", "the terminal is as it was"))
     assert shows("Full report")(rows)
     history = tmux.history()
@@ -203,7 +203,7 @@ def test_the_job_has_a_terminal_of_the_same_size(tmp_path: Path, terminal: Calla
 @needs_tmux
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
 def test_a_running_job_in_view(job: Path, tmux: Tmux) -> None:
-    with subprocess.Popen([sys.executable, "train.py"], cwd=job, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with subprocess.Popen([sys.executable, "train.py"], cwd=job, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, text=True) as running:  # fmt: skip
         assert running.stdout is not None
         assert running.stdout.readline() == "begins\n"
@@ -219,5 +219,6 @@ def test_a_running_job_in_view(job: Path, tmux: Tmux) -> None:
         tmux.until(shows("Full report"))
         tmux.type("stty -a | cmp - before && echo as it was", "Enter")
         tmux.until(lambda rows: "as it was" in rows)
-        running.communicate("\n", timeout=60)
+        (job / "stop").touch()
+        running.communicate(timeout=60)
         assert running.returncode == 3
