@@ -233,7 +233,7 @@ def test_report_draws_the_pictures_of_a_sample_run(capsys: pytest.CaptureFixture
     assert capsys.readouterr() == ("", "")
     drawn = {path.name: path.read_bytes() for path in (place / "out" / "pictures").iterdir()}
     heads = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
-    names = ("anatomy", "speedups", "timeline", "batches")
+    names = ("anatomy", "speedups", "timeline", "batches", "samples")
     assert set(drawn) == {f"{name}.{kind}" for name in names for kind in heads}
     for name, content in drawn.items():
         assert content.startswith(heads[name.split(".")[1]])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from loaderprof.errors import OutputError
 from loaderprof.findings import Findings
@@ -36,13 +38,19 @@ from loaderprof.report.drawing import (
     say,
 )
 from loaderprof.report.merge import array, end_s, focus, thinned
-from loaderprof.report.page import Bar, Host, PageData
+from loaderprof.report.page import Bar, Host, PageData, Steps
 from loaderprof.report.palette import COLOURS
 
 KINDS = ("svg", "png", "pdf")
 
 ACTION_WIDE, ACTION_LETTERS = 3.4, 44
 """Inches beside the speedups for what each change is, and letters that fit there."""
+
+STILL_RANKS = 4
+"""Of more ranks the page has lanes, and the list of ranks their numbers."""
+
+FEW_SAMPLES, SAMPLE_BINS = 20, 40
+"""Fewer samples make no distribution."""
 
 STILL_POINTS = 600
 """A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
@@ -78,7 +86,7 @@ def inline(findings: Findings, data: PageData) -> dict[str, Any]:
     found = {}
     for name, draw in _pictures(findings, data).items():
         found[name] = Markup(for_page(saved(draw(WIDE), "svg").decode(), name))
-        if name in ("anatomy", "speedups"):
+        if name in ("anatomy", "speedups", "samples"):
             found[f"{name}-narrow"] = Markup(for_page(saved(draw(NARROW), "svg").decode(), f"{name}-narrow"))
     return found
 
@@ -91,6 +99,8 @@ def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float],
         pictures["speedups"] = lambda width: speedups(findings, width)
     if len(data.steps.t_s) or len(data.host.t_s):
         pictures["timeline"] = lambda width: timeline(findings, data, width)
+    if len(_known(data)) >= FEW_SAMPLES:
+        pictures["samples"] = lambda width: samples(data, width)
     if data.bars:
         pictures["batches"] = lambda width: batches(data.bars, width)
     return pictures
@@ -239,8 +249,10 @@ def timeline(findings: Findings, data: PageData, width: float) -> Figure:
 def _lanes(findings: Findings, data: PageData) -> list[tuple[str, Callable[[Axes], None]]]:
     steps, host = data.steps, data.host
     lanes: list[tuple[str, Callable[[Axes], None]]] = []
-    if len(steps.t_s):
-        lanes.append(("Step time, ms (filled: waiting)", lambda axes: _step_lane(axes, findings, data)))
+    shown = {f"Rank {rank}, step time": each for rank, each in data.ranks.items()} or {"Step time": steps}
+    for title, each in list(shown.items())[:STILL_RANKS]:
+        if len(each.t_s):
+            lanes.append((f"{title}, ms (filled: waiting)", partial(_step_lane, findings=findings, steps=each)))
     if len(steps.ready):
         lanes.append(("Batches ready", lambda axes: _line(axes, steps.t_s, steps.ready, COLOURS["collate"])))
     if len(host.cpu_percent):
@@ -258,8 +270,8 @@ def _gpu_lane(axes: Axes, host: Host) -> None:
         _line(axes, host.t_s, values, COLOURS["device"])
 
 
-def _step_lane(axes: Axes, findings: Findings, data: PageData) -> None:
-    begun, lasted, waited = (array(each) for each in (data.steps.t_s, data.steps.step_s, data.steps.wait_s))
+def _step_lane(axes: Axes, findings: Findings, steps: Steps) -> None:
+    begun, lasted, waited = (array(each) for each in (steps.t_s, steps.step_s, steps.wait_s))
     kept = thinned([lasted, waited], STILL_POINTS)
     colour = COLOURS[findings.verdict.bottleneck]
     axes.fill_between(begun[kept], waited[kept] * 1e3, step="post", color=colour, alpha=0.35, linewidth=0)
@@ -270,6 +282,41 @@ def _line(axes: Axes, times: Any, values: Any, colour: str) -> None:
     column = array(values)
     kept = thinned([column], STILL_POINTS)
     axes.plot(array(times)[kept], column[kept], color=colour, linewidth=1.1, drawstyle="steps-post")
+
+
+def _known(data: PageData) -> Any:
+    took = array(data.samples.took_s)
+    return took[np.isfinite(took) & (took > 0)]
+
+
+def samples(data: PageData, width: float) -> Figure:
+    """Draw how many samples took how long; times on a logarithmic scale, for a few may take a hundred times the usual."""
+    took = _known(data)
+    low, high = float(took.min()), float(took.max())
+    figure = new_figure(width, 1.9)
+    axes = new_axes(figure, 0.55, 0.35, 0.3, 0.25)
+    edges = np.geomspace(low * 0.95, high * 1.05, SAMPLE_BINS + 1)
+    axes.set_xscale("log")
+    axes.hist(took, edges.tolist(), color=WORK)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=8))
+    axes.xaxis.set_major_formatter(lambda value, _: words.duration(value))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for share, name in ((0.5, "half"), (0.95, "95 %")):
+        at = float(np.quantile(took, share))
+        axes.axvline(at, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            name,
+            (at, 1),
+            (3, 3),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=9,
+        )
+    return figure
 
 
 def batches(bars: Sequence[Bar], width: float) -> Figure:

@@ -17,7 +17,7 @@ HEADS = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}
 
 def test_figures_are_files_of_three_kinds(tmp_path: Path) -> None:
     written = plots.write_figures(report_samples.gpu(), page_samples.page(60), tmp_path / "figures")
-    assert sorted({path.stem for path in written}) == ["anatomy", "batches", "speedups", "timeline"]
+    assert sorted({path.stem for path in written}) == ["anatomy", "batches", "samples", "speedups", "timeline"]
     for path in written:
         assert path.read_bytes().startswith(HEADS[path.suffix])
 
