@@ -16,6 +16,7 @@ from terminals import JOB, Terminal, Tmux, environment, needs_tmux
 from loaderprof import status
 from loaderprof.live import Glance
 
+pytestmark = pytest.mark.timeout(400)
 RUN = ("-m", "loaderprof", "run", "--no-html", "-o", "out")
 # All that a status line is made of, from freeing a row to restoring the cursor; and what gives the row back.
 DRAWN = re.compile(rb"\x1bD\x1bM\x1b7.*?\x1b8", re.DOTALL)

@@ -20,6 +20,7 @@ from loaderprof.live import Glance
 from loaderprof.report import screen
 from loaderprof.view import Output
 
+pytestmark = pytest.mark.timeout(400)
 RUN = ("-m", "loaderprof", "run", "--live", "--no-html", "-o", "out")
 ENTERED, LEFT = b"\x1b[?1049h\x1b[?25l", b"\x1b[?25h\x1b[?1049l"
 GLANCE = Glance(412, 7.9, 0.62, 0.1, 0, 2, {"decode": 0.298, "transform": 0.09, "read": 0.008})
