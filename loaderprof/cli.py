@@ -108,6 +108,8 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
+    verb.add_argument("--live", action="store_true", help="watch the run on the whole terminal; q leaves, ? helps")
+    verb.add_argument("--no-status", action="store_true", help="no status line on the terminal while the job runs")
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
     verb.set_defaults(call=_run)
 
@@ -123,6 +125,8 @@ def _run(options: argparse.Namespace) -> int:
         settings=_settings(options.set),
         html=not options.no_html,
         force=options.force,
+        status=not options.no_status,
+        live=options.live,
     )
 
 
@@ -155,8 +159,9 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="DIR", help="a recording")
     verb.add_argument("--json", action="store_true", help="print the findings and nothing else")
     verb.add_argument("--html", metavar="FILE", help="write the page to FILE")
+    verb.add_argument("--figures", metavar="OUT", help="write the pictures to folder OUT, as SVG, PNG and PDF")
     verb.add_argument("--rank", metavar="R", type=int, help="report on one rank")
-    verb.add_argument("--force", action="store_true", help="replace FILE")
+    verb.add_argument("--force", action="store_true", help="replace FILE, and pictures in OUT")
     verb.set_defaults(call=_report)
 
 
@@ -164,8 +169,9 @@ def _report(options: argparse.Namespace) -> int:
     from loaderprof import run
 
     return run.report(
-        Path(options.folder), as_json=options.json, html=options.html, rank=options.rank, force=options.force
-    )
+        Path(options.folder), as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
+        force=options.force,
+    )  # fmt: skip
 
 
 def _add_verify(verb: argparse.ArgumentParser) -> None:
@@ -269,6 +275,7 @@ def _add_attach(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("-o", "--output", metavar="DIR", help="folder of the recording (default: named after the script)")
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
+    verb.add_argument("--live", action="store_true", help="watch it on the whole terminal; q leaves, ? helps")
     verb.set_defaults(call=_attach)
 
 
@@ -276,7 +283,9 @@ def _attach(options: argparse.Namespace) -> int:
     from loaderprof import run
     from loaderprof.capture import attach
 
-    run.finish(attach.attach(options.pid, duration_s=options.duration, output=options.output), html=not options.no_html)
+    view = run.view_of_stacks() if options.live else None
+    folder = attach.attach(options.pid, duration_s=options.duration, output=options.output, view=view)
+    run.finish(folder, html=not options.no_html)
     return 0
 
 

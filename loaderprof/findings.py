@@ -218,6 +218,12 @@ class Findings:
         """Return the JSON form; a number that is not finite becomes `null`."""
         return json.dumps(_plain(self), indent=1, ensure_ascii=True) + "\n"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of a cell that ends with findings."""
+        from loaderprof.report import notebook
+
+        return notebook.render(self)
+
     @staticmethod
     def from_json(text: str) -> Findings:
         """Read the JSON form.

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,11 @@ from loaderprof import files
 from loaderprof.errors import LoaderprofError, OutputError
 
 if TYPE_CHECKING:
+    from loaderprof.capture.launch import Exit
+    from loaderprof.capture.session import Session
     from loaderprof.findings import Findings
     from loaderprof.recording import Recording
+    from loaderprof.view import View
 
 
 def run(
@@ -28,6 +31,8 @@ def run(
     settings: Mapping[str, object],
     html: bool,
     force: bool,
+    status: bool,
+    live: bool,
 ) -> int:
     """Run a job with the hooks in place, report on it, and leave as it left.
 
@@ -39,19 +44,30 @@ def run(
         settings: what `--set` asked for.
         html: write report.html too.
         force: replace a recording in `output`.
+        status: show a status line while it runs, where stderr is a terminal.
+        live: show the live view instead.
 
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
     """
     from loaderprof.capture import launch
     from loaderprof.capture.session import Session, make_folder
+    from loaderprof.status import StatusLine, wanted
+    from loaderprof.view import check_terminal
 
     command = launch.job_command(job, module, launcher)
+    if live:
+        check_terminal()
     folder = make_folder(output, _stem(job, launcher), force)
     session = Session(folder, _typed(job, module))
     session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again
     environment = launch.job_environment(session.journals, settings, os.environ)
-    exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
+    if live:
+        exit_ = _run_in_view(command, environment, session, _stem(job, launcher))
+    else:
+        if status and wanted(sys.stderr):
+            session.add(StatusLine(session.journals, sys.stderr.fileno()))
+        exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
     session.finish(exit_.code, name)
     try:
@@ -63,6 +79,41 @@ def run(
     except Exception as error:  # noqa: BLE001 - the job's own end must not be hidden by ours
         sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {folder}\n")
     launch.leave_as(exit_)
+
+
+def _run_in_view(command: Sequence[str], environment: Mapping[str, str], session: Session, name: str) -> Exit:
+    """Run the job with its output going through the view; the terminal is as it was before, however this ends."""
+    from loaderprof.capture import launch
+    from loaderprof.live import Journals
+    from loaderprof.view import Output, View
+
+    output = Output()
+    view = View(name, Journals(session.journals).look, output)
+
+    def started(pid: int) -> None:
+        output.started()
+        session.start(pid)
+        view.start()
+
+    try:
+        return launch.supervise(
+            command, environment, started=started, finished=lambda _: session.stop(), terminal=output.job_end
+        )
+    finally:
+        view.close()
+
+
+def view_of_stacks() -> Callable[[str, Path], View]:
+    """Return what makes the live view of a job that is watched from outside.
+
+    Raises:
+        UsageError: there is no terminal for it.
+    """
+    from loaderprof.live import Stacks
+    from loaderprof.view import View, check_terminal
+
+    check_terminal()
+    return lambda name, folder: View(name, Stacks(folder).look)
 
 
 def finish(folder: Path, *, html: bool) -> Findings:
@@ -84,11 +135,12 @@ def finish(folder: Path, *, html: bool) -> Findings:
     return found
 
 
-def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, force: bool) -> int:
+def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None, rank: int | None, force: bool) -> int:
     """Render a recording again; returns the exit code.
 
     Raises:
-        LoaderprofError: the folder is no readable recording, the rank is not in it, or the page cannot be written.
+        LoaderprofError: the folder is no readable recording, the rank is not in it, or the page or a picture cannot
+            be written.
     """
     from loaderprof import recording
 
@@ -101,9 +153,11 @@ def report(folder: Path, *, as_json: bool, html: str | None, rank: int | None, f
             (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
     if html is not None:
         _write_page(Path(html), page(seen, found, _shown(folder)), force)
+    if figures is not None:
+        _write_figures(Path(figures), seen, found, force)
     if as_json:
         sys.stdout.write(found.to_json())
-    elif html is None:
+    elif html is None and figures is None:
         sys.stdout.write(screen(found, _shown(folder), sys.stdout.isatty()))
     return 0
 
@@ -132,6 +186,14 @@ def _write_page(path: Path, text: str, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write_figures(folder: Path, seen: Recording, found: Findings, force: bool) -> None:
+    from loaderprof.report import plots
+    from loaderprof.report.pagedata import page_data
+
+    if not plots.write_figures(found, page_data(seen), folder, force=force):
+        sys.stderr.write("loaderprof: no pictures: nothing was measured that could be drawn\n")
 
 
 def _of_rank(seen: Recording, rank: int) -> Recording:

@@ -1,4 +1,4 @@
-"""What all tests share: signals with their usual effect.
+"""What all tests share: signals with their usual effect, and real terminals.
 
 This file also puts its folder on the path, so that tests in subfolders find `made`.
 """
@@ -9,6 +9,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from terminals import terminal, tmux
+
+__all__ = ["terminal", "tmux", "usual_signals"]
 
 
 @pytest.fixture(scope="session", autouse=True)

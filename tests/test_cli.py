@@ -95,6 +95,7 @@ def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) ->
         (["report", "r", "--html", "train.py"], "train.py exists already", "--force"),
         (["report", "r", "--html", "no/such/folder.html"], "cannot be written", ""),
         (["report", "r", "--html", "y" * 300], "cannot be written", ""),
+        (["report", "r", "--figures", "train.py"], "train.py cannot be written", ""),
         (["frobnicate"], "frobnicate", "loaderprof --help"),
         (["--nonsense"], "--nonsense", "loaderprof --help"),
     ],
@@ -226,6 +227,36 @@ def test_report_to_a_page_replaces_it_only_when_told(capsys: pytest.CaptureFixtu
     assert cli.main(["report", "r", "--html", "page.html", "--force"]) == 0
     assert len((place / "page.html").read_text()) > 1000
     assert capsys.readouterr().out == ""
+
+
+SAMPLE = Path(__file__).parents[1] / "sample_runs" / "decode_bound" / "recording"
+
+
+def test_report_draws_the_pictures_of_a_sample_run(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    shutil.copytree(SAMPLE, place / "sample")
+    assert cli.main(["report", "sample", "--figures", "out/pictures"]) == 0
+    assert capsys.readouterr() == ("", "")
+    drawn = {path.name: path.read_bytes() for path in (place / "out" / "pictures").iterdir()}
+    heads = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
+    names = ("anatomy", "speedups", "timeline", "batches", "samples")
+    assert set(drawn) == {f"{name}.{kind}" for name in names for kind in heads}
+    for name, content in drawn.items():
+        assert content.startswith(heads[name.split(".")[1]])
+    assert "decode" in drawn["anatomy.svg"].decode()
+
+
+def test_pictures_are_replaced_only_when_told(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out" / "speedups.png").write_text("mine")
+    (place / "out" / "notes.txt").write_text("mine")
+    assert cli.main(["report", "r", "--figures", "out"]) == 2
+    assert "speedups.png exists already" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in (place / "out").iterdir()} == {
+        "speedups.png": "mine", "notes.txt": "mine",
+    }  # fmt: skip
+    assert cli.main(["report", "r", "--figures", "out", "--force"]) == 0
+    assert (place / "out" / "speedups.png").read_bytes().startswith(b"\x89PNG")
+    assert (place / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_report_on_one_rank_is_about_that_rank(capsys: pytest.CaptureFixture[str], place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,10 @@ def test_the_kept_recording_reads_and_says_the_same(name: str) -> None:
     assert found.verdict.bottleneck == kept["verdict"]["bottleneck"] == TRUTH[name]
     # The headline may be wrapped, with the confidence beside its first line.
     assert found.verdict.headline[:25] in run.screen(found, "recording", tty=False)
+
+
+def test_each_screenshot_is_in_the_documentation_and_all_are_small() -> None:
+    folder = SAMPLES.parent / "docs" / "screenshots"
+    shown = re.findall(r"\(screenshots/([\w.-]+\.png)\)", (folder.parent / "reading-a-report.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in folder.iterdir())
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_500_000

@@ -16,14 +16,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from loaderprof import files
 from loaderprof.capture import describe, samplers
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.environment import stacks_remedy
@@ -59,13 +60,20 @@ class Target:
     mains: tuple[int, ...]
 
 
-def attach(pid: int, *, duration_s: float, output: str | None) -> Path:
+def attach(
+    pid: int,
+    *,
+    duration_s: float,
+    output: str | None,
+    view: Callable[[str, Path], AbstractContextManager[object]] | None = None,
+) -> Path:
     """Watch a running job and return the folder of the recording.
 
     Args:
         pid: the training process, or the launcher above it.
         duration_s: how long to watch; Ctrl-C ends it early.
         output: folder of the recording; None: named after the script.
+        view: makes what is shown meanwhile, of the job's name and the recording.
 
     Raises:
         LoaderprofError: the job cannot be watched, or the folder cannot be written.
@@ -82,9 +90,11 @@ def attach(pid: int, *, duration_s: float, output: str | None) -> Path:
     stacks = Visit(target.mains, time.monotonic() + duration_s)
     session = Session(folder, command, stacks, [ThreadSampler(target.mains)])
     session.meta.update(_facts(target, main, duration_s))
+    files.write_meta(folder, session.meta)  # who is watched, for whoever reads the recording before its end
     names = ", ".join(map(str, target.mains[:4])) + (", ..." if len(target.mains) > 4 else "")
     sys.stderr.write(f"loaderprof: watching process {names} for {duration_s:g} s; Ctrl-C ends it early\n")
-    _watch(session, stacks, target, duration_s)
+    with view(_stem(command), folder) if view else nullcontext():
+        _watch(session, stacks, target, duration_s)
     session.finish(None, None)
     return folder
 

@@ -59,6 +59,14 @@ class Profile:
         """What was concluded; None inside the block, and where nothing could be recorded."""
         return self._findings
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of a cell that ends with the profile: its findings."""
+        if self._findings is None or self.folder is None:
+            return "<div>loaderprof: no findings yet; they are made when the <code>with</code> block ends</div>"
+        from loaderprof.report import notebook
+
+        return notebook.render(self._findings, str(self.folder))
+
     def _begin(self) -> None:
         from loaderprof import files
         from loaderprof.capture import describe

@@ -101,6 +101,7 @@ def supervise(
     *,
     started: Callable[[int], None] | None = None,
     finished: Callable[[int], None] | None = None,
+    terminal: int | None = None,
 ) -> Exit:
     """Run the job and return how it ended; call it from the main thread, before any other thread exists.
 
@@ -111,15 +112,16 @@ def supervise(
         env: see `job_environment`.
         started: called with the job's process id once it runs.
         finished: called with it when the job has ended; the id is not yet free for another process.
+        terminal: a descriptor that stands in for the terminal, where the job's output goes to one.
 
     Raises:
         LoaderprofError: the operating system cannot start the command.
     """
     if not hasattr(signal, "sigwaitinfo"):
-        return _supervise_plainly(command, env, started, finished)
+        return _supervise_plainly(command, env, started, finished, terminal)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
     try:
-        job = _start(command, env, mask)
+        job = _start(command, env, mask, terminal)
         _tell(started, job.pid)
         _stand_by(job.pid)
         _tell(finished, job.pid)
@@ -205,7 +207,9 @@ def _locale_was_coerced(base: Mapping[str, str]) -> bool:
     return not any(entry.startswith(b"LC_CTYPE=") for entry in ours)
 
 
-def _start(command: Sequence[str], env: Mapping[str, str], mask: set[signal.Signals | int]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], env: Mapping[str, str], mask: set[signal.Signals | int], terminal: int | None
+) -> subprocess.Popen[bytes]:
     """Start the job with every inherited file, with the signals that we were given, and tied to our life."""
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork
@@ -224,14 +228,18 @@ def _start(command: Sequence[str], env: Mapping[str, str], mask: set[signal.Sign
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    return _popen(command, env, between_fork_and_exec)
+    return _popen(command, env, terminal, between_fork_and_exec)
 
 
 def _popen(
-    command: Sequence[str], env: Mapping[str, str], in_child: Callable[[], None] | None = None
+    command: Sequence[str],
+    env: Mapping[str, str],
+    terminal: int | None,
+    in_child: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
+    out, err = (terminal if terminal is not None and os.isatty(number) else None for number in (1, 2))
     try:
-        return subprocess.Popen(command, env=env, close_fds=False, preexec_fn=in_child)
+        return subprocess.Popen(command, env=env, close_fds=False, stdout=out, stderr=err, preexec_fn=in_child)
     except OSError as error:
         message = f"{command[0]} cannot be started: {error.strerror}"
         raise LoaderprofError(message, f"does it run without us?  {shlex.join(command)}") from None
@@ -284,9 +292,10 @@ def _supervise_plainly(
     env: Mapping[str, str],
     started: Callable[[int], None] | None,
     finished: Callable[[int], None] | None,
+    terminal: int | None,
 ) -> Exit:
     """Run the job where signals cannot be awaited (macOS): Ctrl-C reaches the job, nothing is passed on."""
-    job = _popen(command, env)
+    job = _popen(command, env, terminal)
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _tell(started, job.pid)

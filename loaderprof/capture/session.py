@@ -123,6 +123,10 @@ class Session:
         self._thread: threading.Thread | None = None
         self._cpu_begun = time.process_time()
 
+    def add(self, sampler: Sampler) -> None:
+        """Have one more sampler; before `start`."""
+        self._samplers.append(sampler)
+
     def start(self, pid: int) -> None:
         """Begin to sample the job whose first process is `pid`."""
         self._cpu_begun = time.process_time()

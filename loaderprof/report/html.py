@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from loaderprof.findings import Findings
-from loaderprof.report import palette, plots, sentences, words
+from loaderprof.report import guide, palette, plots, sentences, words
 from loaderprof.report.merge import Merged, array, merge
 from loaderprof.report.page import Bar, Host, PageData, Slow, Stack, Steps
 from loaderprof.report.stacks import hottest
@@ -27,8 +27,8 @@ __all__ = ["Bar", "Host", "PageData", "Slow", "Stack", "Steps", "render"]
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("base.js", "timeline.js", "batches.js", "flame.js", "report.js")
-SECTIONS = ("timeline", "host", "batches", "flame")
-PICTURES = ("anatomy", "speedups", "timeline", "batches")
+SECTIONS = ("timeline", "ranks", "host", "batches", "flame")
+PICTURES = ("anatomy", "speedups", "timeline", "batches", "samples")
 
 LONGEST = 240
 """Letters of a name or path on the page: a path may be thousands long, and its two ends tell it."""
@@ -54,6 +54,7 @@ def render(findings: Findings, data: PageData, *, folder: str) -> str:
         lead=sentences.lead(findings),
         title=sentences.title(findings),
         quantiles=_quantiles(data),
+        spread=_spread(data),
         hottest=hottest(data.stacks),
         slowest_s=max((rank.step_s or 0.0 for rank in findings.ranks), default=0.0),
         late=sentences.late_rank(findings),
@@ -85,6 +86,21 @@ def _quantiles(data: PageData) -> str:
     low, middle, high = (words.duration(float(value)) for value in np.quantile(lasted, (0.1, 0.5, 0.9)))
     spread = f"one in ten is below {low}, half are below {middle}, one in ten above {high}"
     return f"Of all {len(lasted):,} steps, {spread}."
+
+
+def _spread(data: PageData) -> str:
+    """Return how far single samples differ."""
+    took = array(data.samples.took_s)
+    took = took[np.isfinite(took)]
+    if len(took) < FEW_STEPS:
+        return ""
+    middle, high, most = (float(value) for value in np.quantile(took, (0.5, 0.95, 1.0)))
+    times = f", {words.number(most / middle)} times the median" if middle > 0 else ""
+    return (
+        f"{words.plural(len(took), 'sample')} of batches that were timed in depth, which costs them a little: half took "
+        f"less than {words.duration(middle)}, one in twenty more than {words.duration(high)}, the dearest "
+        f"{words.duration(most)}{times}."
+    )
 
 
 def _json(values: dict[str, Any]) -> str:
@@ -124,6 +140,7 @@ def _environment() -> jinja2.Environment:
         "COLOURS": palette.COLOURS,
         "NAMES": palette.NAMES,
         "WORKER_STAGES": palette.WORKER_STAGES,
+        "guide_place": guide.place,
         "interval": words.interval,
         "quantity": words.quantity,
         "plural": words.plural,

@@ -22,6 +22,9 @@ Array = npt.NDArray[np.float64]
 MAX_POINTS = 2_000
 """A page is at most some 1,000 pixels wide: two points a pixel show every extreme."""
 
+MAX_RANKS = 8
+"""Lanes on the page; the ranks of a host, and of more the slowest."""
+
 MAX_BARS = 2_000
 """More rectangles than this make a browser slow to draw, and no screen shows them apart."""
 
@@ -39,6 +42,7 @@ def merge(data: PageData) -> Merged:
     merged = Merged()
     merged.values["end_s"] = _seconds(end_s(data))
     merged.values["steps"] = _steps(data.steps, merged.notes)
+    merged.values["ranks"] = _ranks(data, merged.notes)
     merged.values["host"] = _host(data.host, merged.notes)
     merged.values["bars"] = _bars(data.bars, merged.notes)
     merged.values["stacks"] = merged_stacks(data.stacks, end_s(data), merged.notes)
@@ -58,6 +62,7 @@ def end_s(data: PageData) -> float:
         last.append(float(np.nanmax(begun + np.nan_to_num(lasted), initial=0.0)))
     if len(data.host.t_s):
         last.append(float(np.nanmax(array(data.host.t_s), initial=0.0)))
+    last += [float(np.nanmax(array(steps.t_s), initial=0.0)) for steps in data.ranks.values()]
     last += [max(bar.end_s, bar.taken_s or 0.0) for bar in data.bars]
     last += [stack.t1_s for stack in data.stacks if stack.t1_s is not None]
     return max(value for value in last if math.isfinite(value))
@@ -111,6 +116,27 @@ def _steps(steps: Steps, notes: dict[str, str]) -> dict[str, Any] | None:
         "wait_before": _sums_before(waited, kept),
         "epochs": plain(array(steps.epoch_starts_s), 4),
     }
+
+
+def _ranks(data: PageData, notes: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a lane for each rank, fewer points the more there are; of many ranks those that are slowest."""
+
+    def slowness(rank: int) -> float:
+        lasted = array(data.ranks[rank].step_s)
+        return float(np.nansum(lasted)) if len(lasted) else 0.0
+
+    chosen = sorted(sorted(data.ranks, key=slowness)[-MAX_RANKS:])
+    if len(chosen) < len(data.ranks):
+        notes["ranks"] = f"Of {len(data.ranks)} ranks the {len(chosen)} slowest have a lane."
+    lanes = []
+    for rank in chosen:
+        steps = data.ranks[rank]
+        begun = array(steps.t_s)
+        lasted, waited = (_fitting(series, len(begun)) for series in (steps.step_s, steps.wait_s))
+        kept = thinned([lasted, waited], MAX_POINTS // len(chosen))
+        points = {"t": plain(begun[kept], 4), "step": plain(lasted[kept], 5), "wait": plain(waited[kept], 5)}
+        lanes.append({"rank": rank, **points})
+    return lanes
 
 
 def _fitting(series: Series, count: int) -> Array:

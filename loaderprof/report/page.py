@@ -76,11 +76,31 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowSample:
+    """One of the dearest samples: its index in the dataset, what it took on average, and how often it was seen."""
+
+    index: int
+    seconds: float
+    cpu_s: float
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples of batches that were timed in depth: how long each took, and the dearest where indices are known."""
+
+    took_s: Series = ()
+    slowest: Sequence[SlowSample] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PageData:
-    """All of it."""
+    """All of it. `steps` are the main loop's; `ranks` has those of every rank where there are several."""
 
     steps: Steps = field(default_factory=Steps)
     host: Host = field(default_factory=Host)
     bars: Sequence[Bar] = ()
     stacks: Sequence[Stack] = ()
     slow: Sequence[Slow] = ()
+    samples: Samples = field(default_factory=Samples)
+    ranks: Mapping[int, Steps] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from loaderprof.diagnose.stages import stage_of_stack
 from loaderprof.diagnose.timeline import Loop, Timeline, build
 from loaderprof.recording import Recording
-from loaderprof.report.page import Bar, Host, PageData, Slow, Stack, Steps
+from loaderprof.report.page import Bar, Host, PageData, Samples, Slow, SlowSample, Stack, Steps
 
-SLOWEST = 20
+SLOWEST, SLOWEST_SAMPLES = 20, 10
 
 
 def page_data(recording: Recording) -> PageData:
@@ -22,12 +23,43 @@ def page_data(recording: Recording) -> PageData:
     if not timeline.loops:
         return PageData(host=host, stacks=stacks)
     loop = next((each for each in timeline.loops if each.training), timeline.loops[0])
-    steps = Steps(
+    return PageData(
+        steps=_steps(loop), host=host, bars=_bars(loop), stacks=stacks, slow=_slow(loop), samples=_samples(recording, loop),
+        ranks=_ranks(timeline.loops),
+    )  # fmt: skip
+
+
+def _steps(loop: Loop) -> Steps:
+    return Steps(
         t_s=loop.asked, wait_s=loop.wait, step_s=loop.wait + loop.step,
         ready=np.where(loop.ready >= 0, loop.ready, np.nan).astype(float),
         epoch_starts_s=[epoch.begun for epoch in loop.epochs],
     )  # fmt: skip
-    return PageData(steps=steps, host=host, bars=_bars(loop), stacks=stacks, slow=_slow(loop))
+
+
+def _ranks(loops: Sequence[Loop]) -> dict[int, Steps]:
+    """Return the steps of each rank's training loop, or its first; empty where there is one rank only."""
+    found: dict[int, Loop] = {}
+    for loop in sorted(loops, key=lambda loop: not loop.training):
+        if loop.main_thread:
+            found.setdefault(loop.process.rank or 0, loop)
+    return {rank: _steps(found[rank]) for rank in sorted(found)} if len(found) > 1 else {}
+
+
+def _samples(recording: Recording, loop: Loop) -> Samples:
+    """Return what single samples took in the loop's batches that were timed in depth."""
+    pids = set(loop.made.pid.tolist())
+    numbers = [process.number for process in recording.processes if process.pid in pids]
+    rows = recording.tables["sample"]
+    rows = rows[np.isin(rows["process"], numbers)]
+    rows = rows[rows["worker"] >= 0] if loop.num_workers else rows[rows["worker"] < 0]
+    took, cpu = rows["wall_ns"] / 1e9, rows["cpu_ns"] / 1e9
+    slowest = []
+    for index in np.unique(rows["index"][rows["index"] >= 0]).tolist():  # -1: the dataset was asked for no number
+        mine = rows["index"] == index
+        slowest.append(SlowSample(index, float(took[mine].mean()), float(cpu[mine].mean()), int(mine.sum())))
+    slowest.sort(key=lambda each: -each.seconds)
+    return Samples(took, slowest[:SLOWEST_SAMPLES])
 
 
 def _bars(loop: Loop) -> list[Bar]:

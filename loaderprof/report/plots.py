@@ -6,15 +6,19 @@ files for mails and papers.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from loaderprof.errors import OutputError
 from loaderprof.findings import Findings
 from loaderprof.report import anatomy, sentences, words
 from loaderprof.report.anatomy import Piece, Whole
@@ -34,24 +38,47 @@ from loaderprof.report.drawing import (
     say,
 )
 from loaderprof.report.merge import array, end_s, focus, thinned
-from loaderprof.report.page import Bar, Host, PageData
+from loaderprof.report.page import Bar, Host, PageData, Steps
 from loaderprof.report.palette import COLOURS
+
+KINDS = ("svg", "png", "pdf")
+
+ACTION_WIDE, ACTION_LETTERS = 3.4, 44
+"""Inches beside the speedups for what each change is, and letters that fit there."""
+
+STILL_RANKS = 4
+"""Of more ranks the page has lanes, and the list of ranks their numbers."""
+
+FEW_SAMPLES, SAMPLE_BINS = 20, 40
+"""Fewer samples make no distribution."""
 
 STILL_POINTS = 600
 """A still picture cannot be zoomed, so it shows fewer points than the page's own drawing."""
 
 
-def write_figures(findings: Findings, data: PageData, folder: Path) -> list[Path]:
-    """Write every picture there is data for, as SVG, PNG and PDF, and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, draw in _pictures(findings, data).items():
-        figure = draw(WIDE)
-        for kind in ("svg", "png", "pdf"):
-            path = folder / f"{name}.{kind}"
-            path.write_bytes(saved(figure, kind))
-            written.append(path)
-    return written
+def write_figures(findings: Findings, data: PageData, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write every picture there is data for, as SVG, PNG and PDF, and return the files.
+
+    Raises:
+        OutputError: a file of that name is there already and `force` is not given, or the folder cannot be written.
+    """
+    pictures = _pictures(findings, data)
+    if not pictures:
+        return []
+    files = {name: [folder / f"{name}.{kind}" for kind in KINDS] for name in pictures}
+    there = [path for paths in files.values() for path in paths if path.exists()]
+    if there and not force:
+        raise OutputError(f"{there[0]} exists already", "replace it with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in pictures.items():
+            # A file stands alone: it names the changes that the page lists below its picture.
+            figure = speedups(findings, WIDE, named=True) if name == "speedups" else draw(WIDE)
+            for path in files[name]:
+                path.write_bytes(saved(figure, path.suffix[1:]))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None
+    return [path for paths in files.values() for path in paths]
 
 
 def inline(findings: Findings, data: PageData) -> dict[str, Any]:
@@ -59,7 +86,7 @@ def inline(findings: Findings, data: PageData) -> dict[str, Any]:
     found = {}
     for name, draw in _pictures(findings, data).items():
         found[name] = Markup(for_page(saved(draw(WIDE), "svg").decode(), name))
-        if name in ("anatomy", "speedups"):
+        if name in ("anatomy", "speedups", "samples"):
             found[f"{name}-narrow"] = Markup(for_page(saved(draw(NARROW), "svg").decode(), f"{name}-narrow"))
     return found
 
@@ -72,6 +99,8 @@ def _pictures(findings: Findings, data: PageData) -> dict[str, Callable[[float],
         pictures["speedups"] = lambda width: speedups(findings, width)
     if len(data.steps.t_s) or len(data.host.t_s):
         pictures["timeline"] = lambda width: timeline(findings, data, width)
+    if len(_known(data)) >= FEW_SAMPLES:
+        pictures["samples"] = lambda width: samples(data, width)
     if data.bars:
         pictures["batches"] = lambda width: batches(data.bars, width)
     return pictures
@@ -123,20 +152,29 @@ def _over(piece: Piece) -> dict[str, Any]:
     return {"color": "#ffffff" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else "#16181b"}
 
 
-def speedups(findings: Findings, width: float) -> Figure:
-    """Draw each change's expected speedup with its interval, what was measured of it, and the ceiling."""
+def speedups(findings: Findings, width: float, *, named: bool = False) -> Figure:
+    """Draw each change's expected speedup with its interval, what was measured of it, and the ceiling.
+
+    Args:
+        findings: what was concluded.
+        width: of the picture, in inches.
+        named: say what each change is, beside its number.
+    """
     numbers = sentences.numbering(findings.advice)
     shown = [each for each in findings.advice if each.expected.speedup is not None]
     figure = new_figure(width, 0.36 * len(shown) + 0.62)
-    axes = new_axes(figure, 0.5, 0.3, 0.62, 0.3)
+    axes = new_axes(figure, 0.5 + (ACTION_WIDE if named else 0), 0.3, 0.62, 0.3)
     ceiling = findings.verdict.ceiling_speedup
     values = [value for each in shown for value in (each.expected.speedup, each.expected.low, each.expected.high)]
     values += [each.measured.high for each in shown if each.measured] + [1.0, ceiling]
     known = [value for value in values if value is not None]
     margin = 0.04 * (max(known) - min(known)) or 0.1
     axes.set(xlim=(min(known) - margin, max(known) + margin), ylim=(-len(shown) + 0.4, 0.6))
-    axes.set_yticks(range(0, -len(shown), -1), [numbers[each.id] for each in shown])
-    axes.tick_params(axis="y", colors=INK, labelsize=10)
+    axes.set_yticks([])
+    for place, each in enumerate(shown):
+        action = textwrap.shorten(words.clean(each.action), ACTION_LETTERS, placeholder=" ...") if named else ""
+        text = f"{action}   {numbers[each.id]}"
+        say(axes, -0.03, -place, text, ha="right", transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.xaxis.set_major_locator(MaxNLocator(5 if width == NARROW else 8, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color=LINE, linewidth=0.6)
@@ -211,8 +249,10 @@ def timeline(findings: Findings, data: PageData, width: float) -> Figure:
 def _lanes(findings: Findings, data: PageData) -> list[tuple[str, Callable[[Axes], None]]]:
     steps, host = data.steps, data.host
     lanes: list[tuple[str, Callable[[Axes], None]]] = []
-    if len(steps.t_s):
-        lanes.append(("Step time, ms (filled: waiting)", lambda axes: _step_lane(axes, findings, data)))
+    shown = {f"Rank {rank}, step time": each for rank, each in data.ranks.items()} or {"Step time": steps}
+    for title, each in list(shown.items())[:STILL_RANKS]:
+        if len(each.t_s):
+            lanes.append((f"{title}, ms (filled: waiting)", partial(_step_lane, findings=findings, steps=each)))
     if len(steps.ready):
         lanes.append(("Batches ready", lambda axes: _line(axes, steps.t_s, steps.ready, COLOURS["collate"])))
     if len(host.cpu_percent):
@@ -230,8 +270,8 @@ def _gpu_lane(axes: Axes, host: Host) -> None:
         _line(axes, host.t_s, values, COLOURS["device"])
 
 
-def _step_lane(axes: Axes, findings: Findings, data: PageData) -> None:
-    begun, lasted, waited = (array(each) for each in (data.steps.t_s, data.steps.step_s, data.steps.wait_s))
+def _step_lane(axes: Axes, findings: Findings, steps: Steps) -> None:
+    begun, lasted, waited = (array(each) for each in (steps.t_s, steps.step_s, steps.wait_s))
     kept = thinned([lasted, waited], STILL_POINTS)
     colour = COLOURS[findings.verdict.bottleneck]
     axes.fill_between(begun[kept], waited[kept] * 1e3, step="post", color=colour, alpha=0.35, linewidth=0)
@@ -242,6 +282,41 @@ def _line(axes: Axes, times: Any, values: Any, colour: str) -> None:
     column = array(values)
     kept = thinned([column], STILL_POINTS)
     axes.plot(array(times)[kept], column[kept], color=colour, linewidth=1.1, drawstyle="steps-post")
+
+
+def _known(data: PageData) -> Any:
+    took = array(data.samples.took_s)
+    return took[np.isfinite(took) & (took > 0)]
+
+
+def samples(data: PageData, width: float) -> Figure:
+    """Draw how many samples took how long; times on a logarithmic scale, for a few may take a hundred times the usual."""
+    took = _known(data)
+    low, high = float(took.min()), float(took.max())
+    figure = new_figure(width, 1.9)
+    axes = new_axes(figure, 0.55, 0.35, 0.3, 0.25)
+    edges = np.geomspace(low * 0.95, high * 1.05, SAMPLE_BINS + 1)
+    axes.set_xscale("log")
+    axes.hist(took, edges.tolist(), color=WORK)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=8))
+    axes.xaxis.set_major_formatter(lambda value, _: words.duration(value))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for share, name in ((0.5, "half"), (0.95, "95 %")):
+        at = float(np.quantile(took, share))
+        axes.axvline(at, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            name,
+            (at, 1),
+            (3, 3),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=9,
+        )
+    return figure
 
 
 def batches(bars: Sequence[Bar], width: float) -> Figure:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from report_samples import HOSTILE, LONG_PATH, RIGHT_TO_LEFT
 
-from loaderprof.report.page import Bar, Host, PageData, Process, Slow, Stack, Steps
+from loaderprof.report.page import Bar, Host, PageData, Process, Samples, Slow, SlowSample, Stack, Steps
 
 WORK_S = 0.082
 
@@ -112,7 +113,21 @@ def page(batches: int = 412) -> PageData:
         made,
         stacks(end),
         [Slow(bar.batch, bar.worker, bar.end_s - bar.start_s, "images/n0153/4417.jpg, 18 MB") for bar in slow],
+        Samples(
+            [dice.gauss(6e-3, 1e-3) if at % 40 else 0.08 for at in range(400)],
+            [SlowSample(40 * at, 0.08 - 0.002 * at, 0.07, 1 + at % 3) for at in range(10)],
+        ),
     )
+
+
+def with_ranks(count: int, batches: int = 200) -> PageData:
+    """A run of several ranks, the last of which is late."""
+    shown = page(batches)
+    ranks = {rank: steps(bars(batches, seed=rank)) for rank in range(count - 1)}
+    late = shown.steps
+    slower = [each * 1.5 for each in late.step_s if each is not None]
+    ranks[count - 1] = replace(late, step_s=slower, t_s=[sum(slower[:at]) for at in range(len(slower))])
+    return replace(shown, ranks=ranks)
 
 
 def stacks(end_s: float, windows: int = 40) -> list[Stack]:
@@ -145,6 +160,8 @@ def hostile() -> PageData:
             Stack("main", (RIGHT_TO_LEFT,), "decode", 1, 0.1, 0.2),
         ],
         [Slow(0, None, 0.3, HOSTILE), Slow(1, 1, 0.2, LONG_PATH)],
+        Samples((nan, 0.0, -1.0, *range(1, 30)), [SlowSample(10**17, nan, nan, 1)]),
+        {0: Steps((0.0, nan), (nan,), ()), 1: Steps()},
     )
 
 

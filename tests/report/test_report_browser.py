@@ -304,3 +304,26 @@ def test_a_long_run_opens_in_three_seconds_and_says_what_was_merged(reader: Read
     assert "500,000 stacks" in merged
     drag(page, 0.4, 0.5)
     assert "steps of" in page.locator("#timeline-readout").inner_text()
+
+
+def test_ranks_are_lanes_on_one_scale(reader: Reader) -> None:
+    page = reader.open("ranks", page_samples.with_ranks(3))
+    titles = page.locator("#timeline-view text.title").all_text_contents()
+    assert [title for title in titles if title.startswith("Rank")] == [
+        f"Rank {at}, step timehatched: waiting" for at in range(3)
+    ]
+    assert not any(title.startswith("Step time") for title in titles)
+    tops = page.locator("#timeline-view text[text-anchor=end]").all_text_contents()
+    assert tops[0] == tops[2] == tops[4]
+    drag(page, 0.3, 0.6)
+    assert "steps of" in page.locator("#timeline-readout").text_content()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_samples_are_drawn_and_listed(reader: Reader, width: int) -> None:
+    page = reader.open("decode", viewport={"width": width, "height": 900})
+    page.locator('nav a[href="#samples"]').click()
+    assert page.locator("#samples svg:visible").count() == 1
+    assert page.locator("#samples tbody tr").count() == 10
+    assert page.locator("#samples svg:visible").get_by_text("95 %").is_visible()
+    assert overflow(page) <= 0

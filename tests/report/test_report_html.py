@@ -14,8 +14,9 @@ import page_samples
 import pytest
 import report_samples
 
-from loaderprof.report import html, sentences
-from loaderprof.report.page import PageData
+from loaderprof.report import html, plots, sentences
+from loaderprof.report.merge import MAX_POINTS
+from loaderprof.report.page import PageData, Samples
 
 LIMIT = 300_000
 """A page must be smaller than this, its data apart."""
@@ -111,6 +112,35 @@ def test_readable_without_scripts() -> None:
         "disk 7 % busy",
     ):
         assert words in text
+
+
+def test_samples_are_told_in_words_and_numbers() -> None:
+    text = re.sub(r"<(script|svg).*?</\1>", "", page("decode"), flags=re.DOTALL)
+    assert "400 samples of batches that were timed in depth" in text
+    assert "the dearest 80 ms, 13 times the median." in text
+    row = re.search(r'<tr><td class="where">80</td>(.*?)</tr>', text)
+    assert row
+    assert re.findall(r">([^<]+)<", row[1]) == ["76 ms", "70 ms", "3"]
+    assert 'id="samples"' not in page("decode", PageData(samples=Samples([0.1] * (plots.FEW_SAMPLES - 1))))
+
+
+def test_each_rank_has_a_lane_of_its_own() -> None:
+    shown = json.loads(page_data(page("ranks", page_samples.with_ranks(4))))
+    assert [lane["rank"] for lane in shown["ranks"]] == [0, 1, 2, 3]
+    assert all(len(lane["t"]) == len(lane["step"]) == len(lane["wait"]) == 200 for lane in shown["ranks"])
+    assert json.loads(page_data(page("decode")))["ranks"] == []
+    many = page("ranks", page_samples.with_ranks(20, batches=60))
+    assert "Of 20 ranks the 8 slowest have a lane." in many
+    lanes = json.loads(page_data(many))["ranks"]
+    assert len(lanes) == 8
+    assert lanes[-1]["rank"] == 19
+    assert sum(len(lane["t"]) for lane in lanes) <= 2 * MAX_POINTS
+
+
+def test_a_measured_gain_stands_beside_the_expected_one() -> None:
+    text = page("gpu")
+    assert re.search(r'class="gain">2\.0x ± 0\.1</span> <span class="verified">\S+x ± \S+ measured in', text)
+    assert "Diamond: measured by" in text
 
 
 def test_report_imports_nothing_of_the_job() -> None:

@@ -54,7 +54,7 @@ def test_unmeasured_values_become_null() -> None:
 
 def test_nothing_measured_is_nothing_drawn() -> None:
     merged = merge.merge(PageData())
-    assert merged.values == {"end_s": 0.0, "steps": None, "host": None, "bars": None, "stacks": None}
+    assert merged.values == {"end_s": 0.0, "steps": None, "host": None, "bars": None, "stacks": None, "ranks": []}
     assert merged.notes == {}
 
 

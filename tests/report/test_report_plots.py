@@ -17,7 +17,7 @@ HEADS = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}
 
 def test_figures_are_files_of_three_kinds(tmp_path: Path) -> None:
     written = plots.write_figures(report_samples.gpu(), page_samples.page(60), tmp_path / "figures")
-    assert sorted({path.stem for path in written}) == ["anatomy", "batches", "speedups", "timeline"]
+    assert sorted({path.stem for path in written}) == ["anatomy", "batches", "samples", "speedups", "timeline"]
     for path in written:
         assert path.read_bytes().startswith(HEADS[path.suffix])
 
@@ -44,5 +44,7 @@ def test_pictures_of_every_run_can_stand_in_a_page(name: str) -> None:
         assert "DejaVu" not in svg
 
 
-def test_nothing_measured_is_nothing_drawn() -> None:
+def test_nothing_measured_is_nothing_drawn(tmp_path: Path) -> None:
     assert plots.inline(report_samples.unknown(), PageData()) == {}
+    assert plots.write_figures(report_samples.unknown(), PageData(), tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()

@@ -3,10 +3,13 @@
 const LANE = 60, GAP = 33, LEFT = 66, RIGHT = 10;
 
 function laneData() {
-  const { steps, host } = page;
+  const { steps, host, ranks } = page;
   const lanes = [];
+  for (const { rank, t, step, wait } of ranks) {
+    lanes.push({ title: `Rank ${rank}, step time`, times: t, values: step, waits: wait, unit: inSeconds, together: true });
+  }
   if (steps) {
-    lanes.push({ title: "Step time", times: steps.t, values: steps.step, waits: steps.wait, unit: inSeconds });
+    if (!ranks.length) lanes.push({ title: "Step time", times: steps.t, values: steps.step, waits: steps.wait, unit: inSeconds });
     if (steps.ready) lanes.push({ title: "Batches ready", times: steps.t, values: steps.ready, unit: digits, tone: "collate", whole: true });
   }
   if (host) {
@@ -18,6 +21,9 @@ function laneData() {
     const rate = (value) => `${digits(value / 1e6)} MB/s`;
     if (host.disk) lanes.push({ title: "Disk", times: host.t, values: host.disk, unit: rate, tone: "read", least: 1e6 });
   }
+  // Ranks share a scale: a rank that is late has to look it.
+  const together = Math.max(0, ...lanes.filter((lane) => lane.together).map(scaleTop));
+  for (const lane of lanes) if (lane.together) lane.top = together;
   return lanes;
 }
 
@@ -50,7 +56,7 @@ function areaPath(times, values, x, y) {
 }
 
 function drawLane(drawing, lane, top, x, width) {
-  const high = scaleTop(lane);
+  const high = lane.top || scaleTop(lane);
   const y = (value) => top + LANE - (Math.min(value, high) / high) * LANE;
   shape(drawing, "line", { x1: LEFT, x2: width - RIGHT, y1: top + LANE, y2: top + LANE, stroke: "var(--line)" });
   const title = shape(drawing, "text", { x: LEFT, y: top - 9, class: "title" });

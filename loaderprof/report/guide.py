@@ -1,0 +1,402 @@
+"""The guide to the causes: what each means, the evidence it rests on, what to do and what to type.
+
+`python -m loaderprof.report.guide > docs/causes.md` writes the page. Ids, titles, stages and thresholds are those of
+the catalogues in `diagnose` and `predict`; here are the words around them.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import dataclass
+
+from loaderprof.diagnose.causes import CATALOGUE, MANY_THREADS, MIN_GAIN, MOSTLY_BLOCKED
+from loaderprof.diagnose.verdict import MIN_STEPS, STEP_BOUND
+from loaderprof.findings import Stage
+from loaderprof.predict.advice import DECODER_RATIOS
+from loaderprof.predict.removal import STRAGGLER_RATIO
+
+PAGE = "docs/causes.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the catalogue of advice in general words. `code` is Python; a setting is measured by `verify`."""
+
+    action: str
+    setting: bool = True
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What a user should know of one cause.
+
+    Attributes:
+        means: what is going on.
+        told_by: what tells it from its neighbours; its stage's evidence is added.
+        changes: ids of the advice that may be offered for it.
+        do: further things to do that no replay can put a number on.
+        typed: lines for a shell beyond those that measure the changes.
+    """
+
+    means: str
+    told_by: str
+    changes: tuple[str, ...] = ()
+    do: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
+
+
+CHANGES: dict[str, Change] = {
+    "num-workers": Change(
+        "Set `num_workers` to the least number that is within 1 % of the best; never more than the CPU budget has cores"
+    ),
+    "prefetch-factor": Change("Raise `prefetch_factor`: a deeper queue rides over slow batches, at the price of memory"),
+    "persistent-workers": Change("Keep the workers between epochs: `persistent_workers=True`"),
+    "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
+    "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
+    "cache-in-memory": Change(
+        "Cache decoded samples in memory, after the last step that is not random",
+        setting=False,
+        code="self.cache = [self.load(i) for i in range(len(self))]  # in the dataset, before the workers start",
+    ),
+    "faster-decoder": Change(
+        f"Decode at reduced size or with a faster decoder ({DECODER_RATIOS[0]:g} to {DECODER_RATIOS[-1]:g} times as "
+        "fast is assumed)",
+        setting=False,
+        code='image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
+    ),
+    "overlapped-reads": Change(
+        "Read the samples of a batch at once, in threads within `__getitems__`",
+        setting=False,
+        code=(
+            "def __getitems__(self, indices):\n    with ThreadPoolExecutor(8) as pool:\n"
+            "        return list(pool.map(self.__getitem__, indices))"
+        ),
+    ),
+    "single-threaded-workers": Change(
+        "Give each worker one thread",
+        setting=False,
+        code="def one_thread(worker_id):  # worker_init_fn=one_thread\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)",
+    ),
+    "cheaper-transform": Change("Make the dearest transform cheaper; the report names it and its line", setting=False),
+    "cheaper-collate": Change("Make the dearest part of collate cheaper; the report names it and its line", setting=False),
+    "lighter-loop": Change(
+        "Take logging, metrics and checkpoints off the step: do them less often, or beside it", setting=False
+    ),
+}  # fmt: skip
+
+GAIN = f"the replay of the run without it is at least {MIN_GAIN * 100:g} % faster"
+_MADE = f"{GAIN}; its share of the making of batches, by timers and by stack samples of the makers"
+EVIDENCE: dict[Stage, str] = {
+    "read": f"{_MADE}; how much of their time makers are blocked",
+    "decode": _MADE,
+    "transform": _MADE,
+    "collate": _MADE,
+    "handover": f"{GAIN}; the time to pickle a batch in the worker and to receive it in the loop",
+    "startup": f"{GAIN}; the time until an epoch's first batch and to shut its workers down, over a usual wait",
+    "straggler": f"{GAIN}; batches that took over {STRAGGLER_RATIO:g} times the median",
+    "contention": f"{GAIN}; the workers' wait for a core, as the kernel counts it",
+    "sampler": f"{GAIN}; the time a batch spends in the sampler",
+    "host": f"{GAIN}; stack samples of the step that lie in the loop's own Python",
+    "device": f"the loader alone could go at least {STEP_BOUND:g} times as fast as the job",
+    "copy": "CUDA events around the copies; without a GPU it is not measured",
+    "none": f"no stage of the loader whose removal gains {MIN_GAIN * 100:g} %",
+    "unknown": "nothing: that is why there is no verdict",
+}
+
+_WORK = ("num-workers",)
+_DECODE = ("num-workers", "cache-in-memory")
+_READ = ("num-workers", "overlapped-reads", "cache-in-memory")
+_STORE = "Store the decoded, or partly decoded, form once (arrays of uint8, tokens, columns) and read that instead."
+
+GUIDES: dict[str, Guide] = {
+    "remote-latency": Guide(
+        "Samples are fetched over a network, one after another; the makers of batches wait for answers and hardly work.",
+        "calls into sockets or into an HTTP or object-store library within the timed batches",
+        _READ,
+        ("Pack samples into shards and read those in sequence: one request then brings many samples.",
+         "Stage the data on a local disk before training."),
+    ),
+    "disk-read": Guide(
+        "Bytes come from the device, not from the page cache: the disk, or the file system behind it, sets the pace.",
+        "over a fifth of the bytes that were asked for came from the device",
+        _READ,
+        ("Make the data fit in memory, so that later epochs read the page cache: smaller encoding, fewer files.",
+         "Read in sequence (shards) instead of at random."),
+        ("iostat -x 1",),
+    ),
+    "archive-read": Guide(
+        "Samples are taken out of a tar or zip archive; finding and unpacking the member is the work.",
+        "tarfile or zipfile among the dearest reads",
+        _READ,
+        ("Keep the archive open in each worker, and read its members in the order in which they lie in it.",),
+    ),
+    "database-read": Guide(
+        "Samples come out of a database file (HDF5, LMDB, Arrow, zarr, SQLite): looking up, copying and converting rows.",
+        "such a library among the dearest reads",
+        _READ,
+        ("Open the file once in each worker, on first use.",
+         "Ask for a batch of rows in one call (`__getitems__`), and match chunks to what a sample reads."),
+    ),
+    "waiting-read": Guide(
+        "The makers of batches wait for most of the time of a read: for a network file system, another process, or a lock.",
+        f"makers are blocked over {MOSTLY_BLOCKED * 100:g} % of their time, and neither a network library nor the disk is seen",
+        _READ,
+        ("Look at what the report's dearest read calls, and whether others use the same server.",),
+    ),
+    "file-read": Guide(
+        "Opening and reading files takes the time: many small files, or large ones copied from the page cache.",
+        "reads that are none of the kinds above",
+        _READ,
+        ("Join small files into shards, or memory-map one large array.",),
+    ),
+    "jpeg-decode": Guide(
+        "Workers turn JPEG bytes into pixels, usually many more pixels than the model gets.",
+        "the dearest decode is JPEG's: by its name, or because only JPEG files were opened",
+        (*_DECODE, "faster-decoder"),
+        ("Store the pictures at the size that training uses.",),
+    ),
+    "png-decode": Guide(
+        "Workers inflate PNG pictures; that is several times dearer than a JPEG of the same size.",
+        "the dearest decode is PNG's",
+        (*_DECODE, "faster-decoder"),
+        ("Store the pictures as JPEG or WebP of high quality, or raw, where that is exact enough.",),
+    ),
+    "image-decode": Guide(
+        "Workers turn encoded pictures of several or other formats into pixels.",
+        "a picture library among the dearest decodes",
+        (*_DECODE, "faster-decoder"),
+        ("Store the pictures at the size that training uses.",),
+    ),
+    "audio-decode": Guide(
+        "Workers turn encoded sound into samples.",
+        "a sound library among the dearest decodes",
+        _DECODE,
+        ("Cut and resample the recordings once, and store the pieces that training uses.",),
+    ),
+    "video-decode": Guide(
+        "Workers turn encoded video into frames; a clip from the middle makes the decoder work from the last key frame on.",
+        "a video library among the dearest decodes",
+        _DECODE,
+        ("Keep the decoder open, ask for frames in ascending order, encode with more key frames, or store frames.",),
+    ),
+    "tokenising": Guide(
+        "Text becomes tokens while training runs, again in each epoch.",
+        "a tokeniser among the dearest decodes",
+        _DECODE,
+        ("Tokenise once, in batches, and train on stored tokens.", "Use the library's fast tokeniser."),
+    ),
+    "decompression": Guide(
+        "Workers inflate compressed arrays or files (gzip, npz, bz2, lzma).",
+        "a compression library among the dearest decodes",
+        _DECODE,
+        (_STORE,),
+    ),
+    "record-parsing": Guide(
+        "Workers parse records: JSON, CSV, XML, pickle, `torch.load`.",
+        "a parser among the dearest decodes",
+        _DECODE,
+        (_STORE,),
+    ),
+    "decode": Guide(
+        "Bytes become values in a way that none of the kinds above names.",
+        "decodes that no kind above matches",
+        _DECODE,
+        (_STORE,),
+    ),
+    "slow-transform": Guide(
+        "What is done to a decoded sample - augmentation, resizing, conversion - takes most of making a batch.",
+        "the operators that the user's pipeline calls, each by name and line",
+        (*_WORK, "cheaper-transform"),
+        ("Work on uint8 and convert to float last; drop what does nothing; let the library do whole batches.",
+         "Move what is not random before the cache."),
+    ),
+    "padding": Guide(
+        "Joining samples of unequal length into a batch, and filling the rest, takes most of making a batch.",
+        "a padding function among the dearest parts of collate",
+        (*_WORK, "cheaper-collate"),
+        ("Batch samples of like length together; allocate the batch once and copy into it.",),
+    ),
+    "slow-collate": Guide(
+        "Joining samples into a batch takes most of making it: Python loops, conversions, many small tensors.",
+        "the collate function and what it calls",
+        (*_WORK, "cheaper-collate"),
+        ("Stack arrays in one call; fetch whole batches with `__getitems__`.",),
+    ),
+    "many-tensors": Guide(
+        "A batch consists of so many pieces that taking it out of the queue holds up the training thread.",
+        "receiving a batch takes the loop over 2 ms",
+        ("pin-memory", *_WORK),
+        ("Hand over few large tensors instead of lists and dictionaries of small ones.",),
+    ),
+    "large-batches": Guide(
+        "Moving a batch from the worker to the loop takes the time: its bytes are copied into shared memory.",
+        "handing over takes the time, and not for the number of pieces",
+        ("pin-memory", *_WORK),
+        ("Hand over uint8 and convert to float on the device; leave out what the step does not use.",),
+    ),
+    "worker-restart": Guide(
+        "Workers are started anew for each epoch: imports, the copy of the dataset, and the first batches are waited for.",
+        "more than one epoch began with new workers",
+        ("persistent-workers",),
+        ("Make epochs longer, or the dataset cheap to hand to a new process.",),
+    ),
+    "slow-first-batch": Guide(
+        "The wait for the first batch is a good part of what was seen.",
+        "workers were not started again; the first batch alone is late",
+        (),
+        ("Do less before the first sample: index files once and store the list, import less in workers.",
+         "Watch a longer run: beside hours of training a slow start may not matter."),
+        ("python -X importtime train.py",),
+    ),
+    "slow-samples": Guide(
+        "A few batches take much longer than the others, and the batches behind them wait in line.",
+        "the replay without the slow batches recovers most of what a perfect loader would gain",
+        ("out-of-order", "prefetch-factor"),
+        ("Look at the slowest batches and samples in the report's page; store what is special about them differently.",),
+    ),
+    "thread-oversubscription": Guide(
+        "Each worker runs several threads of a library (OpenMP, MKL, OpenCV), and all of them fight for the same cores.",
+        f"a worker's process burns over {MANY_THREADS:g} times the CPU time of its own thread",
+        ("single-threaded-workers", "num-workers"),
+        (),
+        ("OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 loaderprof run train.py",),
+    ),
+    "interpreter-lock": Guide(
+        "A Python thread beside the training thread computes, and the two take turns at the interpreter's lock.",
+        "stack samples of a thread of the job that runs Python while batches are made or taken",
+        (),
+        ("Move that thread's work into a process, or into a library call that gives the lock back.",),
+    ),
+    "bound-workers": Guide(
+        "Workers may use fewer CPUs than the job has: an affinity was inherited, or set in `worker_init_fn`.",
+        "the mask of CPUs that each maker of batches reported",
+        (),
+        ("Give the workers all CPUs of the budget again; look for KMP_AFFINITY, GOMP_CPU_AFFINITY, taskset, numactl.",),
+        ("grep Cpus_allowed_list /proc/PID/status",),
+    ),
+    "busy-helpers": Guide(
+        "Other processes of the same job take cores that loop and workers want.",
+        "the CPU time of the job's processes that are neither loop nor workers",
+        (),
+        ("Stop them, move them to another time, or give the job more cores.",),
+        ("ps --ppid PID -o pid,pcpu,args",),
+    ),
+    "slow-sampler": Guide(
+        "The loop waits for the next indices before it can ask for a batch: the sampler runs in the training thread.",
+        "the time spent in the sampler",
+        (),
+        ("Make the order once, as an array, and iterate that; weights and buckets can be drawn for many batches at once.",),
+    ),
+    "validation": Guide(
+        "Validation, or another loop inside the training loop, holds up training.",
+        "another loader is iterated between two steps for most of the time that the loop's own Python takes",
+        ("lighter-loop",),
+        ("Validate less often, on less data, or in another process; keep its workers (`persistent_workers=True`).",),
+    ),
+    "periodic-stall": Guide(
+        "Every so many steps one takes much longer: a checkpoint, a log, an evaluation.",
+        "stalls of the step at a regular distance make up over half of its time",
+        ("lighter-loop",),
+        ("Write checkpoints in another thread or less often.",),
+    ),
+    "host-python": Guide(
+        "The loop's own Python - metrics, logging, moving numbers to the CPU - takes the time, not model or loader.",
+        "the line that most of those samples end in",
+        ("lighter-loop",),
+        ("Keep metrics on the device and read them every so many steps: `loss.item()` waits for the device.",),
+    ),
+    "compute-bound": Guide(
+        "The step itself is the limit. The loader keeps up; a change to it gains nothing.",
+        "finished batches wait to be taken",
+        (),
+        ("Profile the model: `torch.profiler`. Fewer workers may do as well and free cores.",),
+        ("loaderprof run --set num_workers=1 train.py",),
+    ),
+}  # fmt: skip
+
+# Verdicts and entries of the report that stand for no cause of the catalogue.
+OTHERS: dict[str, tuple[str, Stage, Guide]] = {
+    "copy-bound": ("Copies to the device", "copy", Guide(
+        "Copies of batches to the device are not hidden behind its work.",
+        "so far named only where it could not be measured",
+        ("pin-memory",),
+        ("Copy with `non_blocking=True` from pinned memory.",),
+    )),
+    "balanced": ("The loader keeps up", "none", Guide(
+        "Loader and step are in balance.",
+        "each stage that was measured",
+        (),
+        ("Nothing here. A faster model may make the loader the limit; then look again.",),
+        ("loaderprof check DIR --max-wait 10%",),
+    )),
+    "no-loader": ("No DataLoader was seen", "unknown", Guide(
+        "The job took no batch from a torch DataLoader in a process that was watched.",
+        "no record of a batch in the recording",
+        (),
+        ("Wrap what yields your batches: `for batch in loaderprof.watch(batches):`",
+         "Where a launcher cleans the environment (`-E`, `-I`, a PYTHONPATH of its own), profile from code."),
+        ("loaderprof env",),
+    )),
+    "not-enough-evidence": ("Not enough evidence", "unknown", Guide(
+        f"Too little was seen to name a limit: below {MIN_STEPS} steady steps, or batches that could not be measured.",
+        "the report's sentence says what is missing",
+        (),
+        ("Let the job run for longer.",),
+        ("loaderprof attach PID --duration 120",),
+    )),
+}  # fmt: skip
+
+HEAD = f"""# Causes
+
+Each verdict names a stage and its cause. Here is what every cause means, the evidence it rests on, what to do, and what
+to type; `DIR` is the recording's folder. A change with an id in brackets is offered by the report where the replay of
+your run says that it gains, with how much.
+
+This page is made by `python -m loaderprof.report.guide > {PAGE}` from the catalogues that the reports use.
+"""
+
+
+def render() -> str:
+    """Return the guide as Markdown, a section a cause, under a heading that is the cause's id."""
+    entries = [(kind.id, kind.title, kind.stage, GUIDES[kind.id]) for kind in CATALOGUE]
+    entries += [(each, *rest) for each, rest in OTHERS.items()]
+    return HEAD + "".join(_section(*entry) for entry in entries)
+
+
+def place(cause: str) -> str:
+    """Return where the guide tells of a cause: `docs/causes.md#jpeg-decode`; empty where it does not."""
+    return f"{PAGE}#{cause}" if cause in GUIDES or cause in OTHERS else ""
+
+
+def _section(cause: str, title: str, stage: Stage, guide: Guide) -> str:
+    offered = [(each, CHANGES[each]) for each in guide.changes]
+    do = [_filled(f"- {change.action} (`{each}`).", "  ") for each, change in offered]
+    do += [_filled(f"- {text}", "  ") for text in guide.do]
+    measured = [f"loaderprof verify DIR --change {each}" for each, change in offered if change.setting]
+    shell = [*measured, *guide.typed] or ["loaderprof run train.py  # again, after the change"]
+    code = [change.code for _, change in offered if change.code]
+    parts = [
+        f"## {cause}", _filled(f"**{title}** (stage `{stage}`). {guide.means}"),
+        _filled(f"**Evidence.** {_sentence(guide.told_by)} {_sentence(EVIDENCE[stage])}"),
+        "**What to do.**", "\n".join(do), "**What to type.**", _block("bash", shell),
+        *(_block("python", [each]) for each in code),
+    ]  # fmt: skip
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _block(language: str, lines: list[str]) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
