@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_wait_s
+from loaderprof.diagnose.operators import TENSORS
 from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.reads import Reads
 from loaderprof.diagnose.timeline import Loop
@@ -160,12 +161,18 @@ def _restarts(scene: Scene) -> bool:
     return scene.loop.num_workers > 0 and len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
 
 
+def of_tensors(scene: Scene) -> bool:
+    """Return whether the dataset is torch's own of tensors in memory, which a batch could be sliced from."""
+    return scene.loop.facts.get("dataset") == TENSORS
+
+
 def _many_tensors(scene: Scene) -> bool:
     return (scene.parts.receive_s or 0.0) > 0.002
 
 
 # In the order in which they are tried: the first that matches its stage names it.
 CATALOGUE: tuple[Kind, ...] = (
+    Kind("rows-of-tensors", "read", "Tensor rows fetched one by one", lambda scene: of_tensors(scene)),
     Kind("remote-latency", "read", "Remote reads", lambda scene: _remote(scene)),
     Kind("network-file-system", "read", "Reads from a network file system", lambda scene: _reads(scene).over_network),
     Kind("mapped-file", "read", "Page faults of a mapped file", lambda scene: _mapped(scene)),

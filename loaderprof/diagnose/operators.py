@@ -26,6 +26,7 @@ from loaderprof.recording import Recording
 REST = "(rest)"
 # Calls of the timers themselves are in what they leave, about so much each.
 CALL_COST_S = 2e-6
+TENSORS = "torch.utils.data.dataset.TensorDataset"
 # How operators enclose one another; deeper nesting than this is none of a user's.
 MAX_NESTING = 12
 # The line that makes one of these tells nothing of what runs inside it.
@@ -86,6 +87,8 @@ def of_fetching(recording: Recording, loop: Loop) -> list[Operator]:
     found = _operators(recording, rows[(rows["flags"] & 1) == 0], batches, _dataset_line(recording, loop))
     made, dataset = loop.made, shown_name(str(loop.facts.get("dataset") or "dataset"))
     where = shown_place(recording, _dataset_line(recording, loop))
+    # Rows of tensors in memory: fetching them is all that it does.
+    stage: Stage | None = "read" if loop.facts.get("dataset") == TENSORS else None
     if made.deep.any():
         cpu = float((made.cpu - made.collate_cpu)[made.deep].mean()) - sum(each.cpu_s for each in found)
         wall = float((made.wall - made.collate)[made.deep].mean()) - sum(each.cpu_s + each.blocked_s for each in found)
@@ -94,8 +97,8 @@ def of_fetching(recording: Recording, loop: Loop) -> list[Operator]:
         # Putting the timers in place is in the batch's CPU time, but not in its clock.
         cpu = min(max(0.0, cpu - calls), wall)
         if wall > 0:
-            found.append(Operator(None, dataset, where, cpu, wall - cpu, REST))
-    return found or [Operator(None, dataset, where, 1.0, 1.0, REST)]
+            found.append(Operator(stage, dataset, where, cpu, wall - cpu, REST))
+    return found or [Operator(stage, dataset, where, 1.0, 1.0, REST)]
 
 
 def of_collating(recording: Recording, loop: Loop) -> list[Operator]:

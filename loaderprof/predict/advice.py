@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.causes import Scene, of_tensors
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.predict.change import Change, Facts
 from loaderprof.predict.pool_advice import POOL_RULES
@@ -28,6 +28,8 @@ ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
 # Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
+# Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
+SLICED_RATIOS = (2.4, 8.0, 13.0)
 # What a run without workers cannot show, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
 # a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
 WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
@@ -148,6 +150,8 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
 
 
 def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    if of_tensors(scene):
+        return
     samples, size = scene.loop.facts.get("samples"), facts.bytes_per_sample
     share = (scene.share("read") or 0.0) + (scene.share("decode") or 0.0)
     if not samples or not size or not facts.available_memory or share < 0.2:
@@ -170,6 +174,23 @@ def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         Costs(0.0, needed if kept else None, "a few lines"),
         "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
         floor=None,
+    )  # fmt: skip
+
+
+def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """Offer to take a batch of tensors as one slice instead of row by row."""
+    if not of_tensors(scene):
+        return
+    slow, middle, fast = (_faster(_faster(base, scene, "read", n), scene, "collate", n) for n in SLICED_RATIOS)
+    before = base.run().total_s
+    yield Change(
+        "slice-batches", "Take each batch as one slice of the tensors, not row by row",
+        "The rows are in memory: indexing them one by one, and stacking them again, is all that a batch costs.",
+        scene.loop.facts.get("where"), {"kind": "code"}, {}, middle,
+        Costs(0.0, 0, "a few lines"),
+        "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
+        f"{scene.loop.name} = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]",
+        before / slow.run().total_s, before / fast.run().total_s,
     )  # fmt: skip
 
 
@@ -257,7 +278,7 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
-    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _decoder, _read_ahead, _threads, _cheaper,
+    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, _decoder, _read_ahead, _threads, _cheaper,
     _lighter_loop,
 )  # fmt: skip
 WATCHED_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (

@@ -56,7 +56,7 @@ CHANGES: dict[str, Change] = {
     "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
     "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
     "cache-in-memory": Change(
-        "Cache decoded samples in memory, after the last step that is not random",
+        "Cache samples in memory, before what is random; it gains from the second epoch on",
         setting=False,
         code="self.cache = [self.load(i) for i in range(len(self))]  # in the dataset, before the workers start",
     ),
@@ -79,6 +79,19 @@ CHANGES: dict[str, Change] = {
         setting=False,
         code="def one_thread(worker_id):  # worker_init_fn=one_thread\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)",
     ),
+    "slice-batches": Change(
+        "Take each batch as one slice of the tensors instead of row by row",
+        setting=False,
+        code=(
+            "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
+            "loader = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]"
+        ),
+    ),
+    "processes": Change("Use processes for the threads: `ProcessPoolExecutor` for `ThreadPoolExecutor`", setting=False),
+    "threads": Change("Use threads for the processes: they only wait", setting=False),
+    "requests-in-flight": Change("Keep more requests in flight: more threads that wait", setting=False),
+    "threads-and-processes": Change("Threads for what waits, processes for what computes", setting=False),
+    "batches-ahead": Change("Submit the next batch before the step, so that it is made meanwhile", setting=False),
     "cheaper-transform": Change("Make the dearest transform cheaper; the report names it and its line", setting=False),
     "cheaper-collate": Change("Make the dearest part of collate cheaper; the report names it and its line", setting=False),
     "lighter-loop": Change(
@@ -107,16 +120,55 @@ EVIDENCE: dict[Stage, str] = {
 
 _WORK = ("num-workers",)
 _DECODE = ("num-workers", "cache-in-memory")
-_READ = ("num-workers", "overlapped-reads", "cache-in-memory")
+_READ = ("num-workers", "overlapped-reads", "requests-in-flight", "threads", "batches-ahead", "cache-in-memory")
 _STORE = "Store the decoded, or partly decoded, form once (arrays of uint8, tokens, columns) and read that instead."
 
 GUIDES: dict[str, Guide] = {
+    "rows-of-tensors": Guide(
+        "A `TensorDataset` is indexed once for every sample, and the rows are stacked again; one indexing call does both.",
+        "the dataset is torch's own of tensors in memory",
+        ("slice-batches", "num-workers"),
+        ("Move the whole table to the device if it fits, and shuffle indices there.",),
+    ),
     "remote-latency": Guide(
         "Samples are fetched over a network, one after another; the makers of batches wait for answers and hardly work.",
         "calls into sockets or into an HTTP or object-store library within the timed batches",
         _READ,
         ("Pack samples into shards and read those in sequence: one request then brings many samples.",
          "Stage the data on a local disk before training."),
+    ),
+    "network-file-system": Guide(
+        "The files lie on a network file system (NFS, Lustre, FUSE, ...): every open and read is a request to a server.",
+        "the kernel's table of mounts, looked up for the files that the makers of batches had open",
+        _READ,
+        ("Copy the data to a local disk before training, or pack it into shards: one open then brings many samples.",),
+        ("findmnt -T FILE",),
+    ),
+    "mapped-file": Guide(
+        "Samples are cut from a memory-mapped file that is not in memory: each first touch of a page waits for the disk.",
+        "major page faults of the makers of batches",
+        ("overlapped-reads",),
+        ("Read in the order in which samples lie in the file, or in large pieces.",
+         "Give the page cache room: a smaller encoding, or more memory."),
+        ("free -g",),
+    ),
+    "small-files": Guide(
+        "Each sample is a small file: opening it costs more than reading it.",
+        "the open calls and the bytes of a sample, as the timers and the kernel count them",
+        _READ,
+        ("Pack samples into shards (tar, LMDB, Parquet, one array) and read those in sequence.",),
+    ),
+    "cached-read": Guide(
+        "The bytes come from memory (the page cache), yet reading them is the limit: copying and parsing calls, not the disk.",
+        "nothing of what was asked for came from the device",
+        ("num-workers", "cache-in-memory"),
+        ("Read a sample in one call, in its final form; memory-map arrays instead of copying them.",),
+    ),
+    "single-file": Guide(
+        "All samples come out of one large file, read piece by piece.",
+        "one file open in the makers of batches, and many bytes a read",
+        _READ,
+        ("Memory-map it, or cut it into as many parts as there are workers.",),
     ),
     "disk-read": Guide(
         "Bytes come from the device, not from the page cache: the disk, or the file system behind it, sets the pace.",
@@ -264,9 +316,10 @@ GUIDES: dict[str, Guide] = {
         ("OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 loaderprof run train.py",),
     ),
     "interpreter-lock": Guide(
-        "A Python thread beside the training thread computes, and the two take turns at the interpreter's lock.",
-        "stack samples of a thread of the job that runs Python while batches are made or taken",
-        (),
+        "Python threads compute at once - makers of batches, or one beside the training - and take turns at the "
+        "interpreter's lock.",
+        "stack samples of threads that run Python while batches are made or taken, and how long the lock is held",
+        ("processes", "threads-and-processes"),
         ("Move that thread's work into a process, or into a library call that gives the lock back.",),
     ),
     "bound-workers": Guide(

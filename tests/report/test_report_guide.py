@@ -41,11 +41,15 @@ def test_each_section_says_all_four_things() -> None:
 
 def advised() -> set[str]:
     """Return the ids of all changes that the rules of the catalogue of advice can make, `*` for what they fill in."""
-    tree = ast.parse(Path(advice.__file__).read_text(encoding="utf-8"))
+    rooms = Path(advice.__file__).parent.glob("*advice.py")
     made = [
-        node.args[0]
-        for node in ast.walk(tree)
+        choice
+        for room in rooms
+        for node in ast.walk(ast.parse(room.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Change"
+        for choice in (
+            (node.args[0].body, node.args[0].orelse) if isinstance(node.args[0], ast.IfExp) else (node.args[0],)
+        )
     ]
     return {
         each.value
