@@ -237,6 +237,9 @@ def _contention_share(each: Studied) -> float | None:
     if parts.lock_holder:
         costs = replace(costs, step_blocked_s=costs.step_blocked_s * 0.0)
     neighbours = base.neighbours
+    if bound:
+        # What workers bound together wait for is each other; it says nothing of other programs.
+        neighbours = min(neighbours, each.others)
     if helped:
         neighbours *= each.others / (each.helpers + each.others)
     needed = replace(base, costs=costs, neighbours=neighbours).run().steady_step_s
