@@ -141,7 +141,9 @@ def _mapped(scene: Scene) -> bool:
 def _small_files(scene: Scene) -> bool:
     reads = _reads(scene)
     size = reads.bytes_per_file
-    return bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
+    small = bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
+    # Opening pipes and waiting for what another process writes into them is no reading of files.
+    return small and _blocked_share(scene) < MOSTLY_BLOCKED
 
 
 def _cached(scene: Scene) -> bool:

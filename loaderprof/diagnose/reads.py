@@ -97,14 +97,13 @@ def _opened(recording: Recording, loop: Loop) -> float | None:
     rows = operators.rows_of(recording, loop)
     if not len(rows):
         return None
-    batches = len(np.unique(rows[["process", "batch"]]))
     calls: Counter[str] = Counter()
     for row in rows:
         name = recording.texts[row["name"]].partition("@")[0]
         if _OPENS.match(name):
             calls[name] += int(row["calls"])
     # One of these opens a file by way of another.
-    return max(calls.values(), default=0) / batches
+    return max(calls.values(), default=0) / operators.batches_of(rows)
 
 
 def _held_open(recording: Recording, loop: Loop) -> dict[str, int]:

@@ -68,7 +68,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         make_scans(Path(folder), 640)
-        loader = DataLoader(Scans(Path(folder)), batch_size=16, shuffle=True, num_workers=2)
+        loader = DataLoader(Scans(Path(folder)), batch_size=16, shuffle=True, num_workers=1)
         model = nn.Sequential(nn.Conv2d(1, 8, 7, stride=6), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
         model(torch.zeros(1, 1, 144, 144))
