@@ -141,9 +141,7 @@ def _mapped(scene: Scene) -> bool:
 def _small_files(scene: Scene) -> bool:
     reads = _reads(scene)
     size = reads.bytes_per_file
-    small = bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
-    # Opening pipes and waiting for what another process writes into them is no reading of files.
-    return small and _blocked_share(scene) < MOSTLY_BLOCKED
+    return bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
 
 
 def _cached(scene: Scene) -> bool:
@@ -175,6 +173,7 @@ def _many_tensors(scene: Scene) -> bool:
 # In the order in which they are tried: the first that matches its stage names it.
 CATALOGUE: tuple[Kind, ...] = (
     Kind("rows-of-tensors", "read", "Tensor rows fetched one by one", lambda scene: of_tensors(scene)),
+    Kind("piped-command", "read", "Data piped from a command", lambda scene: (_reads(scene).command or 0) >= MOSTLY_REMOTE),
     Kind("remote-latency", "read", "Remote reads", lambda scene: _remote(scene)),
     Kind("network-file-system", "read", "Reads from a network file system", lambda scene: _reads(scene).over_network),
     Kind("mapped-file", "read", "Page faults of a mapped file", lambda scene: _mapped(scene)),
@@ -338,7 +337,11 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
 def _of_reads(reads: Reads) -> list[Evidence]:
     """Return how the bytes come, as far as it was measured."""
     facts = []
-    if reads.remote is not None:
+    if reads.command:
+        facts.append(
+            Evidence(f"{reads.command:.0%} of their reading waits for a command", reads.command, "share", MOSTLY_REMOTE)
+        )
+    if reads.remote:
         facts.append(
             Evidence(f"{reads.remote:.0%} of their reading is in sockets", reads.remote, "share", MOSTLY_REMOTE)
         )

@@ -28,6 +28,8 @@ REMOTE = re.compile(
     r"/(socket|ssl|http/\w+|urllib/\w+|ftplib|asyncio/\w+)\.py|"
     r"/(requests|urllib3|httpx|httpcore|aiohttp|botocore|boto3|s3fs|gcsfs|adlfs|s3transfer|minio|google/cloud)/"
 )
+# Frames that wait for a process of their own to deliver.
+COMMAND = re.compile(r"/subprocess\.py")
 MIN_SAMPLES = 10
 _OPENS = re.compile(r"^(builtins|io|_io|os|pathlib\.Path)\.(open|read_bytes|read_text)$")
 
@@ -42,6 +44,7 @@ class Reads:
         faults: page faults per batch that waited for a disk.
         opened: files opened per batch, in batches timed in depth.
         remote: share of the makers' reading that was seen in a socket or in a library that reads over one.
+        command: share of it that was seen waiting for a command that was started to deliver the data.
         file_system: type of the file system that holds the data.
         path: what lies there.
         largest: the path and the size of the largest data file that makers held open.
@@ -53,6 +56,7 @@ class Reads:
     faults: float | None = None
     opened: float | None = None
     remote: float | None = None
+    command: float | None = None
     file_system: str | None = None
     path: str | None = None
     largest: tuple[str, int] | None = None
@@ -83,12 +87,16 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
     files = _held_open(recording, loop)
     path, kind = _where(recording, loop, files)
     seen = sum(sample.count for sample in reading)
-    remote = sum(sample.count for sample in reading if any(REMOTE.search(frame) for frame in sample.frames))
+
+    def share(kind: re.Pattern[str]) -> float | None:
+        mine = sum(sample.count for sample in reading if any(kind.search(frame) for frame in sample.frames))
+        return mine / seen if seen >= MIN_SAMPLES else None
+
     return Reads(
         asked_bytes=float(made.asked_bytes[usual].mean()) if known else None,
         device_bytes=float(made.device_bytes[usual].mean()) if known else None,
         faults=float(made.faults[usual].mean()) if known else None, opened=_opened(recording, loop),
-        remote=remote / seen if seen >= MIN_SAMPLES else None, file_system=kind, path=path,
+        remote=share(REMOTE), command=share(COMMAND), file_system=kind, path=path,
         largest=max(files.items(), key=lambda item: item[1], default=None), held_open=len(files),
     )  # fmt: skip
 

@@ -137,6 +137,13 @@ GUIDES: dict[str, Guide] = {
         ("Pack samples into shards and read those in sequence: one request then brings many samples.",
          "Stage the data on a local disk before training."),
     ),
+    "piped-command": Guide(
+        "Each sample or shard comes through the pipe of a command (`aws s3 cp`, `curl`, `cat`): it is started, and waited for.",
+        "the makers' reading is seen in `subprocess`",
+        _READ,
+        ("Start a command for a shard of many samples, not for each; or use a library that keeps its connection.",
+         "Copy the data to a local disk before training."),
+    ),
     "network-file-system": Guide(
         "The files lie on a network file system (NFS, Lustre, FUSE, ...): every open and read is a request to a server.",
         "the kernel's table of mounts, looked up for the files that the makers of batches had open",

@@ -18,6 +18,7 @@ SOCKET = [
     "HTTPResponse.read (/usr/lib/python3.11/http/client.py:471)",
     "readinto (/usr/lib/python3.11/socket.py:706)",
 ]
+PIPE = [FETCH_FRAME, LINE, "Popen.communicate (/lib/python3.11/subprocess.py:1209)", "select (/lib/selectors.py:415)"]
 BOTO = [FETCH_FRAME, LINE, "read (/lib/site-packages/botocore/response.py:99)"]
 FILE = [FETCH_FRAME, "__getitem__ (/home/me/train.py:42)"]
 
@@ -47,6 +48,7 @@ MIB = 1 << 20
     ("more", "cause", "words"),
     [
         ({"stack": SOCKET}, "remote-latency", "100% of their reading is in sockets"),
+        ({"stack": PIPE, "asked_bytes": 16 * 4096}, "piped-command", "100% of their reading waits for a command"),
         ({"stack": BOTO}, "remote-latency", "100% of their reading is in sockets"),
         ({"kinds": {"/data/a.bin": "nfs4"}, "files": {"/data/a.bin": 5}, "asked_bytes": MIB}, "network-file-system", "nfs4 (/data/a.bin)"),
         ({"kinds": {"/bucket/x": "fuse.s3fs"}, "facts": {"path": "/bucket/x"}}, "network-file-system", "fuse.s3fs (/bucket/x)"),
