@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes, machine, outside
+from loaderprof.diagnose import causes, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.risks import risks_of
@@ -82,6 +82,7 @@ def _scene(
         bound=(each.cpus or budget) < min(each.loop.num_workers, budget), helpers=each.helpers,
         batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
+        sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
     )  # fmt: skip
 
 

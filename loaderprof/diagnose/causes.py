@@ -69,6 +69,7 @@ class Scene:
     helpers: float = 0.0
     batch_leaves: float | None = None
     pickled_bytes: float | None = None
+    sampler_where: str | None = None
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""
@@ -299,8 +300,8 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
             return f"{kind.title} from the workers of {loader} to the training process"
         return f"{kind.title} of {loader} from workers to the training process"
     if stage == "sampler":
-        where = scene.loop.facts.get("sampler_where")
-        return f"The sampler of {loader} ({_short(sampler_of(scene.loop))}{f', {where}' if where else ''})"
+        drawn_by = ", ".join(filter(None, (_short(sampler_of(scene.loop)), scene.sampler_where)))
+        return f"The sampler of {loader} ({drawn_by})"
     if stage == "host":
         line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
         return f"{kind.title}{line}"
@@ -385,8 +386,11 @@ def _of_handover(scene: Scene) -> list[Evidence]:
         text = f"{_size(pickled)} of every batch pass through a pipe, not through shared memory"
         facts.append(Evidence(text, pickled, "bytes", float(PIPE_BYTES)))
     if size is not None and tensors is not None:
-        what = "tensor or array" if tensors == 1 else "tensors or arrays"
-        text = f"a batch holds {_size(size)} in {tensors:.0f} {what}"
+        text = (
+            f"a batch holds {_size(size)} in {tensors:.0f} {'tensor or array' if tensors == 1 else 'tensors or arrays'}"
+        )
+        if not tensors:
+            text = f"a batch holds {scene.batch_leaves or 0.0:.0f} objects, none of them a tensor or array"
         facts.append(Evidence(text, tensors, "tensors", float(MANY_TENSORS)))
     for seconds, what in ((scene.parts.pickle_s, "to pickle"), (scene.parts.receive_s, "to receive")):
         if seconds is not None:

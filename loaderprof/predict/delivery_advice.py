@@ -136,7 +136,6 @@ def _sampler(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         for kept in SAMPLER_KEPT
     ]
     by_batch = index * base.batches_per_epoch >= costs.epoch_gap_s
-    where = scene.loop.facts.get("sampler_where")
     name = sampler_of(scene.loop).rsplit(".", 1)[-1]
     yield _spanning(
         base, models, "cheaper-sampler",
@@ -144,7 +143,7 @@ def _sampler(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         else "Make the sampler cheaper: draw only the indices that an epoch takes",
         f"{name} takes {index * 1e3:.2g} ms a batch of the training process itself, which workers cannot take over."
         if by_batch else f"{name} takes {costs.epoch_gap_s:.2g} s at the start of every epoch, before the first batch.",
-        where, {"kind": "code", "operator": name}, {"s_per_batch": round(index, 6), "s_per_epoch": round(costs.epoch_gap_s, 6)},
+        scene.sampler_where, {"kind": "code", "operator": name}, {"s_per_batch": round(index, 6), "s_per_epoch": round(costs.epoch_gap_s, 6)},
         Costs(0.0, None, "code"),
         "def __iter__(self):\n    indices = torch.multinomial(self.weights, len(self), replacement=True)\n"
         "    yield from indices.tolist()" if by_batch else "sampler = RandomSampler(dataset, replacement=True, num_samples=samples)",
