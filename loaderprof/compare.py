@@ -32,7 +32,7 @@ MIN_SHARE = 0.01
 # Batches timed in depth below which a stage's spread is anyone's guess.
 MIN_DEEP = 5
 # Facts of a loader that differ from run to run without being a setting.
-_NO_SETTING = ("number", "name", "where", "dataset_where", "samples")
+_NO_SETTING = ("number", "name", "where", "dataset_where", "sampler_where", "samples")
 Unit = Literal["samples/s", "steps/s", "s"]
 
 

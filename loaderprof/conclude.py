@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes, machine, outside
+from loaderprof.diagnose import causes, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.risks import risks_of
@@ -75,12 +75,17 @@ def _scene(
     missing = missing if isinstance(missing, dict) else {}
     names = np.unique(of_makers(recording, each.loop, recording.tables["operator"])["name"])
     mine = of_makers(recording, each.loop, recording.tables["size"])
+    pickles = recording.tables["pickle"]
+    pickled = of_makers(recording, each.loop, pickles) if each.loop.num_workers else pickles[:0]
     return Scene(
         each.loop, each.parts, gains, budget, others, missing.get("gpu"), missing.get("stacks"),
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
         float(np.median(mine["tensors"])) if len(mine) else None,
         bound=(each.cpus or budget) < min(each.loop.num_workers, budget), helpers=each.helpers,
+        batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
+        pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
+        sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
     )  # fmt: skip
 
 
@@ -208,7 +213,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
 
 _SETTINGS = (
     "num_workers", "batch_size", "prefetch_factor", "persistent_workers", "pin_memory", "in_order", "start_method",
-    "drop_last", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset", "dataset_where", "type", "iterable",
+    "drop_last", "sampler", "batch_sampler", "sampler_where", "collate_fn", "worker_init_fn", "dataset", "dataset_where", "type", "iterable",
     "samples",
 )  # fmt: skip
 

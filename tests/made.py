@@ -50,6 +50,10 @@ class Fetch:
     samples: int = 16
     asked_bytes: int = 0
     device_bytes: int = 0
+    batch_bytes: int = 0
+    tensors: int = 1
+    leaves: int = 0
+    pickled_bytes: int = 1000
 
     def wall(self, number: int) -> float:
         return at(self.cpu, number) + at(self.blocked, number) + self.runq
@@ -150,8 +154,18 @@ class Process:
         )  # fmt: skip
         if plan.pickle:
             self.journal.write(
-                layout.PICKLE, 0, 0, worker, task, ns(done), ns(done + plan.pickle), span(plan.pickle), 1000
+                layout.PICKLE,
+                0,
+                0,
+                worker,
+                task,
+                ns(done),
+                ns(done + plan.pickle),
+                span(plan.pickle),
+                plan.pickled_bytes,
             )
+        if deep and plan.batch_bytes:
+            self.size(worker, plan.batch_bytes, plan.samples, plan.tensors, plan.leaves)
         if deep:
             caller = self.journal.text("/home/me/train.py:41")
             for name, operator_wall, operator_cpu in plan.operators:
@@ -160,9 +174,9 @@ class Process:
                     span(operator_cpu), plan.samples, caller,
                 )  # fmt: skip
 
-    def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1) -> None:
-        """Say how large a batch is."""
-        self.journal.write(layout.SIZE, 0, 0, worker, 0, bytes_, tensors, tensors, samples)
+    def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1, leaves: int = 0) -> None:
+        """Say how large a batch is, and what it holds beside `tensors`."""
+        self.journal.write(layout.SIZE, 0, 0, worker, 0, bytes_, tensors, max(tensors, leaves), samples)
 
 
 class Made:

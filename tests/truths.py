@@ -26,7 +26,7 @@ PLANS: dict[str, tuple[Plan, float]] = {
     "decode": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, operators=[(LOAD, 0.04, 0.04), (RESIZE, 0.005, 0.005)])), 8),
     "transform": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, operators=[(LOAD, 0.01, 0.01), (RESIZE, 0.035, 0.035)])), 8),
     "collate": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, collate=0.04, operators=[(LOAD, 0.01, 0.01)])), 8),
-    "handover": (Plan(workers=2, wait=0.02, receive=0.018, fetch=light(cpu=0.02)), 8),
+    "handover": (Plan(workers=2, wait=0.02, receive=0.018, fetch=light(cpu=0.02, pickle=0.018, batch_bytes=10**5, tensors=250)), 8),
     "startup": (Plan(epochs=6, batches=30, workers=2, startup=0.8, shutdown=0.3, wait=1e-4, fetch=light()), 8),
     "straggler": (
         Plan(workers=2, wait=lambda i: 0.2 if i % 15 == 14 else 0.0,

@@ -84,6 +84,8 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
     name, where = _name_and_place(item)
     dataset, sampler = item.dataset, getattr(item, "sampler", None)
     batch_sampler = getattr(item, "batch_sampler", None)
+    # What lies in torch has no line, so that torch's own BatchSampler leaves its sampler's.
+    sampler_where = _source_of(batch_sampler) or _source_of(sampler)
     context = getattr(item, "multiprocessing_context", None)
     return {
         "name": name,
@@ -99,6 +101,7 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "start_method": _start_method(context) if getattr(iterator, "_num_workers", 0) else None,
         "sampler": _type_name(sampler) if sampler is not None else None,
         "batch_sampler": _type_name(batch_sampler) if batch_sampler is not None else None,
+        "sampler_where": sampler_where,
         "collate_fn": _function_name(getattr(item, "collate_fn", None)),
         "worker_init_fn": _function_name(getattr(item, "worker_init_fn", None)),
         "dataset": _type_name(dataset),
@@ -253,9 +256,10 @@ def _function_name(function: Any) -> Optional[str]:
     )
 
 
-def _source_of(dataset: Any) -> Optional[str]:
+def _source_of(item: Any) -> Optional[str]:
+    """Return where a dataset's or sampler's own class gives what it is asked for; None where that is torch or no Python."""
     for name in ("__getitem__", "__iter__", "__next__", "__getitems__"):
-        code = getattr(getattr(type(dataset), name, None), "__code__", None)
+        code = getattr(getattr(type(item), name, None), "__code__", None)
         # torch's base classes have these too, and do nothing in them.
         if code is not None and "/torch/utils/data/" not in code.co_filename:
             return "%s:%d" % (code.co_filename, code.co_firstlineno)

@@ -35,6 +35,16 @@ SMALL_FILE, MANY_FILES = 32 << 10, 4
 # Copying this much a batch out of memory is worth telling.
 MUCH = 1 << 20
 LARGE_FILE = 64 << 20
+# A tensor in shared memory leaves a handle of 70 to 130 bytes in the pickle. What is beyond the handles, and beyond what
+# the buffer of a pipe takes at once, is data that passes through the pipe.
+HANDLE_BYTES, PIPE_BYTES = 256, 64 << 10
+# Above this many, receiving tensors costs several times what receiving a batch does anyhow (predict/handover_advice.py).
+MANY_TENSORS = 20
+# Below this, copying a batch into shared memory costs less than receiving any batch does.
+LARGE_BATCH = 1 << 20
+# A queue that was empty, or not, at this share of the steps speaks for or against the making of batches.
+MOSTLY = 0.5
+TORCH_BATCH_SAMPLER = "torch.utils.data.sampler.BatchSampler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,8 @@ class Scene:
     """Everything a cause may look at: one loop, what its batches cost, what each stage's removal would gain.
 
     `gains` are speedups of the job (1.3: 30 % faster), `cores` the CPU budget, `busy_others` cores that processes
-    outside the job used (None: not measured).
+    outside the job used (None: not measured). `batch_bytes`, `batch_tensors` and `batch_leaves` are of the tensors,
+    arrays and strings of a batch, `pickled_bytes` what a batch put into the pipe (None: not measured, or no workers).
     """
 
     loop: Loop
@@ -57,6 +68,9 @@ class Scene:
     batch_tensors: float | None
     bound: bool = False
     helpers: float = 0.0
+    batch_leaves: float | None = None
+    pickled_bytes: float | None = None
+    sampler_where: str | None = None
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""
@@ -166,8 +180,22 @@ def of_tensors(scene: Scene) -> bool:
     return scene.loop.facts.get("dataset") == TENSORS
 
 
-def _many_tensors(scene: Scene) -> bool:
-    return (scene.parts.receive_s or 0.0) > 0.002
+def piped(scene: Scene) -> bool:
+    """Whether the data of a batch passes through the pipe: its pickle is larger than handles of shared memory are."""
+    handles = HANDLE_BYTES * (scene.batch_tensors or 0.0)
+    return scene.pickled_bytes is not None and scene.pickled_bytes - handles > PIPE_BYTES
+
+
+def piped_arrays(scene: Scene) -> bool:
+    """Whether what passes through the pipe are arrays: a batch holds little else, or they make up the pickle's size."""
+    tensors, leaves = scene.batch_tensors or 0.0, scene.batch_leaves or 0.0
+    size, pickled = scene.batch_bytes or 0.0, scene.pickled_bytes or 0.0
+    return piped(scene) and tensors > 0 and (tensors > MOSTLY * leaves or MOSTLY * pickled < size < pickled / MOSTLY)
+
+
+def many_tensors(scene: Scene) -> bool:
+    """Whether a batch holds so many tensors that their number is what costs."""
+    return (scene.batch_tensors or 0.0) >= MANY_TENSORS
 
 
 # In the order in which they are tried: the first that matches its stage names it.
@@ -197,8 +225,11 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("slow-transform", "transform", "Transforms", _always),
     Kind("padding", "collate", "Collating with padding", _uses(r"\bpad|_pad|pad_", "collate")),
     Kind("slow-collate", "collate", "Collating", _always),
-    Kind("many-tensors", "handover", "Handing batches over", _many_tensors),
-    Kind("large-batches", "handover", "Handing large batches over", _always),
+    Kind("pickled-arrays", "handover", "Arrays pickled through a pipe", piped_arrays),
+    Kind("pickled-objects", "handover", "Objects pickled through a pipe", piped),
+    Kind("many-tensors", "handover", "Handing many tensors over", many_tensors),
+    Kind("large-batches", "handover", "Handing large batches over", lambda scene: (scene.batch_bytes or 0) >= LARGE_BATCH),
+    Kind("batch-handover", "handover", "Handing batches over", _always),
     Kind("worker-restart", "startup", "Workers start again at every epoch", _restarts),
     Kind("slow-first-batch", "startup", "The first batch", _always),
     Kind("slow-samples", "straggler", "A few slow samples", _always),
@@ -273,9 +304,12 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
             )
         return f"{kind.title}: {scene.helpers:.1f} of {scene.cores:g}"
     if stage == "handover":
+        if kind.id.startswith("pickled"):
+            return f"{kind.title} from the workers of {loader} to the training process"
         return f"{kind.title} of {loader} from workers to the training process"
     if stage == "sampler":
-        return f"The sampler of {loader} ({_short(str(scene.loop.facts.get('sampler') or ''))})"
+        drawn_by = ", ".join(filter(None, (_short(sampler_of(scene.loop)), scene.sampler_where)))
+        return f"The sampler of {loader} ({drawn_by})"
     if stage == "host":
         line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
         return f"{kind.title}{line}"
@@ -319,10 +353,9 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
         facts.extend(_of_reads(_reads(scene)))
     if parts.pool is not None and stage in (*WORK, "contention"):
         facts.extend(_of_pool(parts.pool, stage))
-    if stage in ("device", "host", "none") or loop.num_workers:
-        empty = _empty_share(loop)
-        if empty is not None:
-            facts.append(Evidence(f"no batch was ready at {empty:.0%} of the steps", empty, "share", None))
+    facts.extend(_of_queue(stage, loop))
+    if stage == "handover":
+        facts.extend(_of_handover(scene))
     if stage == "host" and parts.host_share is not None:
         text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
         facts.append(Evidence(text, parts.host_share, "share", None))
@@ -332,6 +365,45 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     if stage == "sampler" and parts.index_s is not None:
         facts.append(Evidence(f"{parts.index_s * 1e3:.2g} ms a batch in the sampler", parts.index_s, "s", None))
     return tuple(facts)
+
+
+def _of_queue(stage: Stage, loop: Loop) -> list[Evidence]:
+    """Return what the queue of made batches says, where it speaks for the stage.
+
+    Batches are counted as they are made, before they are pickled: where one lies there and the loop waits all the same,
+    handing over or the loop's own thread is what takes long.
+    """
+    empty = _empty_share(loop)
+    if empty is None:
+        return []
+    if stage in ("device", "host", "none", "handover", "sampler"):
+        lay = 1.0 - empty
+        text = f"a batch was already made at {lay:.0%} of the steps"
+        if stage in ("handover", "sampler"):
+            text += ", so making it is not what the loop waits for"
+        return [Evidence(text, lay, "share", MOSTLY)] if lay >= MOSTLY else []
+    least = 0.0 if stage in ("straggler", "startup") else MOSTLY
+    return [Evidence(f"no batch was ready at {empty:.0%} of the steps", empty, "share", None)] if empty > least else []
+
+
+def _of_handover(scene: Scene) -> list[Evidence]:
+    """Return what a batch holds and how it travels, as far as it was measured."""
+    facts = []
+    size, tensors, pickled = scene.batch_bytes, scene.batch_tensors, scene.pickled_bytes
+    if pickled is not None and piped(scene):
+        text = f"{_size(pickled)} of every batch pass through a pipe, not through shared memory"
+        facts.append(Evidence(text, pickled, "bytes", float(PIPE_BYTES)))
+    if size is not None and tensors is not None:
+        text = (
+            f"a batch holds {_size(size)} in {tensors:.0f} {'tensor or array' if tensors == 1 else 'tensors or arrays'}"
+        )
+        if not tensors:
+            text = f"a batch holds {scene.batch_leaves or 0.0:.0f} objects, none of them a tensor or array"
+        facts.append(Evidence(text, tensors, "tensors", float(MANY_TENSORS)))
+    for seconds, what in ((scene.parts.pickle_s, "to pickle"), (scene.parts.receive_s, "to receive")):
+        if seconds is not None:
+            facts.append(Evidence(f"{seconds * 1e3:.2g} ms a batch {what}", seconds, "s", None))
+    return facts
 
 
 def _of_reads(reads: Reads) -> list[Evidence]:
@@ -444,6 +516,16 @@ def _slow_and_usual(scene: Scene) -> tuple[float, float]:
     usual = float(np.median(wall))
     slow = wall[wall > 3 * usual]
     return (float(slow.mean()) if len(slow) else usual), usual
+
+
+def _size(bytes_: float) -> str:
+    return f"{bytes_ / (1 << 20):.3g} MiB" if bytes_ >= 1 << 20 else f"{bytes_ / 1024:.3g} KiB"
+
+
+def sampler_of(loop: Loop) -> str:
+    """Return the type of what draws the indices: a batch sampler of the user's, else the sampler."""
+    batches = str(loop.facts.get("batch_sampler") or TORCH_BATCH_SAMPLER)
+    return str(loop.facts.get("sampler") or "") if batches == TORCH_BATCH_SAMPLER else batches
 
 
 def _short(name_: str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from loaderprof.diagnose.causes import Scene, of_tensors
 from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.change import RECEIVE_PER_TENSOR_S, RECEIVE_S, SHARE_PER_BYTE_S, WORKER_START_S, Change, Facts
+from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import Model, without
 
@@ -30,9 +31,6 @@ DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
 # Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
 SLICED_RATIOS = (2.4, 8.0, 13.0)
-# What a run without workers cannot show, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
-# a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
-WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
 CACHE_SHARE_OF_MEMORY = 0.5
 
 
@@ -279,7 +277,7 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
     _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, _decoder, _read_ahead, _threads, _cheaper,
-    _lighter_loop,
+    _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
     *POOL_RULES, _decoder, _threads, _cheaper, _lighter_loop,

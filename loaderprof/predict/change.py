@@ -8,6 +8,10 @@ from typing import Any
 from loaderprof.findings import Costs
 from loaderprof.predict.removal import Model
 
+# What a run cannot show before a change, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
+# a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
+WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

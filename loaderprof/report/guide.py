@@ -87,6 +87,18 @@ CHANGES: dict[str, Change] = {
             "loader = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]"
         ),
     ),
+    "shared-memory": Change(
+        "Return tensors, not arrays or objects: they pass through shared memory",
+        setting=False,
+        code="def collate(samples):\n    return torch.from_numpy(np.stack(samples))",
+    ),
+    "fewer-tensors": Change(
+        "Stack what a batch holds into a few tensors in `collate_fn`",
+        setting=False,
+        code="def collate(samples):\n    return torch.stack([box for sample in samples for box in sample])",
+    ),
+    "no-workers": Change("Make batches in the training process, where handing them over costs more: `num_workers=0`"),
+    "cheaper-sampler": Change("Make the sampler cheaper: draw the indices of an epoch at once", setting=False),
     "processes": Change("Use processes for the threads: `ProcessPoolExecutor` for `ThreadPoolExecutor`", setting=False),
     "threads": Change("Use threads for the processes: they only wait", setting=False),
     "requests-in-flight": Change("Keep more requests in flight: more threads that wait", setting=False),
@@ -283,17 +295,34 @@ GUIDES: dict[str, Guide] = {
         (*_WORK, "cheaper-collate"),
         ("Stack arrays in one call; fetch whole batches with `__getitems__`.",),
     ),
+    "pickled-arrays": Guide(
+        "The arrays of a batch are pickled, written to a pipe, read and unpickled; tensors would pass through shared memory.",
+        "pickles as large as the batch",
+        ("shared-memory", "no-workers"),
+    ),
+    "pickled-objects": Guide(
+        "A batch holds objects of Python's own, which are pickled through a pipe and built anew in the training thread.",
+        "pickles larger than handles of shared memory are, in batches that hold few arrays",
+        ("shared-memory", "no-workers"),
+        ("Send columns instead of objects: one array for each field.",),
+    ),
     "many-tensors": Guide(
         "A batch consists of so many pieces that taking it out of the queue holds up the training thread.",
-        "receiving a batch takes the loop over 2 ms",
-        ("pin-memory", *_WORK),
+        "the number of tensors in a batch",
+        ("fewer-tensors", "no-workers", "pin-memory"),
         ("Hand over few large tensors instead of lists and dictionaries of small ones.",),
     ),
     "large-batches": Guide(
         "Moving a batch from the worker to the loop takes the time: its bytes are copied into shared memory.",
         "handing over takes the time, and not for the number of pieces",
-        ("pin-memory", *_WORK),
+        ("no-workers", "pin-memory"),
         ("Hand over uint8 and convert to float on the device; leave out what the step does not use.",),
+    ),
+    "batch-handover": Guide(
+        "Making a batch costs so little that handing it from a worker to the loop is what takes the time.",
+        "handing over takes the time, and the batch is neither large nor of many tensors",
+        ("no-workers", "pin-memory"),
+        ("Larger batches share the cost of one handing over.",),
     ),
     "worker-restart": Guide(
         "Workers are started anew for each epoch: imports, the copy of the dataset, and the first batches are waited for.",
@@ -346,7 +375,7 @@ GUIDES: dict[str, Guide] = {
     "slow-sampler": Guide(
         "The loop waits for the next indices before it can ask for a batch: the sampler runs in the training thread.",
         "the time spent in the sampler",
-        (),
+        ("cheaper-sampler",),
         ("Make the order once, as an array, and iterate that; weights and buckets can be drawn for many batches at once.",),
     ),
     "validation": Guide(

@@ -10,11 +10,12 @@ import pickle
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils import data as torch_data
 
 from loaderprof import files, recording
 from loaderprof import journal as layout
@@ -263,6 +264,26 @@ class Loader:
     def __init__(self, batch_size: int) -> None:
         self.dataset: list[int] = []
         self.batch_size = batch_size
+
+
+class Drawing(torch_data.Sampler[Any]):
+    """Draws one index, or one batch of one."""
+
+    def __init__(self, batches: bool) -> None:
+        self.drawn: list[Any] = [[0]] if batches else [0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.drawn)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [({"batch_sampler": Drawing(True)}, True), ({"sampler": Drawing(False)}, True), ({"shuffle": True}, False)],
+)
+def test_the_line_of_the_users_sampler_is_told(more: dict[str, Any], told: bool) -> None:
+    loader = torch_data.DataLoader([0, 1], **more)  # type: ignore[arg-type]
+    line = Drawing.__iter__.__code__.co_firstlineno
+    assert describe.loader(loader, iter(loader))["sampler_where"] == (f"{__file__}:{line}" if told else None)
 
 
 def test_a_loader_in_the_place_of_another_is_described_anew(fresh: Path) -> None:

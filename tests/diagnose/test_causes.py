@@ -73,7 +73,7 @@ def test_the_verdicts_cause_is_the_first_one_found(name: str) -> None:
         ("decode", "image-decode", ["Image decode", "training process", "ImageFile.load"]),
         ("transform", "slow-transform", ["Transforms", "Resize.__call__", "train.py:41"]),
         ("collate", "slow-collate", ["Collating", "default_collate"]),
-        ("handover", "many-tensors", ["batches", "loader"]),
+        ("handover", "many-tensors", ["many tensors", "loader"]),
         ("startup", "worker-restart", ["start again at every epoch", "6.6 s over 6 epochs"]),
         ("straggler", "slow-samples", ["0.25 s", "0.01 s", "keeps order"]),
         ("contention", "thread-oversubscription", ["4 workers", "4.0 threads", "4 cores"]),
@@ -133,6 +133,68 @@ def test_reading_is_named_by_what_is_read(tmp_path: Path, operator: str, more: d
     fetch = Fetch(cpu=0.005, blocked=0.045, operators=[(operator, 0.05, 0.005)], **more)
     verdict = concluded(tmp_path / "r", fetch).verdict
     assert (verdict.bottleneck, verdict.cause) == ("read", cause)
+
+
+def handing_over(folder: Path, ready: int = 0, **fetch: object) -> Findings:
+    """A loop that receives for 18 of the 20 ms that it waits."""
+    made = light(cpu=0.02, pickle=0.01, **fetch)
+    return one_loop(folder, Plan(workers=2, wait=0.02, receive=0.018, ready=ready, fetch=made)).findings()
+
+
+@pytest.mark.parametrize(
+    ("held", "cause"),
+    [
+        # One array of 16 MiB, of which all is in the pickle; in shared memory, none of it is.
+        ({"batch_bytes": 16 << 20, "pickled_bytes": 16 << 20}, "pickled-arrays"),
+        ({"batch_bytes": 16 << 20, "pickled_bytes": 350}, "large-batches"),
+        # One array that a batch holds 16 times is pickled once.
+        ({"batch_bytes": 16 << 20, "tensors": 16, "pickled_bytes": 1 << 20}, "pickled-arrays"),
+        ({"batch_bytes": 6000, "tensors": 0, "leaves": 9000, "pickled_bytes": 150_000}, "pickled-objects"),
+        # Arrays among names and numbers.
+        ({"batch_bytes": 1 << 20, "tensors": 4, "leaves": 90, "pickled_bytes": 1 << 20}, "pickled-arrays"),
+        # Handles of many tensors make a large pickle of their own.
+        ({"batch_bytes": 10**6, "tensors": 1500, "pickled_bytes": 150_000}, "many-tensors"),
+        ({"batch_bytes": 32 << 10, "tensors": 2}, "batch-handover"),
+        ({}, "batch-handover"),
+    ],
+)
+def test_handing_over_is_named_by_what_a_batch_holds_and_how_it_travels(
+    tmp_path: Path, held: dict[str, int], cause: str
+) -> None:
+    verdict = handing_over(tmp_path / "r", **held).verdict
+    assert (verdict.bottleneck, verdict.cause) == ("handover", cause)
+
+
+def queue_told(found: Findings) -> list[str]:
+    """Return what the cause that was found says about batches that were ready or not."""
+    return [evidence.text for evidence in found.causes[0].evidence if "of the steps" in evidence.text]
+
+
+def test_a_queue_is_told_of_only_where_it_speaks_for_the_cause(tmp_path: Path) -> None:
+    (text,) = queue_told(handing_over(tmp_path / "made", ready=2, batch_bytes=1 << 22))
+    assert text.startswith("a batch was already made at 100% of the steps")
+    assert queue_told(handing_over(tmp_path / "empty", batch_bytes=1 << 22)) == []
+    decoding = Fetch(cpu=0.1, operators=[(LOAD, 0.1, 0.1)])
+    for ready, told in ((0, ["no batch was ready at 100% of the steps"]), (2, [])):
+        plan = Plan(workers=2, wait=0.04, ready=ready, fetch=decoding)
+        assert queue_told(one_loop(tmp_path / f"decode-{ready}", plan).findings()) == told
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({"batch_sampler": "torch.utils.data.sampler.BatchSampler"}, "MySampler"),
+        ({"batch_sampler": "__main__.HardMining", "sampler_where": "/home/me/train.py:12"}, "HardMining, train.py:12"),
+    ],
+)  # fmt: skip
+def test_the_sampler_named_is_the_users(tmp_path: Path, facts: dict[str, str], name: str) -> None:
+    verdict = sampling(tmp_path / "r", facts).verdict
+    assert (verdict.bottleneck, verdict.headline) == ("sampler", f"The sampler of loader ({name})")
+
+
+def sampling(folder: Path, facts: dict[str, str]) -> Findings:
+    plan = Plan(workers=2, wait=0.018, index=0.018, receive=0.0005, ready=3, fetch=light(), facts=facts)
+    return one_loop(folder, plan).findings()
 
 
 def test_files_that_are_in_memory_are_read_without_waiting(tmp_path: Path) -> None:

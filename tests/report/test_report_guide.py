@@ -39,6 +39,10 @@ def test_each_section_says_all_four_things() -> None:
         assert re.match(r"[a-z-]+\n\n\*\*.+\*\* \(stage `[a-z]+`\)\. \S", section)
 
 
+# Where calls that make a change have its id.
+ID_AT = {"Change": 0, "_spanning": 2}
+
+
 def advised() -> set[str]:
     """Return the ids of all changes that the rules of the catalogue of advice can make, `*` for what they fill in."""
     rooms = Path(advice.__file__).parent.glob("*advice.py")
@@ -46,10 +50,10 @@ def advised() -> set[str]:
         choice
         for room in rooms
         for node in ast.walk(ast.parse(room.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Change"
-        for choice in (
-            (node.args[0].body, node.args[0].orelse) if isinstance(node.args[0], ast.IfExp) else (node.args[0],)
-        )
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ID_AT
+        for id_ in node.args[ID_AT[node.func.id] :][:1]
+        for choice in ((id_.body, id_.orelse) if isinstance(id_, ast.IfExp) else (id_,))
+        if not isinstance(choice, ast.Name)
     ]
     return {
         each.value
