@@ -35,7 +35,7 @@ def conclude(recording: Recording) -> Findings:
     budget = machine.cpu_budget(recording)
     others = machine.busy_others(recording)
     share = budget / job.ranks_a_host(timeline)
-    everyone = [job.study(recording, loop, share, others) for loop in timeline.loops]
+    everyone = [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
     run = _run(recording, timeline)
     if not everyone:
         return Findings(run=run, verdict=_no_loader())

@@ -71,10 +71,12 @@ def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
     return max(ranks, key=lambda loops: main(loops).loop.mean(main(loops).loop.wait) or 0.0)
 
 
-def study(recording: Recording, loop: Loop, budget: float, others: float | None) -> Studied:
+def study(
+    recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()
+) -> Studied:
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers), loop, parts)
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)
