@@ -36,14 +36,15 @@ CACHE_SHARE_OF_MEMORY = 0.5
 
 def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
     """Return the changes worth making to one loop, best first."""
-    before = base.run().total_s
+    before = base.pace_s()
     offers = []
     for change in _changes(scene, base, facts):
-        after = change.model.run().total_s
+        after = change.model.pace_s()
         speedup = before / after if after > 0 else 1.0
         low, high = _interval(speedup, base.settings.num_workers)
         low = min(low, change.floor) if change.floor is not None else low
         high = max(high, change.ceiling) if change.ceiling is not None else high
+        speedup, low, high = (_of_job(ratio, facts.job_share) for ratio in (speedup, low, high))
         if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and change.floor is None):
             continue
         rate = facts.samples_per_s * speedup if facts.samples_per_s else None
@@ -55,6 +56,11 @@ def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
             )
         )  # fmt: skip
     return tuple(sorted(offers, key=lambda advice: -(advice.expected.low or 0.0)))
+
+
+def _of_job(speedup: float, share: float) -> float:
+    """Return what a loop's speedup is for a job of which it takes a share."""
+    return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
 
 
 def _interval(speedup: float, workers: int) -> tuple[float, float]:
@@ -73,7 +79,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {number: _with(scene, base, num_workers=number).run().total_s for number in candidates if number != now}
+    runs = {number: _with(scene, base, num_workers=number).pace_s() for number in candidates if number != now}
     if not runs:
         return
     best = min(runs.values())
@@ -113,11 +119,18 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
+        kept = _with(scene, base, persistent_workers=True)
+        # Where every batch was its worker's first, any part of it may have been set-up.
+        costs = replace(
+            base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
+        )
+        ceiling = base.pace_s() / replace(kept, costs=costs).pace_s() if base.all_first else None
         yield Change(
             "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
             f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
-            {"persistent_workers": True}, {"persistent_workers": False}, _with(scene, base, persistent_workers=True),
+            {"persistent_workers": True}, {"persistent_workers": False}, kept,
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
+            ceiling=ceiling,
         )  # fmt: skip
 
 
@@ -172,14 +185,14 @@ def _decoder(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         return
     models = [_faster(base, scene, "decode", ratio) for ratio in DECODER_RATIOS]
     slow, middle, fast = models
-    before = base.run().total_s
+    before = base.pace_s()
     yield Change(
         "faster-decoder", "Decode images at reduced size (PIL draft mode) or with a faster decoder",
         f"{scene.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here.",
         pieces[0].where, {"kind": "decoder", "from": "PIL"}, {"decoder": "PIL"}, middle,
         Costs(0.0, 0, "a few lines"),
         'image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
-        before / slow.run().total_s, before / fast.run().total_s,
+        before / slow.pace_s(), before / fast.pace_s(),
     )  # fmt: skip
 
 

@@ -11,13 +11,17 @@ from loaderprof.predict.removal import Model
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What advice needs beyond the scene: the run's measured rate, memory, and which device the step ran on."""
+    """What advice needs beyond the scene: the job's measured rate, memory, and which device the step ran on.
+
+    `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's.
+    """
 
     samples_per_s: float | None
     available_memory: int | None
     bytes_per_sample: float | None
     cuda: bool
     torch: str | None
+    job_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
