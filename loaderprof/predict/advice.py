@@ -130,7 +130,7 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
             {"persistent_workers": True}, {"persistent_workers": False}, kept,
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
-            ceiling=ceiling,
+            floor=1.0 if base.all_first else None, ceiling=ceiling,
         )  # fmt: skip
 
 
