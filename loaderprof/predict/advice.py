@@ -25,6 +25,9 @@ MIN_SPEEDUP = 1.03
 ERROR_FLOOR = 0.03
 ERROR_PER_LOG = 0.35
 ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
+# What starting workers costs follows the machine's load of the moment more than a steady pace does, without a bound.
+BORDER_ERROR_PER_LOG = 0.07
+MAX_ERROR = 0.8
 # Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
@@ -40,11 +43,10 @@ def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
     offers = []
     for change in _changes(scene, base, facts):
         after = change.model.pace_s()
-        speedup = before / after if after > 0 else 1.0
-        low, high = _interval(speedup, base.settings.num_workers)
-        low = min(low, change.floor) if change.floor is not None else low
-        high = max(high, change.ceiling) if change.ceiling is not None else high
-        speedup, low, high = (_of_job(ratio, facts.job_share) for ratio in (speedup, low, high))
+        speedup = _of_job(before / after if after > 0 else 1.0, facts.job_share)
+        low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
+        low = min(low, _of_job(change.floor, facts.job_share)) if change.floor is not None else low
+        high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
         if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and change.floor is None):
             continue
         rate = facts.samples_per_s * speedup if facts.samples_per_s else None
@@ -63,9 +65,10 @@ def _of_job(speedup: float, share: float) -> float:
     return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
 
 
-def _interval(speedup: float, workers: int) -> tuple[float, float]:
+def _interval(speedup: float, workers: int, unbounded_per_log: float) -> tuple[float, float]:
     bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
-    width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * abs(math.log(max(speedup, 1e-9))))
+    moved = abs(math.log(max(speedup, 1e-9)))
+    width = min(MAX_ERROR, min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved)
     return speedup * (1 - width), speedup * (1 + width)
 
 
@@ -130,7 +133,7 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
             {"persistent_workers": True}, {"persistent_workers": False}, kept,
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
-            floor=1.0 if base.all_first else None, ceiling=ceiling,
+            floor=1.0 if base.all_first else None, ceiling=ceiling, error_per_log=BORDER_ERROR_PER_LOG,
         )  # fmt: skip
 
 

@@ -40,3 +40,5 @@ class Change:
     # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
     floor: float | None = None
     ceiling: float | None = None
+    # Half-width that the interval gains with the log of the speedup, beyond the bound of others.
+    error_per_log: float = 0.0

@@ -175,13 +175,18 @@ def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
     made, usual = loop.made, usual_batches(loop)
     if not loop.num_workers or made.warm.any():
         return made.cpu[usual], made.blocked[usual], False
-    kind = loop.facts.get("dataset"), loop.facts.get("dataset_where")
     for other in others:
         told = usual_batches(other) & other.made.warm & (other.made.samples > 0)
-        if other is not loop and kind[0] and kind == tuple(map(other.facts.get, ("dataset", "dataset_where"))) and told.any():
+        if other is not loop and _same_dataset(loop, other) and told.any():
             scale = float(np.median(made.samples)) / other.made.samples[told]
             return other.made.cpu[told] * scale, other.made.blocked[told] * scale, False
     return made.cpu[usual], made.blocked[usual], True
+
+
+def _same_dataset(loop: Loop, other: Loop) -> bool:
+    """Return whether two loops' datasets are of one class, made by the same lines."""
+    mine, its = ((each.facts.get("dataset"), each.facts.get("dataset_where")) for each in (loop, other))
+    return mine[0] is not None and mine == its
 
 
 def _booted(base: Model, loop: Loop) -> Model:
