@@ -130,7 +130,7 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         ceiling = base.pace_s() / replace(kept, costs=costs).pace_s() if base.all_first else None
         yield Change(
             "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
-            f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
+            f"Workers were started {len(scene.loop.epochs)} times; it takes one DataLoader, made before the loop.", scene.loop.facts.get("where"),
             {"persistent_workers": True}, {"persistent_workers": False}, kept,
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
             floor=1.0 if base.all_first else None, ceiling=ceiling, error_per_log=BORDER_ERROR_PER_LOG,
