@@ -37,7 +37,7 @@ def conclude(recording: Recording) -> Findings:
     budget = machine.cpu_budget(recording)
     others = machine.busy_others(recording)
     share = budget / job.ranks_a_host(timeline)
-    everyone = [job.study(recording, loop, share, others) for loop in timeline.loops]
+    everyone = [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
     run = _run(recording, timeline)
     if not everyone:
         return Findings(run=run, verdict=_no_loader())
@@ -170,10 +170,10 @@ def _advice(
     samples = of_makers(recording, each.loop, recording.tables["size"])
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
-    rate = _rate(each)
     facts = Facts(
-        rate, memory.get("available") if isinstance(memory, dict) else None,
+        job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
+        job.share_of(each, studied),
     )  # fmt: skip
     offers = advise(scene, each.base, facts)
     # A job that its step limits is told only what surely gains something.
@@ -183,9 +183,9 @@ def _advice(
 
 
 def _rate(each: job.Studied) -> float | None:
-    step = (each.loop.mean(each.loop.wait) or 0.0) + (each.loop.mean(each.loop.step) or 0.0)
-    size = each.loop.facts.get("batch_size")
-    return size / step if step > 0 and isinstance(size, int) else None
+    """Return the samples per second that a loop took as it went on, the borders of its epochs included."""
+    pace, size = each.loop.pace_s, each.loop.facts.get("batch_size")
+    return size / pace if pace and isinstance(size, int) else None
 
 
 def _loader(recording: Recording, each: job.Studied, budget: float, others: float | None) -> results.Loader:

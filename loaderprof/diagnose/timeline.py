@@ -100,6 +100,29 @@ class Loop:
         return float(np.nansum(self.wait) + np.nansum(self.step) + sum(e.ready - e.begun for e in self.epochs)
                      + sum(e.shutdown_s for e in self.epochs))  # fmt: skip
 
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds a batch as the job goes on: whole epochs with their borders, without the first, which warms up.
+
+        Where no later one was seen whole, all epochs count; of a single one, its steady pace. None where neither was seen.
+        """
+        wait, step = self.mean(self.wait), self.mean(self.step)
+        epochs = [epoch for epoch in self.epochs if epoch.batches]
+        usual = float(np.median([epoch.batches for epoch in epochs])) if epochs else 0.0
+        numbered = list(zip(np.unique(self.epoch), epochs, strict=False))
+        # An epoch that the loop left early is whole where it leaves all of them so; the last may still go on.
+        whole = [each for each in numbered[:-1] if each[1].ended is not None or each[1].batches >= usual]
+        whole += [each for each in numbered[-1:] if each[1].ended is not None]
+        later = [each for each in whole if each is not numbered[0]] or (numbered if len(numbered) > 1 else [])
+        if not later:
+            return wait + step if wait is not None and step is not None else None
+        seconds = 0.0
+        for number, epoch in later:
+            mine = self.epoch == number
+            steps = np.where(np.isfinite(self.step[mine]), self.step[mine], step or 0.0)
+            seconds += float(np.nansum(self.wait[mine]) + steps.sum()) + epoch.ready - epoch.begun + epoch.shutdown_s
+        return float(seconds / sum(epoch.batches for _, epoch in later))
+
     def mean(self, values: Seconds) -> float | None:
         """Return the steady mean per batch of a per-batch array; None where nothing steady was seen."""
         chosen = self.steady & np.isfinite(values)

@@ -26,6 +26,9 @@ MIN_SPEEDUP = 1.03
 ERROR_FLOOR = 0.03
 ERROR_PER_LOG = 0.35
 ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
+# What starting workers costs follows the machine's load of the moment more than a steady pace does, without a bound.
+BORDER_ERROR_PER_LOG = 0.07
+MAX_ERROR = 0.8
 # Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
@@ -36,16 +39,16 @@ CACHE_SHARE_OF_MEMORY = 0.5
 
 def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
     """Return the changes worth making to one loop, best first."""
-    before = base.run().total_s
+    before = base.pace_s()
     offers = []
     for change in _changes(scene, base, facts):
-        after = change.model.run().total_s
-        speedup = before / after if after > 0 else 1.0
-        low, high = _interval(speedup, base.settings.num_workers)
+        after = change.model.pace_s()
+        speedup = _of_job(before / after if after > 0 else 1.0, facts.job_share)
+        low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
         # Behind a background thread the training may hide all of it.
         floor = 1.0 if scene.loop.background else change.floor
-        low = min(low, floor) if floor is not None else low
-        high = max(high, change.ceiling) if change.ceiling is not None else high
+        low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
+        high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
         if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and floor is None):
             continue
         rate = facts.samples_per_s * speedup if facts.samples_per_s else None
@@ -59,9 +62,15 @@ def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
     return tuple(sorted(offers, key=lambda advice: -(advice.expected.low or 0.0)))
 
 
-def _interval(speedup: float, workers: int) -> tuple[float, float]:
+def _of_job(speedup: float, share: float) -> float:
+    """Return what a loop's speedup is for a job of which it takes a share."""
+    return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
+
+
+def _interval(speedup: float, workers: int, unbounded_per_log: float) -> tuple[float, float]:
     bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
-    width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * abs(math.log(max(speedup, 1e-9))))
+    moved = abs(math.log(max(speedup, 1e-9)))
+    width = min(MAX_ERROR, min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved)
     return speedup * (1 - width), speedup * (1 + width)
 
 
@@ -75,7 +84,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {number: _with(scene, base, num_workers=number).run().total_s for number in candidates if number != now}
+    runs = {number: _with(scene, base, num_workers=number).pace_s() for number in candidates if number != now}
     if not runs:
         return
     best = min(runs.values())
@@ -115,11 +124,18 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
+        kept = _with(scene, base, persistent_workers=True)
+        # Where every batch was its worker's first, any part of it may have been set-up.
+        costs = replace(
+            base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
+        )
+        ceiling = base.pace_s() / replace(kept, costs=costs).pace_s() if base.all_first else None
         yield Change(
             "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
-            f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
-            {"persistent_workers": True}, {"persistent_workers": False}, _with(scene, base, persistent_workers=True),
+            f"Workers were started {len(scene.loop.epochs)} times; it takes one DataLoader, made before the loop.", scene.loop.facts.get("where"),
+            {"persistent_workers": True}, {"persistent_workers": False}, kept,
             Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
+            floor=1.0 if base.all_first else None, ceiling=ceiling, error_per_log=BORDER_ERROR_PER_LOG,
         )  # fmt: skip
 
 
@@ -180,7 +196,7 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if not of_tensors(scene):
         return
     slow, middle, fast = (_faster(_faster(base, scene, "read", n), scene, "collate", n) for n in SLICED_RATIOS)
-    before = base.run().total_s
+    before = base.pace_s()
     yield Change(
         "slice-batches", "Take each batch as one slice of the tensors, not row by row",
         "The rows are in memory: indexing them one by one, and stacking them again, is all that a batch costs.",
@@ -188,7 +204,7 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(0.0, 0, "a few lines"),
         "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
         f"{scene.loop.name} = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]",
-        before / slow.run().total_s, before / fast.run().total_s,
+        before / slow.pace_s(), before / fast.pace_s(),
     )  # fmt: skip
 
 
@@ -198,14 +214,14 @@ def _decoder(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         return
     models = [_faster(base, scene, "decode", ratio) for ratio in DECODER_RATIOS]
     slow, middle, fast = models
-    before = base.run().total_s
+    before = base.pace_s()
     yield Change(
         "faster-decoder", "Decode images at reduced size (PIL draft mode) or with a faster decoder",
         f"{scene.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here.",
         pieces[0].where, {"kind": "decoder", "from": "PIL"}, {"decoder": "PIL"}, middle,
         Costs(0.0, 0, "a few lines"),
         'image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
-        before / slow.run().total_s, before / fast.run().total_s,
+        before / slow.pace_s(), before / fast.pace_s(),
     )  # fmt: skip
 
 

@@ -15,13 +15,17 @@ WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What advice needs beyond the scene: the run's measured rate, memory, and which device the step ran on."""
+    """What advice needs beyond the scene: the job's measured rate, memory, and which device the step ran on.
+
+    `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's.
+    """
 
     samples_per_s: float | None
     available_memory: int | None
     bytes_per_sample: float | None
     cuda: bool
     torch: str | None
+    job_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +44,5 @@ class Change:
     # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
     floor: float | None = None
     ceiling: float | None = None
+    # Half-width that the interval gains with the log of the speedup, beyond the bound of others.
+    error_per_log: float = 0.0

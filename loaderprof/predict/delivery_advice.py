@@ -173,8 +173,8 @@ def _spanning(
 ) -> Change:  # fmt: skip
     """Return a change that gains at least what the first model does, at most what the last does, and likely the middle."""
     worst, likely, best = models
-    before = base.run().total_s
-    low, high = before / worst.run().total_s, before / best.run().total_s
+    before = base.pace_s()
+    low, high = before / worst.pace_s(), before / best.pace_s()
     return Change(id_, action, why, where, change, current, likely, costs, code, low, high)
 
 

@@ -71,10 +71,10 @@ def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
     return max(ranks, key=lambda loops: main(loops).loop.mean(main(loops).loop.wait) or 0.0)
 
 
-def study(recording: Recording, loop: Loop, budget: float, others: float | None) -> Studied:
+def study(recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()) -> Studied:
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers), loop, parts)
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)
@@ -130,6 +130,21 @@ def _active_s(studied: Sequence[Studied]) -> float:
     last = max(float(np.nanmax(each.loop.taken)) for each in studied)
     ends = [epoch.ended for each in studied for epoch in each.loop.epochs if epoch.ended is not None]
     return max([last, *ends]) - begun
+
+
+def share_of(each: Studied, studied: Sequence[Studied]) -> float:
+    """Return the share of the job that a loop's gain counts for: all where the job is about it, else its own time's."""
+    active = _active_s(studied)
+    return 1.0 if each is main(studied) or active <= 0 else float(min(1.0, each.loop.span_s / active))
+
+
+def samples_per_s(each: Studied, studied: Sequence[Studied]) -> float | None:
+    """Return the samples per second that advice on a loop speeds up: its own, or the job's where it is about another."""
+    loop = main(studied).loop
+    size, pace = loop.facts.get("batch_size"), loop.pace_s
+    if each.loop is not loop:
+        pace = _active_s(studied) / loop.batches if loop.batches else None
+    return float(size / pace) if pace and isinstance(size, int) else None
 
 
 def _steady_s(each: Studied) -> float:

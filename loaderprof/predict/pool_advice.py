@@ -53,7 +53,7 @@ def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if pool is None or pool.waiting < MOSTLY_WAITING or pool.locked >= LOCKED_SHARE:
         return
     counts = [n for n in (2 * pool.makers, 4 * pool.makers, 8 * pool.makers) if n <= MAX_REQUESTS]
-    runs = {count: _in_flight(base, count / pool.makers).run().total_s for count in counts}
+    runs = {count: _in_flight(base, count / pool.makers).pace_s() for count in counts}
     if not runs:
         return
     count = min(n for n, total in runs.items() if total <= 1.02 * min(runs.values()))

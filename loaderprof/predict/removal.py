@@ -5,6 +5,7 @@ The gain is causal: it says what the run would have been without the stage, not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,13 +21,19 @@ MAX_BATCHES = 240
 STRAGGLER_RATIO = 3.0
 # A stream makes several batches at once where its slow ones hold this much of the work.
 BURST_SHARE = 0.95
+# How near the replay's first round of batches comes to the run's.
+BOOT_ERROR = 0.01
 # A loop that does not wait for its device returns from a step well before the device has done it.
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One loop as the replay sees it. `neighbours`: threads of other programs that want the same cores."""
+    """One loop as the replay sees it.
+
+    `neighbours`: threads of other programs that want the same cores; `epoch_batches`: batches of a whole epoch, of
+    which the replay may hold fewer; `all_first`: every batch was its worker's first, and no twin told set-up from work.
+    """
 
     costs: Costs
     settings: Settings
@@ -34,6 +41,8 @@ class Model:
     neighbours: float
     batches_per_epoch: int
     epochs: int
+    epoch_batches: int = 0
+    all_first: bool = False
 
     def run(self, seed: int = 0) -> Outcome:
         """Replay the model."""
@@ -42,8 +51,21 @@ class Model:
             batches_per_epoch=self.batches_per_epoch, epochs=self.epochs, seed=seed,
         )  # fmt: skip
 
+    def pace_s(self) -> float:
+        """Return seconds a batch as the job goes on: whole epochs with their borders, without the very first start.
 
-def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None) -> Model | None:
+        Where there is but one epoch its start counts.
+        """
+        seen = self.run()
+        epoch_s = seen.total_s if seen.later_epoch_s is None else seen.later_epoch_s
+        length = max(self.epoch_batches, self.batches_per_epoch)
+        # A border weighs as much as in the run, however short the replayed epochs are.
+        return (epoch_s + (length - self.batches_per_epoch) * seen.steady_step_s) / length
+
+
+def model(
+    loop: Loop, parts: Breakdown, budget: float, busy_others: float | None, others: Sequence[Loop] = ()
+) -> Model | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one.
 
     Args:
@@ -51,8 +73,9 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         parts: what its batches cost.
         budget: cores that the job may use.
         busy_others: cores that everything but the loop and its workers kept busy; None: not measured.
+        others: loops of the same run, one of which may show what a batch costs once its worker is set up.
     """
-    made, usual = loop.made, usual_batches(loop)
+    usual = usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
     if parts.cpu_s is None or not usual.any() or stepped.sum() < 3:
         return None
@@ -63,8 +86,9 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
     workers = loop.num_workers
     inside = (loop.receive_cpu + loop.index)[loop.steady]
     lengths = [epoch.batches for epoch in loop.epochs if epoch.batches]
-    epochs = max(1, len(lengths))
-    length = max(1, min(int(np.median(lengths)), MAX_BATCHES // min(epochs, 4)))
+    epochs, whole = max(1, len(lengths)), max(1, int(np.median(lengths)))
+    length = min(whole, MAX_BATCHES // min(epochs, 4))
+    fetch_cpu, fetch_blocked, all_first = _fetch(loop, others)
     starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
     share = _own_share(loop, runq, step_cpu)
     neighbours = (busy_others or 0.0) / share
@@ -73,15 +97,14 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         # What the loop waited for its device is the device's own time, which the replay adds.
         step_blocked = np.zeros_like(step_blocked)
     costs = Costs(
-        fetch_cpu_s=made.cpu[usual] + (pickle if workers else 0.0),
-        fetch_blocked_s=made.blocked[usual],
+        fetch_cpu_s=fetch_cpu + (pickle if workers else 0.0),
+        fetch_blocked_s=fetch_blocked,
         step_cpu_s=step_cpu,
         step_blocked_s=step_blocked,
         receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
         answer_cpu_s=_answer(loop, share) if workers else 0.0,
         step_threads=_step_threads(loop, step_cpu, stepped, neighbours),
-        worker_start_s=float(np.mean(starts)) / workers if workers and starts else 0.0,
-        worker_boot_s=_boot(loop) if workers else 0.0,
+        worker_start_s=float(np.mean(starts)) * share / workers if workers and starts else 0.0,
         shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
         epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
         device_step_s=device,
@@ -92,7 +115,10 @@ def model(loop: Loop, parts: Breakdown, budget: float, busy_others: float | None
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    return Model(costs, settings, budget, neighbours, length, min(epochs, 4))
+    base = Model(
+        costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first
+    )  # fmt: skip
+    return _booted(base, loop) if workers else base
 
 
 def _device(loop: Loop) -> Seconds | None:
@@ -140,12 +166,67 @@ def _answer(loop: Loop, share: float) -> float:
     return max(0.0, float(np.quantile(answer, 0.25))) * share if len(answer) else 0.0
 
 
-def _boot(loop: Loop) -> float:
-    """Return CPU seconds of a worker between its start and its usual pace: its boot and its dearer first batch."""
-    made = loop.made
-    first = made.wall[~made.warm]
-    usual = made.wall[usual_batches(loop)]
-    return max(0.0, float(np.mean(first) - np.mean(usual))) if len(first) and len(usual) else 0.0
+def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
+    """Return CPU and blocked seconds of usual batches, and whether what workers set up first may be in them.
+
+    Where no worker lives to make a second batch its own batches cannot tell work from set-up; another loop over the
+    same kind of dataset can, sample for sample.
+    """
+    made, usual = loop.made, usual_batches(loop)
+    if not loop.num_workers or made.warm.any():
+        return made.cpu[usual], made.blocked[usual], False
+    for other in others:
+        told = usual_batches(other) & other.made.warm & (other.made.samples > 0)
+        if other is not loop and _same_dataset(loop, other) and told.any():
+            scale = float(np.median(made.samples)) / other.made.samples[told]
+            return other.made.cpu[told] * scale, other.made.blocked[told] * scale, False
+    return made.cpu[usual], made.blocked[usual], True
+
+
+def _same_dataset(loop: Loop, other: Loop) -> bool:
+    """Return whether two loops' datasets are of one class, made by the same lines."""
+    mine, its = ((each.facts.get("dataset"), each.facts.get("dataset_where")) for each in (loop, other))
+    return mine[0] is not None and mine == its
+
+
+def _booted(base: Model, loop: Loop) -> Model:
+    """Return the model with workers that take as long to set up as the run's did.
+
+    A worker's imports, its worker_init_fn and what its dataset builds at the first sample are partly CPU, partly
+    waiting for cores that others of them hold, and no one clock has them all. What they cost the loop was measured:
+    the set-up is found with which the replay's first round of batches takes as long as the run's.
+    """
+    measured = _first_round_s(loop)
+    if measured is None:
+        return base
+
+    def booting(seconds: float) -> Model:
+        return replace(base, costs=replace(base.costs, worker_boot_s=seconds))
+
+    low, high = 0.0, measured
+    while high - low > BOOT_ERROR * measured:
+        middle = (low + high) / 2
+        late = replace(booting(middle), epochs=1).run().first_round_s > measured
+        low, high = (low, middle) if late else (middle, high)
+    return booting(low)
+
+
+def _first_round_s(loop: Loop) -> float | None:
+    """Return seconds from an epoch's start on new workers until each one's first batch was stepped on; None: not seen.
+
+    The very first start, which warms caches, stands for the others only where there are none.
+    """
+    numbers = np.unique(loop.epoch)
+    epochs = [epoch for epoch in loop.epochs if epoch.batches]
+    rounds = []
+    for number, epoch in zip(numbers, epochs, strict=False):
+        mine = (loop.epoch == number) & (loop.position < loop.num_workers)
+        if not epoch.restarted and (loop.count[mine] == 1).all():
+            steps = loop.step[mine]
+            # The last step of an epoch that was left early has no end.
+            stepped = np.where(np.isfinite(steps), steps, loop.mean(loop.step) or 0.0).sum()
+            rounds.append(epoch.ready - epoch.begun - epoch.index_s + float(loop.wait[mine].sum() + stepped))
+    return float(np.mean(rounds[1:] or rounds)) if rounds else None
 
 
 def in_bursts(loop: Loop) -> bool:

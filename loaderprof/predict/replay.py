@@ -101,6 +101,8 @@ class Outcome:
         steady_step_s: mean time from one step's end to the next in steady state.
         wait_s: mean time per steady batch in which the loop had nothing to take; without workers, the fetch.
         first_batch_s: from asking for the first batch, workers not yet started, until it is in hand.
+        first_round_s: from asking for the first batch until each worker's first one has been stepped on.
+        later_epoch_s: mean time of an epoch after the first, the gap before it included; None for one epoch.
         batches: batches taken by the loop.
         worker_busy_share: share of the workers' time spent making batches, while there were batches to make.
         parked: share of the loop's waiting time in which a later batch lay ready (head-of-line blocking).
@@ -115,6 +117,8 @@ class Outcome:
     worker_busy_share: float
     parked: float
     device_idle_s: float | None = None
+    first_round_s: float = 0.0
+    later_epoch_s: float | None = None
 
 
 def replay(
@@ -282,7 +286,7 @@ class _Run:
         # While a worker answers the receiver does not run, so the two are one stretch on a core.
         self._receive_s = costs.receive_cpu_s + costs.answer_cpu_s
         self.parked_actors: set[Actor] = set()
-        self.first_batch_s = 0.0
+        self.first_batch_s = self.first_epoch_s = 0.0
         self.wait_s = self.parked_s = 0.0
         self.busy_s = self.making_s = 0.0
         # (time, wait, device idle) as each step ends; one list an epoch, headed by its start.
@@ -311,6 +315,8 @@ class _Run:
             if epoch:
                 yield BLOCKED, self.costs.epoch_gap_s
             yield from self._epoch(epoch)
+            if not epoch:
+                self.first_epoch_s = self.machine.now
         yield BLOCKED, self.device_free_s - self.machine.now
 
     def _epoch(self, epoch: int) -> Actor:
@@ -493,6 +499,7 @@ class _Run:
         spans = np.array([np.subtract(marks[-1], marks[skip]) for marks in self.marks])
         step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (self.batches - skip))
         made_by = self.making_s * self.settings.num_workers
+        later = self.epochs - 1
         return Outcome(
             total_s=self.machine.now,
             steady_step_s=float(step_s),
@@ -502,6 +509,8 @@ class _Run:
             worker_busy_share=self.busy_s / made_by if made_by > 0 else 0.0,
             parked=self.parked_s / self.wait_s if self.wait_s > 0 else 0.0,
             device_idle_s=None if self.device is None else float(idle_s),
+            first_round_s=self.marks[0][min(max(1, self.settings.num_workers), self.batches)][0],
+            later_epoch_s=(self.machine.now - self.first_epoch_s) / later if later else None,
         )
 
 

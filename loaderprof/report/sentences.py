@@ -103,7 +103,9 @@ def cost(findings: Findings) -> str:
     verdict, who = findings.verdict, waiter(findings)
     if verdict.wait_share is None:
         return f"How long the {who} waits for batches was not measured."
-    line = f"The {who} waits {words.percent(verdict.wait_share)} of every step"
+    # The steps between them are no measure of what the borders of epochs cost.
+    where = "Between the starts of epochs the" if verdict.bottleneck == "startup" else "The"
+    line = f"{where} {who} waits {words.percent(verdict.wait_share)} of every step"
     if verdict.wait_s is None or verdict.step_s is None:
         return f"{line}."
     return f"{line}: {words.part_of(verdict.wait_s, verdict.step_s)}."

@@ -126,6 +126,51 @@ def test_starting_workers_again_is_what_startup_takes_away() -> None:
     assert saved == pytest.approx(base.epochs * (0.8 + 0.3), rel=0.1)
 
 
+def lazy(epochs: int = 12, batches: int = 6, wait_s: float = 0.5) -> Plan:
+    """Two workers, each of which builds its data set's table at its first sample of every epoch."""
+    return Plan(
+        epochs=epochs, batches=batches, workers=2, startup=0.02, shutdown=0.03, step=0.01,
+        wait=lambda batch: wait_s if batch == 0 else 0.0, fetch=Fetch(cpu=lambda task: wait_s if task < 2 else 0.002),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cores", [8.0, 2.0, 1.0])
+@pytest.mark.parametrize("busy", [0.0, 3.0])
+def test_epochs_begin_in_the_replay_as_they_did_in_the_run(tmp_path: Path, cores: float, busy: float) -> None:
+    # Whatever cores there are now, those of the run are in what was measured.
+    (loop,) = build(recording := one_loop(tmp_path / "r", lazy())).loops
+    base = model(loop, break_down(recording, loop), cores, busy)
+    assert base is not None
+    assert base.run().first_round_s == pytest.approx(0.02 + 0.5 + 2 * 0.01, rel=0.04)
+
+
+def test_a_border_weighs_as_much_as_in_the_run_however_short_the_replay(tmp_path: Path) -> None:
+    _, _, base = modelled(one_loop(tmp_path / "r", lazy(epochs=3, batches=500)))
+    assert base.batches_per_epoch < 500
+    assert base.pace_s() == pytest.approx(0.01 + (0.02 + 0.5 + 0.03) / 500, rel=0.02)
+
+
+def test_another_loop_over_the_same_data_set_tells_work_from_set_up(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r")
+    process = made.process()
+    # Each worker of the validation loop lives for one batch, nearly all of which is set-up.
+    table = Fetch(cpu=0.2)
+    ended = made.loop(process, Plan(name="val", epochs=5, batches=2, workers=2, wait=0.1, fetch=table, training=False))
+    made.loop(process, Plan(name="train", workers=2, wait=0.0, fetch=Fetch(cpu=0.004, samples=32)), ended + 1)
+    recording = made.read()
+    loops = build(recording).loops
+    val = next(loop for loop in loops if loop.name == "val")
+    parts = break_down(recording, val)
+    alone, told = model(val, parts, 8.0, None), model(val, parts, 8.0, None, loops)
+    assert alone is not None
+    assert told is not None
+    assert alone.all_first
+    assert not told.all_first
+    assert alone.costs.fetch_cpu_s.mean() == pytest.approx(0.2)
+    assert told.costs.fetch_cpu_s.mean() == pytest.approx(0.002)
+    assert told.costs.worker_boot_s == pytest.approx(0.2, rel=0.2)
+
+
 def test_long_runs_are_replayed_in_short(tmp_path: Path) -> None:
     _, _, base = modelled(one_loop(tmp_path / "r", Plan(epochs=9, batches=500, wait=0.001, fetch=Fetch(cpu=0.001))))
     assert base.batches_per_epoch * base.epochs <= MAX_BATCHES
