@@ -49,6 +49,25 @@ def test_waits_and_steps_are_those_of_the_loop(tmp_path: Path) -> None:
     assert loop.span_s == pytest.approx(covered(loop)) == pytest.approx(timeline.duration_s)
 
 
+@pytest.mark.parametrize(("epochs", "pace_s"), [(1, 0.02), (5, (1.0 + 0.5 + 10 * 0.02) / 10)])
+def test_the_pace_holds_the_borders_of_later_epochs(tmp_path: Path, epochs: int, pace_s: float) -> None:
+    plan = Plan(epochs=epochs, batches=10, wait=0.01, step=0.01, startup=1.0, shutdown=0.5)
+    (loop,) = build(one_loop(tmp_path / "r", plan)).loops
+    assert loop.pace_s == pytest.approx(pace_s)
+
+
+def test_the_pace_of_a_run_that_ends_in_its_second_epoch_holds_both_starts(made: Made) -> None:
+    process = made.process()
+    for begun, batches in ((0.0, 10), (3.0, 4)):
+        number = process.iterator(TRAIN, begun, begun + 1.0)
+        for batch in range(batches):
+            process.take(number, begun + 1 + batch * 0.1, begun + 1.05 + batch * 0.1)
+        if batches == 10:
+            process.end(number, begun + 2.0, begun + 2.0)
+    # 2 s, then 1 s of starting and four steps of 0.1 s.
+    assert loops(made)["train"].pace_s == pytest.approx(3.4 / 14)
+
+
 def test_the_step_that_a_loop_left_by_a_break_has_no_end(made: Made) -> None:
     process = made.process()
     number = process.iterator(TRAIN, 0, 0)

@@ -174,6 +174,21 @@ def test_the_gap_between_epochs_counts_once_less_than_epochs() -> None:
     assert run(gap, how, 9, epochs=3).total_s == pytest.approx(run(of, how, 9, epochs=3).total_s + 1.0)
 
 
+def test_later_epochs_hold_no_first_start_of_workers_that_are_kept() -> None:
+    of = dataclasses.replace(
+        costs(0.002, 0.01), worker_start_s=0.1, worker_boot_s=0.5, shutdown_s=0.2, epoch_gap_s=0.05
+    )
+    kept, anew = (run(of, Settings(2, persistent_workers=each), 9, epochs=4) for each in (True, False))
+    assert kept.later_epoch_s == pytest.approx(9 * 0.01 + 0.05 + 0.002, rel=0.1)
+    assert anew.later_epoch_s == pytest.approx(9 * 0.01 + 0.05 + 0.002 + 2 * 0.1 + 0.5 + 0.2, rel=0.1)
+    assert (
+        kept.first_round_s
+        == pytest.approx(anew.first_round_s)
+        == pytest.approx(2 * 0.1 + 0.5 + 0.002 + 2 * 0.01, rel=0.1)
+    )
+    assert run(of, Settings(2), 9, epochs=1).later_epoch_s is None
+
+
 def test_the_pin_thread_receives_beside_the_step() -> None:
     of = costs(0.001, 0.004, receive_cpu_s=0.003, pin_cpu_s=0.002)
     assert run(of, Settings(2)).steady_step_s == pytest.approx(0.007, rel=0.02)
