@@ -33,11 +33,12 @@ TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, 
     1, 16
 )
 
-WATCHED = 2
+WATCHED, ANEW = 2, 4
 
 # The fields of each kind, in order; `_ns` are nanoseconds, `t_` are moments on the common clock.
 FIELDS = {
-    # `flags` 1: an epoch restarted on persistent workers, 2 (`WATCHED`): no DataLoader but `watch()`. cpu_ns: of the thread that made it,
+    # `flags` 1: an epoch restarted on persistent workers, 2 (`WATCHED`): no DataLoader but `watch()`,
+    # 4 (`ANEW`): the first of its loader object. cpu_ns: of the thread that made it,
     # index_ns: of that, spent in the sampler. `extra`: workers started.
     ITERATOR: ("iterator", "t_begun", "t_ready", "loader", "cpu_ns", "index_ns"),
     # `flags` 1: gradients were enabled. `extra`: finished batches waiting when asked, plus 1 (0: unknown). index_ns:

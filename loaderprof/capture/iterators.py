@@ -107,8 +107,10 @@ class Iteration:
         workers = getattr(iterator, "_workers", None) or ()
         if iterator is None:
             # A watched iterable: its facts stand for the loader's.
+            flags = layout.WATCHED
             self.loader, self.fetches = journal.text(loader[1]), Fetches(-1, loader[0], None, self.number)
         else:
+            flags = 0 if process.knows(loader) else layout.ANEW
             self.loader = process.loader(journal, loader, iterator)
             self.fetches = None if workers else Fetches(-1, loader.dataset, loader.collate_fn, self.number)
             due = process.depth_due
@@ -123,7 +125,6 @@ class Iteration:
         self.group = 1
         self.fast = 0
         self._clear()
-        flags = layout.WATCHED if iterator is None else 0
         journal.write(layout.ITERATOR, flags, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
         for number, worker in enumerate(workers):
             journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)

@@ -57,11 +57,15 @@ class Process:
                         stand_aside(error)
         return self.journal
 
+    def knows(self, loader: Any) -> bool:
+        """Return whether this very loader was described before."""
+        known = self.loaders.get(id(loader))
+        return known is not None and known[0]() is loader
+
     def loader(self, journal: Journal, loader: Any, iterator: Any) -> int:
         """Return the number of the text that describes a loader; one that took the place of another keeps its text."""
-        known = self.loaders.get(id(loader))
-        if known is not None and known[0]() is loader:
-            return known[1]
+        if self.knows(loader):
+            return self.loaders[id(loader)][1]
         with self.lock:
             facts = describe.loader(loader, iterator)
             same = self.described.setdefault(json.dumps(facts), [])

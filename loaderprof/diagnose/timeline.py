@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaderprof import intake
+from loaderprof.journal import ANEW
 from loaderprof.recording import Process, Recording, Table
 
 Seconds = npt.NDArray[np.float64]
@@ -30,7 +31,8 @@ MAX_MADE = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over a loader. `ended` is None where the loop left early; `restarted`: on workers that were kept."""
+    """One pass over a loader. `ended` is None where the loop left early; `restarted`: on workers that were kept;
+    `anew`: the first of its loader object."""
 
     begun: float
     ready: float
@@ -40,6 +42,7 @@ class Epoch:
     batches: int
     restarted: bool
     index_s: float
+    anew: bool = False
 
 
 @dataclass(slots=True)
@@ -344,7 +347,7 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
                 ended=(over["t_done"] - origin) / 1e9 if over is not None else None,
                 shutdown_s=(over["t_done"] - over["t_asked"]) / 1e9 if over is not None else 0.0,
                 first_batch_s=float(first), batches=int(mine["count"].sum()), restarted=bool(row["flags"] & 1),
-                index_s=row["index_ns"] / 1e9,
+                index_s=row["index_ns"] / 1e9, anew=bool(row["flags"] & ANEW),
             )
         )  # fmt: skip
     return epochs

@@ -130,11 +130,16 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
         )
         ceiling = base.pace_s() / replace(kept, costs=costs).pace_s() if base.all_first else None
+        # Workers live no longer than their loader: one made for each epoch keeps none, whatever it is told.
+        anew = sum(epoch.anew for epoch in scene.loop.epochs) > len(scene.loop.epochs) / 2
+        keep = "Keep the workers between epochs (persistent_workers=True)"
         yield Change(
-            "persistent-workers", "Keep the workers between epochs (persistent_workers=True)",
-            f"Workers were started {len(scene.loop.epochs)} times; it takes one DataLoader, made before the loop.", scene.loop.facts.get("where"),
-            {"persistent_workers": True}, {"persistent_workers": False}, kept,
-            Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., persistent_workers=True)",
+            "one-loader" if anew else "persistent-workers",
+            "Make the DataLoader once, before the loop, with persistent_workers=True" if anew else keep,
+            f"Workers were started {len(scene.loop.epochs)} times.", scene.loop.facts.get("where"),
+            {"kind": "code"} if anew else {"persistent_workers": True}, {"persistent_workers": False}, kept,
+            Costs(0.0, None, "a line moved" if anew else "one argument"),
+            f"{scene.loop.name} = DataLoader(..., persistent_workers=True)" + ("  # before the loop" if anew else ""),
             floor=1.0 if base.all_first else None, ceiling=ceiling, error_per_log=BORDER_ERROR_PER_LOG,
         )  # fmt: skip
 

@@ -53,6 +53,9 @@ CHANGES: dict[str, Change] = {
     ),
     "prefetch-factor": Change("Raise `prefetch_factor`: a deeper queue rides over slow batches, at the price of memory"),
     "persistent-workers": Change("Keep the workers between epochs: `persistent_workers=True`"),
+    "one-loader": Change(
+        "Make the DataLoader once, before the loop over epochs, with `persistent_workers=True`", setting=False
+    ),
     "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
     "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
     "cache-in-memory": Change(
@@ -327,7 +330,7 @@ GUIDES: dict[str, Guide] = {
     "worker-restart": Guide(
         "Workers are started anew for each epoch: imports, the copy of the dataset, and the first batches are waited for.",
         "more than one epoch began with new workers",
-        ("persistent-workers",),
+        ("persistent-workers", "one-loader"),
         ("Make epochs longer, or the dataset cheap to hand to a new process.",),
     ),
     "slow-first-batch": Guide(
