@@ -77,6 +77,7 @@ def rates(kept: dict[str, Any]) -> dict[tuple[int, int], float]:
     }
 
 
+@pytest.mark.slow
 def test_a_search_measures_tells_and_keeps(tmp_path: Path) -> None:
     done, kept = tune(tmp_path, "--seconds", "6")
     assert done.returncode == 0, done.stderr
@@ -128,6 +129,7 @@ def test_short_epochs_are_better_with_workers_that_are_kept(tmp_path: Path) -> N
     assert any("short" in note for note in kept["notes"])
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_is_started_again(tmp_path: Path) -> None:
     _, kept = tune(tmp_path, "--seconds", "15", epochs=1, length=1000)
     assert kept["starts"] > 1
@@ -147,6 +149,7 @@ def test_an_iterable_dataset_is_tuned_across_runs(tmp_path: Path) -> None:
     assert rates(kept)[2, 2] > rates(kept)[0, 2]
 
 
+@pytest.mark.slow
 def test_the_job_may_go_on_with_what_was_found(tmp_path: Path) -> None:
     done, kept = tune(tmp_path, "--seconds", "3", "--finish", epochs=2, length=1000)
     assert done.returncode == 0
