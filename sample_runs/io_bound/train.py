@@ -59,11 +59,8 @@ def main() -> None:
     port: multiprocessing.Queue = multiprocessing.Queue()
     multiprocessing.Process(target=serve, args=(port,), daemon=True).start()
     loader = DataLoader(Remote(port.get()), batch_size=10, shuffle=True, num_workers=2)
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
-    )  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     for epoch in range(3):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(model(images), labels)
