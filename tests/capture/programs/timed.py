@@ -19,14 +19,14 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         time.sleep(SLEEP_S)
-        end = time.thread_time() + CPU_S
-        while time.thread_time() < end:
-            decode(index)
+        decode(index)
         return torch.full((8,), float(index))
 
 
-def decode(index: int) -> int:
-    return sum(range(index % 100, 200))
+def decode(index: int) -> None:
+    end = time.thread_time() + CPU_S
+    while time.thread_time() < end:
+        sum(range(index % 100, 200))
 
 
 def main() -> None:
