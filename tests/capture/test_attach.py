@@ -171,7 +171,7 @@ def test_the_job_goes_on_and_ends_as_if_nobody_had_been_there(job: Job, visit: V
 
 
 def test_a_job_without_workers_waits_while_it_makes_its_batches(tmp_path: Path) -> None:
-    job = start(tmp_path / "log", "0", "2", "0", "20")
+    job = start(tmp_path / "log", "0", "2", "0", "8")
     try:
         folder = attach.attach(job.pid, duration_s=5, output=str(tmp_path / "recording"))
     finally:
