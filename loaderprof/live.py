@@ -195,15 +195,16 @@ class Stacks:
 def _of_stacks(folder: Path) -> Glance:
     from loaderprof import recording
     from loaderprof.capture.sources import lines_of
-    from loaderprof.diagnose import outside
+    from loaderprof.diagnose import samples
     from loaderprof.diagnose.breakdown import WORK
+    from loaderprof.diagnose.outside import MIN_SAMPLES
 
     seen = recording.read(folder)
     seen.meta["sources"] = lines_of({frame for sample in seen.stacks for frame in sample.frames})
-    counted = outside.look(seen)
+    counted = samples.look(seen)
     makers = counted.worker if counted.workers else counted.main
     costs: dict[Stage, float] = {stage: float(makers[stage]) for stage in (*WORK, "handover")}
-    share = outside.waiting(counted).value if counted.main_samples >= outside.MIN_SAMPLES else None
+    share = samples.waiting(counted).value if counted.main_samples >= MIN_SAMPLES else None
     return Glance(
         wait_share=share, workers=counted.workers, costs=_dearest_first(costs),
         samples=counted.main_samples + counted.worker_samples,

@@ -46,6 +46,8 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "settings",
         "steps",
         "timers",
+        "timed",
+        "discover",
         "trial",
         "unseen",
     ]

@@ -14,7 +14,8 @@ from loaderprof import journal as layout
 from loaderprof.capture import describe
 from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
 from loaderprof.capture.process import process, stand_aside
-from loaderprof.capture.timers import FROM, Timers
+from loaderprof.capture.timed import FROM
+from loaderprof.capture.timers import Timers
 from loaderprof.capture.unseen import unseen
 from loaderprof.journal import Journal
 

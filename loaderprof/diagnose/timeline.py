@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 WARM_UP_BATCHES = 2
 # Other threads that use this much of a core while a background thread waits are the training.
 BESIDE = 0.05
+# A thread that runs for less than this of the time between its takes is no training loop where others run then.
+RESTS = 0.5
 # Batches of one loop that are looked at one by one.
 MAX_MADE = 100_000
 
@@ -250,18 +252,19 @@ def _loop(
     single = takes["count"] == 1
     # A record of many batches: what is not waiting between its first asking and the next record's is stepping.
     step = np.where(single, step, (next_asked - takes["t_asked"] - takes["wait_ns"]) / 1e9 - nested)
+    step_cpu = np.where(single, (next_cpu - takes["cpu_taken_ns"]) / 1e9, np.nan)
+    step_process_cpu = np.where(single, (next_process_cpu - takes["process_cpu_taken_ns"]) / 1e9, np.nan)
     return Loop(
         process=process, facts=facts, iterators=iterators,
         epochs=_epochs(rows, takes, ends, epoch, origin), epoch=epoch, position=position,
         asked=(takes["t_asked"] - origin) / 1e9, taken=(takes["t_taken"] - origin) / 1e9,
         wait=takes["wait_ns"] / 1e9, step=np.maximum(step, 0.0),
-        step_cpu=np.where(single, (next_cpu - takes["cpu_taken_ns"]) / 1e9, np.nan),
-        step_process_cpu=np.where(single, (next_process_cpu - takes["process_cpu_taken_ns"]) / 1e9, np.nan),
+        step_cpu=step_cpu, step_process_cpu=step_process_cpu,
         step_runq=np.append(np.diff(takes["runq_ns"]) / 1e9, np.nan),
         receive=takes["receive_ns"] / 1e9, receive_cpu=takes["receive_cpu_ns"] / 1e9, index=takes["index_ns"] / 1e9,
         ready=takes["extra"].astype(np.int64) - 1, parked=takes["parked"].astype(np.int64), count=takes["count"],
         training=bool(np.mean(takes["flags"] & 1) > 0.5), main_thread=_is_main(tables, process, thread),
-        background=_in_background(process, thread, takes[single]),
+        background=_in_background(process, thread, takes[single], step, step_cpu, step_process_cpu),
         steady=_steady(epoch, position, int(facts.get("num_workers") or 0)),
         made=_made(recording, process, iterators, takes, origin), nested_s=float(np.nansum(nested)),
         **_device(tables["device"], process.number, iterators),
@@ -353,13 +356,19 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
     return epochs
 
 
-def _in_background(process: Process, thread: int, takes: Table) -> bool:
+def _in_background(process: Process, thread: int, waits: Table, step: Seconds, own: Seconds, whole: Seconds) -> bool:
     main = process.header.get("main_thread")
-    if not isinstance(main, int) or main == thread or not len(takes):
+    if not isinstance(main, int) or main == thread or not len(waits):
         return False
-    process_cpu = (takes["process_cpu_taken_ns"] - takes["process_cpu_asked_ns"]).sum()
-    beside = process_cpu - (takes["cpu_taken_ns"] - takes["cpu_asked_ns"]).sum()
-    return bool(beside > BESIDE * (takes["t_taken"] - takes["t_asked"]).sum())
+    wait = (waits["t_taken"] - waits["t_asked"]).sum()
+    wait_own = (waits["cpu_taken_ns"] - waits["cpu_asked_ns"]).sum()
+    wait_whole = (waits["process_cpu_taken_ns"] - waits["process_cpu_asked_ns"]).sum()
+    if wait_whole - wait_own > BESIDE * wait:
+        return True
+    # Two threads of Python that share one interpreter lock take turns: while the training runs, this thread rests.
+    turns = np.isfinite(step) & np.isfinite(own) & np.isfinite(whole)
+    lasted, own_s, whole_s = (float(values[turns].sum()) for values in (step, own, whole))
+    return own_s < RESTS * lasted and whole_s - own_s > BESIDE * lasted
 
 
 def _is_main(tables: dict[str, Table], process: Process, thread: int) -> bool:

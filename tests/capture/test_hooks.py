@@ -19,7 +19,7 @@ from torch.utils import data as torch_data
 
 from loaderprof import files, recording
 from loaderprof import journal as layout
-from loaderprof.capture import describe, hooks, iterators, process, timers
+from loaderprof.capture import describe, discover, hooks, iterators, process
 from loaderprof.capture.timers import Timers
 
 
@@ -57,7 +57,7 @@ class Plain:
         return value + more
 
     def __setattr__(self, name: str, value: Any) -> None:
-        assert not sys._getframe(1).f_code.co_filename.endswith("timers.py")
+        assert not sys._getframe(1).f_code.co_filename.endswith("timed.py")
         object.__setattr__(self, name, value)
 
 
@@ -348,6 +348,6 @@ def test_discovery_reads_modules_as_they_are() -> None:
 
     sys.modules["simplejpeg"] = Lazy("simplejpeg")
     try:
-        timers.discover(Plain(), None)
+        discover.discover(Plain(), None)
     finally:
         del sys.modules["simplejpeg"]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from loaderprof.capture.timers import FROM, Timers
+from loaderprof.capture.timed import FROM
+from loaderprof.capture.timers import Timers
 
 
 class Unhashable(type):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made import Made, ns
 
-from loaderprof.diagnose import outside
+from loaderprof.diagnose import outside, samples
 from loaderprof.findings import Findings
 
 TORCH = "/x/site-packages/torch/utils/data"
@@ -63,12 +63,12 @@ def concluded(
 
 @pytest.mark.parametrize(("part", "frames"), MAIN.items())
 def test_a_main_threads_stack_lies_in_its_part(part: str, frames: list[str]) -> None:
-    assert outside.main_part(tuple(frames), SOURCES) == {"stop": "startup"}.get(part, part)
+    assert samples.main_part(tuple(frames), SOURCES) == {"stop": "startup"}.get(part, part)
 
 
 @pytest.mark.parametrize(("part", "frames"), WORKERS.items())
 def test_a_workers_stack_lies_in_its_part(part: str, frames: list[str]) -> None:
-    assert outside.worker_part(tuple(frames), SOURCES) == part
+    assert samples.worker_part(tuple(frames), SOURCES) == part
 
 
 def test_decode_in_the_workers_is_what_a_waiting_loop_waits_for(tmp_path: Path) -> None:
@@ -158,12 +158,12 @@ def test_few_samples_make_a_low_confidence(tmp_path: Path) -> None:
 
 
 def test_the_error_is_the_binomial_one_or_the_windows_scatter_where_that_is_larger() -> None:
-    assert outside.share(250, 1000).error == pytest.approx(1.96 * (0.25 * 0.75 / 1000) ** 0.5)
+    assert samples.share(250, 1000).error == pytest.approx(1.96 * (0.25 * 0.75 / 1000) ** 0.5)
     steady = ((25, 100),) * 10
-    assert outside.share(250, 1000, steady).error == outside.share(250, 1000).error
+    assert samples.share(250, 1000, steady).error == samples.share(250, 1000).error
     scattered = ((0, 100), (50, 100)) * 5
-    assert outside.share(250, 1000, scattered).error > 4 * outside.share(250, 1000).error
-    assert 0 < outside.share(0, 1000).error < 0.01
+    assert samples.share(250, 1000, scattered).error > 4 * samples.share(250, 1000).error
+    assert 0 < samples.share(0, 1000).error < 0.01
 
 
 def test_nothing_that_needs_stamps_is_claimed(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_nothing_that_needs_stamps_is_claimed(tmp_path: Path) -> None:
 
 def test_frames_are_named_as_timers_name_them() -> None:
     assert (
-        outside.dotted("ImageFile.load (/x/lib/python3.11/site-packages/PIL/ImageFile.py:3)")
+        samples.dotted("ImageFile.load (/x/lib/python3.11/site-packages/PIL/ImageFile.py:3)")
         == "PIL.ImageFile.ImageFile.load"
     )
-    assert outside.dotted("SocketIO.readinto (/usr/lib/python3.11/socket.py:706)") == "socket.SocketIO.readinto"
-    assert outside.dotted("get (/usr/lib/python3/dist-packages/requests/__init__.py:9)") == "requests.get"
+    assert samples.dotted("SocketIO.readinto (/usr/lib/python3.11/socket.py:706)") == "socket.SocketIO.readinto"
+    assert samples.dotted("get (/usr/lib/python3/dist-packages/requests/__init__.py:9)") == "requests.get"
