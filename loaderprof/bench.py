@@ -21,7 +21,8 @@ from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.steered import EndedError, FailedError, NoWindowError, RefusedError, Span, Steered
 from loaderprof.diagnose.breakdown import break_down
 from loaderprof.diagnose.timeline import Loop, build
-from loaderprof.predict.advice import version, with_settings
+from loaderprof.predict.advice import version
+from loaderprof.predict.change import with_settings
 from loaderprof.predict.job import ranks_a_host
 from loaderprof.predict.removal import Model, model
 from loaderprof.predict.replay import Settings

@@ -175,11 +175,8 @@ def _advice(
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
         job.share_of(each, studied),
     )  # fmt: skip
-    offers = advise(scene, each.base, facts)
     # A job that its step limits is told only what surely gains something.
-    return tuple(
-        offer for offer in offers if judgement.stage != "device" or (offer.expected.low or 0.0) >= 1 + MIN_GAIN
-    )
+    return advise(scene, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
 
 
 def _rate(each: job.Studied) -> float | None:

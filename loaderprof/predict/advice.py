@@ -7,28 +7,20 @@ set already. Settings never ask for more workers than the CPU budget has cores.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from loaderprof.diagnose.causes import Scene, of_tensors
-from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.predict.change import RECEIVE_PER_TENSOR_S, RECEIVE_S, SHARE_PER_BYTE_S, WORKER_START_S, Change, Facts
+from loaderprof.findings import Advice, Costs
+from loaderprof.predict.change import Change, Facts, Rule, with_settings
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import Model, without
+from loaderprof.predict.together import Offer, together
+from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, weigh
 
-MIN_SPEEDUP = 1.03
-# Half-width of the 90 % interval of a predicted speedup, found on labelled pipelines (docs/how-it-works.md): the
-# error grows with how far a change moves the run, up to a flat bound that is wider without workers to learn from.
-ERROR_FLOOR = 0.03
-ERROR_PER_LOG = 0.35
-ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
-# What starting workers costs follows the machine's load of the moment more than a steady pace does, without a bound.
-BORDER_ERROR_PER_LOG = 0.07
-MAX_ERROR = 0.8
 # Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
@@ -37,54 +29,37 @@ SLICED_RATIOS = (2.4, 8.0, 13.0)
 CACHE_SHARE_OF_MEMORY = 0.5
 
 
-def advise(scene: Scene, base: Model, facts: Facts) -> tuple[Advice, ...]:
-    """Return the changes worth making to one loop, best first."""
-    before = base.pace_s()
-    offers = []
-    for change in _changes(scene, base, facts):
-        after = change.model.pace_s()
-        speedup = _of_job(before / after if after > 0 else 1.0, facts.job_share)
-        low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
-        # Behind a background thread the training may hide all of it.
-        floor = 1.0 if scene.loop.background else change.floor
-        low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
-        high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
-        if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and floor is None):
-            continue
-        rate = facts.samples_per_s * speedup if facts.samples_per_s else None
-        expected = Expected(round(speedup, 3), round(low, 3), round(high, 3), rate and round(rate, 1))
-        offers.append(
-            Advice(
-                change.id, change.action, change.why, change.where, change.change, change.current, expected, change.costs,
-                None, change.code,
-            )
-        )  # fmt: skip
-    return tuple(sorted(offers, key=lambda advice: -(advice.expected.low or 0.0)))
+def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple[Advice, ...]:
+    """Return the changes worth making to one loop, best first; last, if there is one, the set that gains the most.
 
-
-def _of_job(speedup: float, share: float) -> float:
-    """Return what a loop's speedup is for a job of which it takes a share."""
-    return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
-
-
-def _interval(speedup: float, workers: int, unbounded_per_log: float) -> tuple[float, float]:
-    bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
-    moved = abs(math.log(max(speedup, 1e-9)))
-    width = min(MAX_ERROR, min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved)
-    return speedup * (1 - width), speedup * (1 + width)
-
-
-def _changes(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+    Args:
+        scene: the loop and what was seen of it.
+        base: the loop as it ran.
+        facts: what advice needs beyond them.
+        least: the speedup that the lower end of a change's interval must reach.
+    """
     # What is no DataLoader takes none of its settings.
-    for rule in WATCHED_RULES if scene.loop.facts.get("watched") else RULES:
-        yield from rule(scene, base, facts)
+    rules = WATCHED_RULES if scene.loop.facts.get("watched") else RULES
+    offers = [
+        Offer(change, expected)
+        for rule in rules
+        for change in rule(scene, base, facts)
+        if (expected := weigh(change, scene, base, facts)) is not None and (expected.low or 0.0) >= least
+    ]
+    offers.sort(key=lambda offer: -(offer.expected.low or 0.0))
+    joint = together(offers, rules, scene, base, facts)
+    return (*(offer.change.advice(offer.expected) for offer in offers), *((joint,) if joint is not None else ()))
 
 
 def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {number: _with(scene, base, num_workers=number).pace_s() for number in candidates if number != now}
+    runs = {
+        number: with_settings(base, scene.batch_tensors, scene.batch_bytes, num_workers=number).pace_s()
+        for number in candidates
+        if number != now
+    }
     if not runs:
         return
     best = min(runs.values())
@@ -96,7 +71,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         "num-workers", f"{verb} num_workers from {now} to {number}",
         f"{'Batches are made in the training process' if not now else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(scene, base, num_workers=number),
+        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, with_settings(base, scene.batch_tensors, scene.batch_bytes, num_workers=number),
         Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
     )  # fmt: skip
 
@@ -115,7 +90,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
                 yield Change(
                     "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
                     "Batches take uneven times; a deeper queue rides over the slow ones.", scene.loop.facts.get("where"),
-                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(scene, base, prefetch_factor=factor),
+                    {"prefetch_factor": factor}, {"prefetch_factor": now}, with_settings(base, scene.batch_tensors, scene.batch_bytes, prefetch_factor=factor),
                     Costs(0.0, _batches_bytes(scene, (factor - now) * base.settings.num_workers), "one argument"),
                     f"{scene.loop.name} = DataLoader(..., prefetch_factor={factor})",
                 )  # fmt: skip
@@ -124,7 +99,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
-        kept = _with(scene, base, persistent_workers=True)
+        kept = with_settings(base, scene.batch_tensors, scene.batch_bytes, persistent_workers=True)
         # Where every batch was its worker's first, any part of it may have been set-up.
         costs = replace(
             base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
@@ -151,7 +126,7 @@ def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "out-of-order", "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(scene, base, in_order=False),
+            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, with_settings(base, scene.batch_tensors, scene.batch_bytes, in_order=False),
             Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
             f"{scene.loop.name} = DataLoader(..., in_order=False)",
         )  # fmt: skip
@@ -162,7 +137,7 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
             "Batches are received on the training thread; a pinning thread would receive them beside it.",
-            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(scene, base, pin_memory=True),
+            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, with_settings(base, scene.batch_tensors, scene.batch_bytes, pin_memory=True),
             Costs(0.2, _batches_bytes(scene, 2), "one argument"),
             f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
         )  # fmt: skip
@@ -192,7 +167,7 @@ def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         scene.named("decode") or scene.named("read") or None, {"kind": "cache", "place": "memory"}, {"cache": None}, model,
         Costs(0.0, needed if kept else None, "a few lines"),
         "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
-        floor=None,
+        cheaper=frozenset({"read", "decode"}),
     )  # fmt: skip
 
 
@@ -209,7 +184,7 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(0.0, 0, "a few lines"),
         "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
         f"{scene.loop.name} = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]",
-        before / slow.pace_s(), before / fast.pace_s(),
+        before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"read", "collate"}),
     )  # fmt: skip
 
 
@@ -226,7 +201,7 @@ def _decoder(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         pieces[0].where, {"kind": "decoder", "from": "PIL"}, {"decoder": "PIL"}, middle,
         Costs(0.0, 0, "a few lines"),
         'image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
-        before / slow.pace_s(), before / fast.pace_s(),
+        before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"decode"}),
     )  # fmt: skip
 
 
@@ -246,7 +221,7 @@ def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(0.0, 0, "a few lines"),
         "def __getitems__(self, indices):\n"
         f"    with ThreadPoolExecutor({threads}) as pool:\n        return list(pool.map(self.__getitem__, indices))",
-        1.0,
+        1.0, cheaper=frozenset({"read"}),
     )  # fmt: skip
 
 
@@ -267,7 +242,7 @@ def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
             {"kind": "code", "operator": piece.name}, {"s_per_batch": round(cost, 6)},
             _faster(base, scene, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
-            Costs(0.0, 0, "code"),
+            Costs(0.0, 0, "code"), cheaper=frozenset({stage}),
         )  # fmt: skip
 
 
@@ -282,6 +257,7 @@ def _threads(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             {"kind": "code", "threads_per_worker": 1}, {"threads_per_worker": round(scene.parts.threads or 0, 1)}, model,
             Costs(0.0, 0, "one line in worker_init_fn"),
             "def one_thread(worker_id):\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)", 1.0,
+            cheaper=frozenset({"contention"}),
         )  # fmt: skip
 
 
@@ -292,41 +268,17 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         yield Change(
             "lighter-loop", "Take logging, metrics and checkpoints off the step: less often, or beside it",
             "The loop's own Python holds up the step.", where, {"kind": "code"}, {}, model, Costs(0.0, 0, "code"),
-            "", 1.0,
+            "", 1.0, cheaper=frozenset({"host"}),
         )  # fmt: skip
 
 
-RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
+RULES: tuple[Rule, ...] = (
     _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, _decoder, _read_ahead, _threads, _cheaper,
     _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
-WATCHED_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (
+WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, _decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
-
-
-def _with(scene: Scene, base: Model, **settings: Any) -> Model:
-    return with_settings(base, scene.batch_tensors, scene.batch_bytes, **settings)
-
-
-def with_settings(base: Model, tensors: float | None, bytes_: float | None, **settings: Any) -> Model:
-    """Return the model with other settings; what handing over costs is assumed where the run had no workers.
-
-    Args:
-        base: the loop as it ran.
-        tensors: tensors in a batch; None: not measured.
-        bytes_: bytes of a batch; None: not measured.
-        settings: of `replay.Settings`, those that change.
-    """
-    costs = base.costs
-    if settings.get("num_workers", base.settings.num_workers) and not base.settings.num_workers:
-        costs = replace(
-            costs,
-            worker_start_s=WORKER_START_S,
-            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (tensors or 1.0),
-            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (bytes_ or 0.0),
-        )
-    return replace(base, costs=costs, settings=replace(base.settings, **settings))
 
 
 def _faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:

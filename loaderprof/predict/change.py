@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from loaderprof.findings import Costs
+from loaderprof.diagnose.causes import Scene
+from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.predict.removal import Model
 
 # What a run cannot show before a change, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
@@ -46,3 +48,35 @@ class Change:
     ceiling: float | None = None
     # Half-width that the interval gains with the log of the speedup, beyond the bound of others.
     error_per_log: float = 0.0
+    # What a change of code makes cheaper: two that mend the same thing are not added up.
+    cheaper: frozenset[str] = frozenset()
+
+    def advice(self, expected: Expected) -> Advice:
+        """Return the change as it is told, once it has been weighed."""
+        return Advice(
+            self.id, self.action, self.why, self.where, self.change, self.current, expected, self.costs, None, self.code
+        )
+
+
+# Offers a change, or none, to a loop and its replay.
+Rule = Callable[[Scene, Model, Facts], Iterator[Change]]
+
+
+def with_settings(base: Model, tensors: float | None, bytes_: float | None, **settings: Any) -> Model:
+    """Return the model with other settings; what handing over costs is assumed where the run had no workers.
+
+    Args:
+        base: the loop as it ran.
+        tensors: tensors in a batch; None: not measured.
+        bytes_: bytes of a batch; None: not measured.
+        settings: of `replay.Settings`, those that change.
+    """
+    costs = base.costs
+    if settings.get("num_workers", base.settings.num_workers) and not base.settings.num_workers:
+        costs = replace(
+            costs,
+            worker_start_s=WORKER_START_S,
+            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (tensors or 1.0),
+            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (bytes_ or 0.0),
+        )
+    return replace(base, costs=costs, settings=replace(base.settings, **settings))

@@ -61,13 +61,14 @@ def _bar(whole: Whole) -> Markup:
 
 def _changes(findings: Findings) -> list[Markup]:
     rows = []
-    for number, each in zip(sentences.numbering(findings.advice).values(), findings.advice[:MAX_ACTIONS], strict=False):
+    numbers = sentences.numbering(findings.advice)
+    for each in sentences.shown(findings.advice, MAX_ACTIONS):
         gain = words.interval(each.expected.speedup, each.expected.low, each.expected.high)
-        cells = (number, words.short(each.action, 120), gain, sentences.verified(each))
+        cells = (numbers[each.id], words.short(each.action, 120), gain, sentences.verified(each))
         row = Markup("").join(_tag("td", _CELL, cell) for cell in cells)
         rows.append(Markup("<tr>{}</tr>").format(row))
     if not rows:
         return []
-    more = len(findings.advice) - MAX_ACTIONS
+    more = len(findings.advice) - len(sentences.shown(findings.advice, MAX_ACTIONS))
     table = Markup('<table style="margin-top:6px">{}</table>').format(Markup("").join(rows))
     return [table, *([_tag("div", "opacity:0.7", f"{words.plural(more, 'more change')}")] if more > 0 else [])]

@@ -203,8 +203,15 @@ def numbering(advice: tuple[Advice, ...]) -> dict[str, str]:
 
 
 def _is_joint(each: Advice, advice: tuple[Advice, ...]) -> bool:
+    """Tell whether a change is some of the others together."""
     parts = each.id.split("+")
     return len(parts) > 1 and set(parts) <= {other.id for other in advice if "+" not in other.id}
+
+
+def shown(advice: tuple[Advice, ...], most: int) -> tuple[Advice, ...]:
+    """Return the changes to show where there is room for `most`, and a set of them, which takes one line."""
+    first, rest = advice[:most], advice[most:]
+    return (*first, *(each for each in rest if _is_joint(each, first)))
 
 
 def price(advice: Advice) -> list[str]:

@@ -121,7 +121,7 @@ def _actions(findings: Findings, folder: str) -> RenderableType | None:
     if not findings.advice:
         return None
     numbers = sentences.numbering(findings.advice)
-    shown = findings.advice[:MAX_ACTIONS]
+    shown = sentences.shown(findings.advice, MAX_ACTIONS)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     table.add_column("", no_wrap=True, width=max(3, *(len(numbers[each.id]) for each in shown)))
     table.add_column("What to change", min_width=16, overflow="fold")
@@ -147,7 +147,7 @@ def _price(advice: Advice) -> str:
 
 
 def _after_actions(findings: Findings, folder: str) -> list[RenderableType]:
-    more = len(findings.advice) - MAX_ACTIONS
+    more = len(findings.advice) - len(sentences.shown(findings.advice, MAX_ACTIONS))
     lines: list[RenderableType] = []
     if more > 0:
         lines.append(Text(f"{' ' * 7}{words.plural(more, 'more change')} in the full report"))

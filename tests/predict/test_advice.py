@@ -13,7 +13,7 @@ from made import Fetch, Made, Plan, one_loop
 from truths import LOAD, NAMES, RESIZE, findings_of, light
 
 from loaderprof.findings import Advice, Findings
-from loaderprof.predict.advice import MIN_SPEEDUP
+from loaderprof.predict.weigh import MIN_SPEEDUP
 
 DECODING = Fetch(cpu=0.05, operators=[(LOAD, 0.04, 0.04), (RESIZE, 0.005, 0.005)])
 
@@ -26,7 +26,13 @@ def is_sound(found: Findings, cores: float) -> None:
     """What holds for any advice on any run."""
     ids = [advice.id for advice in found.advice]
     assert len(set(ids)) == len(ids)
-    lows = [advice.expected.low for advice in found.advice]
+    joint = [advice for advice in found.advice if "+" in advice.id]
+    assert not joint or joint == [found.advice[-1]]
+    for advice in joint:
+        singles = [each.expected for each in found.advice if each.id in advice.id.split("+")]
+        assert singles
+        assert all((advice.expected.speedup or 0) >= (each.speedup or 0) for each in singles)
+    lows = [advice.expected.low for advice in found.advice if "+" not in advice.id]
     assert lows == sorted(lows, key=lambda low: -(low or 0))
     for advice in found.advice:
         speedup, low, high = advice.expected.speedup, advice.expected.low, advice.expected.high

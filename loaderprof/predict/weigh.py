@@ -1,0 +1,47 @@
+"""What a change will gain, with its interval: the replay after it against the replay before. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from loaderprof.diagnose.causes import Scene
+from loaderprof.findings import Expected
+from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.removal import Model
+
+MIN_SPEEDUP = 1.03
+# Half-width of the 90 % interval of a predicted speedup, found on labelled pipelines (docs/how-it-works.md): the
+# error grows with how far a change moves the run, up to a flat bound that is wider without workers to learn from.
+ERROR_FLOOR = 0.03
+ERROR_PER_LOG = 0.35
+ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
+# What starting workers costs follows the machine's load of the moment more than a steady pace does, without a bound.
+BORDER_ERROR_PER_LOG = 0.07
+MAX_ERROR = 0.8
+
+
+def weigh(change: Change, scene: Scene, base: Model, facts: Facts) -> Expected | None:
+    """Return what a change gains the job; None where that is nothing, or not beyond the replay's own error."""
+    after = change.model.pace_s()
+    speedup = _of_job(base.pace_s() / after if after > 0 else 1.0, facts.job_share)
+    low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
+    # Behind a background thread the training may hide all of it.
+    floor = 1.0 if scene.loop.background else change.floor
+    low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
+    high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
+    if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and floor is None):
+        return None
+    rate = facts.samples_per_s * speedup if facts.samples_per_s else None
+    return Expected(round(speedup, 3), round(low, 3), round(high, 3), rate and round(rate, 1))
+
+
+def _of_job(speedup: float, share: float) -> float:
+    """Return what a loop's speedup is for a job of which it takes a share."""
+    return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
+
+
+def _interval(speedup: float, workers: int, unbounded_per_log: float) -> tuple[float, float]:
+    bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
+    moved = abs(math.log(max(speedup, 1e-9)))
+    width = min(MAX_ERROR, min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved)
+    return speedup * (1 - width), speedup * (1 + width)
