@@ -64,7 +64,8 @@ FIELDS = {
     # hand with `loaderprof.stage`. caller: the user's line that called it, `file:line`.
     # iterator: the one that a batch of the main process is of; 0 in a worker, and in recordings older than this field.
     OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples", "caller", "iterator"),
-    SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns", "iterator"),
+    # file: the first that was opened for the sample; 0: not seen, and in recordings older than this field.
+    SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns", "iterator", "file"),
     SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples", "iterator"),
     # `flags` 1: written by the worker itself, 0: by the process that started it.
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),

@@ -31,6 +31,8 @@ LONG_FETCH_NS = 4_700_000
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
 CALL_COST_NS = 1_600
 DEPTH_BUDGET = 0.002
+# Files of samples that one maker of batches tells by name: a long run would else write names for ever.
+MAX_FILES = 1000
 # 0, for our own tests: every batch but the first of a process.
 DEPTH_PERIOD_NS = int(os.environ.get("LOADERPROF_DEPTH_PERIOD_NS", 1_000_000_000))
 
@@ -64,7 +66,7 @@ class Fetches:
         self.depth_due = process.depth_due.get(self.dataset, 0)
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
-        self.samples = 0
+        self.samples = self.files = 0
 
     @unseen
     def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
@@ -174,10 +176,13 @@ class Fetches:
                         layout.OPERATOR, collating, 0, self.worker, number, journal.text(name.partition(FROM)[0]), calls,
                         wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")), self.iterator,
                     )  # fmt: skip
-        for position, (key, sample_wall, sample_cpu) in enumerate(table.samples):
+        for position, (key, sample_wall, sample_cpu, file) in enumerate(table.samples):
+            named = bool(file) and self.files < MAX_FILES
+            self.files += named
             journal.write(
-                layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator
-            )
+                layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator,
+                journal.text(file) if named else 0,
+            )  # fmt: skip
 
 
 def _threads_cpu() -> int:

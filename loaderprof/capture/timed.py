@@ -26,6 +26,13 @@ MAX_SAMPLES = 64
 ENTRIES = ("__getitem__", "__getitems__", "__call__", "forward", "__next__")
 # Those of them that others are part of, as making tensors is of formatting a row.
 _OWNERS = ("datasets", "transformers", "librosa", "nibabel", "pandas", "pyarrow", "webdataset")
+# What takes the name of a file first: by these a sample is known by its file.
+OPENERS = frozenset((
+    "builtins.open", "io.open", "os.open", "pathlib.Path.read_bytes", "pathlib.Path.open", "PIL.Image.open", "cv2.imread",
+    "imageio.imread", "imageio.v3.imread", "numpy.load", "numpy.fromfile", "torch.load", "soundfile.read", "librosa.load",
+    "torchaudio.load", "torchvision.io.read_image", "torchvision.io.decode_image", "torchvision.io.read_file",
+    "torchvision.io.read_video", "av.open", "nibabel.load", "pydicom.dcmread", "pandas.read_csv", "pandas.read_parquet",
+))  # fmt: skip
 # Tells apart the rows of an operator that is called from several lines of the user's.
 FROM = "@from "
 _NOTHING = object()
@@ -138,13 +145,14 @@ class Timed:
     It equals the callable, so that it is found where that is a key, and is pickled and copied as that.
     """
 
-    __slots__ = ("__wrapped__", "inherited", "is_sample", "name", "owns", "rows", "table")
+    __slots__ = ("__wrapped__", "inherited", "is_sample", "name", "opens", "owns", "rows", "table")
 
     def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
         self.__wrapped__, self.table, self.name, self.is_sample = function, table, name, is_sample
         # A library's entry point is many transforms' at once: it goes by the class of the object it is called on.
         self.inherited: Optional[Dict[int, str]] = {} if _inheritable(name) else None
         self.owns = _owns(name)
+        self.opens = name in OPENERS
         self.rows: Dict[Any, List[int]] = {}
 
     @unseen
@@ -184,6 +192,8 @@ def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> 
     owner: str = stack[-1][2] if stack and owns is not False else ""
     call: _Call = [0, 0, owner if owns is None else name if owns else ""]
     stack.append(call)
+    if timed.opens and args and not table.file:
+        table.file = _path(args[0])
     cpu, wall = _CPU(), _NOW()
     try:
         return timed.__wrapped__(*args, **kwargs)
@@ -202,7 +212,15 @@ def _timed_call(timed: Timed, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> 
         table.charge(mine, call, wall, cpu)
         if timed.is_sample and len(table.samples) < MAX_SAMPLES:
             index = args[-1] if args and type(args[-1]) is int else -1
-            table.samples.append((index, wall, cpu))
+            table.samples.append((index, wall, cpu, table.file))
+            table.file = ""
+
+
+def _path(file: Any) -> str:
+    """Return a file's name as it was given; empty for what is none, asking nothing of an object of the user's."""
+    if type(file) is str:
+        return file
+    return str(file) if type(file).__module__.split(".")[0] == "pathlib" else ""
 
 
 def _inheritable(name: str) -> bool:
@@ -258,7 +276,7 @@ _FETCHES = _OURS.replace("timed.py", "fetches.py")
 
 
 class Table:
-    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns], and (index, wall, cpu) by sample.
+    """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns]; (index, wall, cpu, file) by sample.
 
     A name is `operator[@file:line][@in operator@file:line]`, the latter being the library's operator that called it;
     `callers` tell the user's line of each. One called from several has a row for each, told apart by `FROM`.
@@ -269,7 +287,9 @@ class Table:
         self.collate_rows: Dict[str, List[int]] = {}
         self.collating = False
         self.callers: Dict[str, str] = {}
-        self.samples: List[Tuple[int, int, int]] = []
+        self.samples: List[Tuple[int, int, int, str]] = []
+        # The first file that was opened for the sample under way.
+        self.file = ""
         self.calls = 0
         self.thread = _IDENT()
         self.stack: List[_Call] = []

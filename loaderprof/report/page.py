@@ -77,12 +77,13 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class SlowSample:
-    """One of the dearest samples: its index in the dataset, what it took on average, and how often it was seen."""
+    """One of the dearest samples: its index in the dataset, what it took on average, how often it was seen, its file."""
 
     index: int
     seconds: float
     cpu_s: float
     seen: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,10 @@ def _samples(recording: Recording, loop: Loop) -> Samples:
     slowest = []
     for index in np.unique(rows["index"][rows["index"] >= 0]).tolist():  # -1: the dataset was asked for no number
         mine = rows["index"] == index
-        slowest.append(SlowSample(index, float(took[mine].mean()), float(cpu[mine].mean()), int(mine.sum())))
+        files = [recording.texts[number] for number in rows["file"][mine].tolist() if number >= 0]
+        slowest.append(
+            SlowSample(index, float(took[mine].mean()), float(cpu[mine].mean()), int(mine.sum()), next(iter(files), ""))
+        )
     slowest.sort(key=lambda each: -each.seconds)
     return Samples(took, slowest[:SLOWEST_SAMPLES])
 
