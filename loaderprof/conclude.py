@@ -22,6 +22,7 @@ from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
 from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
+from loaderprof.predict.decoder_advice import decoders_of
 from loaderprof.recording import Recording
 
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
@@ -173,7 +174,7 @@ def _advice(
     facts = Facts(
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
-        job.share_of(each, studied),
+        job.share_of(each, studied), decoders_of(recording.meta),
     )  # fmt: skip
     # A job that its step limits is told only what surely gains something.
     return advise(scene, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)

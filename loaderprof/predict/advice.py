@@ -10,19 +10,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from loaderprof.diagnose.causes import Scene, of_tensors
 from loaderprof.findings import Advice, Costs
-from loaderprof.predict.change import Change, Facts, Rule, with_settings
+from loaderprof.predict.change import Change, Facts, Rule, faster, with_settings
+from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import Model, without
 from loaderprof.predict.together import Offer, together
 from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, weigh
 
-# Measured on PIL, 720p to 256 pixels: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
-DECODER_RATIOS = (1.3, 1.5, 2.0)
 READ_THREADS = 8
 # Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
 SLICED_RATIOS = (2.4, 8.0, 13.0)
@@ -175,7 +172,7 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Offer to take a batch of tensors as one slice instead of row by row."""
     if not of_tensors(scene):
         return
-    slow, middle, fast = (_faster(_faster(base, scene, "read", n), scene, "collate", n) for n in SLICED_RATIOS)
+    slow, middle, fast = (faster(faster(base, scene, "read", n), scene, "collate", n) for n in SLICED_RATIOS)
     before = base.pace_s()
     yield Change(
         "slice-batches", "Take each batch as one slice of the tensors, not row by row",
@@ -185,23 +182,6 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
         f"{scene.loop.name} = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]",
         before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"read", "collate"}),
-    )  # fmt: skip
-
-
-def _decoder(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    pieces = [piece for piece in scene.parts.pieces if piece.stage == "decode" and "PIL" in piece.name]
-    if not pieces:
-        return
-    models = [_faster(base, scene, "decode", ratio) for ratio in DECODER_RATIOS]
-    slow, middle, fast = models
-    before = base.pace_s()
-    yield Change(
-        "faster-decoder", "Decode images at reduced size (PIL draft mode) or with a faster decoder",
-        f"{scene.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here.",
-        pieces[0].where, {"kind": "decoder", "from": "PIL"}, {"decoder": "PIL"}, middle,
-        Costs(0.0, 0, "a few lines"),
-        'image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
-        before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"decode"}),
     )  # fmt: skip
 
 
@@ -241,7 +221,7 @@ def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             f"cheaper-{stage}", f"Make {piece.name} cheaper: half its cost",
             f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
             {"kind": "code", "operator": piece.name}, {"s_per_batch": round(cost, 6)},
-            _faster(base, scene, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
+            faster(base, scene, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
             Costs(0.0, 0, "code"), cheaper=frozenset({stage}),
         )  # fmt: skip
 
@@ -273,33 +253,12 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, _decoder, _read_ahead, _threads, _cheaper,
+    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _threads, _cheaper,
     _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (
-    *POOL_RULES, _decoder, _threads, _cheaper, _lighter_loop,
+    *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
-
-
-def _faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
-    """Return the model with one stage `ratio` times as fast."""
-    bare = without(base, stage, scene.parts)  # type: ignore[arg-type]
-    if bare is None:
-        return base
-    mix = 1.0 / ratio
-
-    def blend(now: np.ndarray, gone: np.ndarray) -> np.ndarray:
-        return np.asarray(gone + (now - gone) * mix)
-
-    costs, less = base.costs, bare.costs
-    return replace(
-        base,
-        costs=replace(
-            costs,
-            fetch_cpu_s=blend(costs.fetch_cpu_s, less.fetch_cpu_s),
-            fetch_blocked_s=blend(costs.fetch_blocked_s, less.fetch_blocked_s),
-        ),
-    )
 
 
 def _batches_bytes(scene: Scene, batches: int) -> int | None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.predict.removal import Model
+from loaderprof.predict.removal import Model, without
 
 # What a run cannot show before a change, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
 # a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory.
@@ -16,10 +18,20 @@ WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Decoders:
+    """Image decoders tried on some of the job's own files: how many, their mean pixels, CPU seconds an image by decoder."""
+
+    files: int
+    pixels: float
+    cpu_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What advice needs beyond the scene: the job's measured rate, memory, and which device the step ran on.
 
-    `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's.
+    `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's. `decoders`: None
+    where they were not tried on the job's files.
     """
 
     samples_per_s: float | None
@@ -28,6 +40,7 @@ class Facts:
     cuda: bool
     torch: str | None
     job_share: float = 1.0
+    decoders: Decoders | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +93,24 @@ def with_settings(base: Model, tensors: float | None, bytes_: float | None, **se
             fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (bytes_ or 0.0),
         )
     return replace(base, costs=costs, settings=replace(base.settings, **settings))
+
+
+def faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
+    """Return the model with one stage `ratio` times as fast."""
+    bare = without(base, stage, scene.parts)  # type: ignore[arg-type]
+    if bare is None:
+        return base
+    mix = 1.0 / ratio
+
+    def blend(now: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        return np.asarray(gone + (now - gone) * mix)
+
+    costs, less = base.costs, bare.costs
+    return replace(
+        base,
+        costs=replace(
+            costs,
+            fetch_cpu_s=blend(costs.fetch_cpu_s, less.fetch_cpu_s),
+            fetch_blocked_s=blend(costs.fetch_blocked_s, less.fetch_blocked_s),
+        ),
+    )

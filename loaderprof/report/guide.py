@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from loaderprof.diagnose.causes import CATALOGUE, MANY_THREADS, MIN_GAIN, MOSTLY_BLOCKED
 from loaderprof.diagnose.verdict import MIN_STEPS, STEP_BOUND
 from loaderprof.findings import Stage
-from loaderprof.predict.advice import DECODER_RATIOS
+from loaderprof.predict.decoder_advice import DECODER_RATIOS
 from loaderprof.predict.removal import STRAGGLER_RATIO
 
 PAGE = "docs/causes.md"
@@ -64,8 +64,8 @@ CHANGES: dict[str, Change] = {
         code="self.cache = [self.load(i) for i in range(len(self))]  # in the dataset, before the workers start",
     ),
     "faster-decoder": Change(
-        f"Decode at reduced size or with a faster decoder ({DECODER_RATIOS[0]:g} to {DECODER_RATIOS[-1]:g} times as "
-        "fast is assumed)",
+        f"Decode at reduced size or with a faster decoder (tried on the job's own files; "
+        f"{DECODER_RATIOS[0]:g} to {DECODER_RATIOS[-1]:g} times as fast is assumed where they have gone)",
         setting=False,
         code='image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
     ),
