@@ -15,11 +15,11 @@ import numpy as np
 from loaderprof.diagnose import causes
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down, usual_wait_s
 from loaderprof.diagnose.machine import busy_helpers
-from loaderprof.diagnose.timeline import Loop, Timeline
+from loaderprof.diagnose.timeline import Loop, Timeline, of_makers
 from loaderprof.diagnose.verdict import LOADER, primary
 from loaderprof.findings import Stage
 from loaderprof.predict.pooled import pooled, unlocked
-from loaderprof.predict.removal import Model, in_bursts, model, without
+from loaderprof.predict.removal import Model, in_bursts, model, with_lock, without
 from loaderprof.recording import Recording
 
 DRAWS = 12
@@ -77,6 +77,8 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
+    sizes = of_makers(recording, loop, recording.tables["size"])
+    base = with_lock(base, float(np.median(sizes["tensors"])) if len(sizes) else None)
     bursts = in_bursts(loop)
     variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, bursts)) is not None}
     before = base.run().steady_step_s
