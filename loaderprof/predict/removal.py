@@ -27,6 +27,8 @@ BOOT_ERROR = 0.01
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 # What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
 ANSWER_PER_TENSOR_S = 0.15e-3
+# An answer that takes this many times the usual one waited for something else.
+MOST_WAITED = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def model(
         step_cpu_s=step_cpu,
         step_blocked_s=step_blocked,
         receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
-        answer_cpu_s=_answer(loop, share) if workers else 0.0,
+        answer_cpu_s=_answer(loop, share, neighbours) if workers else 0.0,
         step_threads=_step_threads(loop, step_cpu, stepped, neighbours),
         worker_start_s=float(np.mean(starts)) * share / workers if workers and starts else 0.0,
         shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
@@ -173,16 +175,25 @@ def _step_threads(loop: Loop, step_cpu: Seconds, stepped: Bools, neighbours: flo
     return 1.0 + (threads - 1.0) / (1.0 + neighbours)
 
 
-def _answer(loop: Loop, share: float) -> float:
-    """Return the part of receiving a batch that the worker works for: it hands over file descriptors when asked.
+def _answer(loop: Loop, share: float, neighbours: float) -> float:
+    """Return the part of receiving a batch that is waiting for the worker: it hands over file descriptors when asked.
 
     Args:
         loop: the loop.
         share: of its own time, what this run got of the cores: the rest of an answer's time was waiting for one.
+        neighbours: threads of other programs that want the same cores.
     """
-    answer = (loop.receive - loop.receive_cpu)[loop.steady]
-    # A low quantile: now and then, on a busy machine mostly, the answer waits for a core.
-    return max(0.0, float(np.quantile(answer, 0.25))) * share if len(answer) else 0.0
+    answer = np.maximum(loop.receive - loop.receive_cpu, 0.0)[loop.steady]
+    if not len(answer):
+        return 0.0
+    # Where nobody else wants the cores all of it is the job's own doing. Else a low quantile, as now and then an answer
+    # waits for what others hold.
+    low, mean = (
+        float(np.quantile(answer, 0.25)) * share,
+        float(np.mean(np.minimum(answer, MOST_WAITED * np.median(answer)))),
+    )
+    alone = max(0.0, 1.0 - neighbours)
+    return low + alone * max(0.0, mean - low)
 
 
 def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from truths import LOAD, NAMES, RESIZE, recording_of
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Stage
-from loaderprof.predict.removal import MAX_BATCHES, Model, in_bursts, model, without
+from loaderprof.predict.removal import ANSWER_PER_TENSOR_S, MAX_BATCHES, Model, in_bursts, model, with_lock, without
 from loaderprof.recording import Recording
 
 MIX = Fetch(
@@ -202,3 +203,38 @@ def test_a_draw_of_costs_is_repeated_by_its_seed() -> None:
     assert base.run(3) == base.run(3)
     assert len({base.run(seed).steady_step_s for seed in range(1, 6)}) > 1
     assert np.isfinite(base.run(1).total_s)
+
+
+def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Path) -> None:
+    # One worker makes 9 ms of Python a batch; its answers for three tensors wait 6 ms behind that, and the step takes 3 ms.
+    fetch = Fetch(cpu=0.009, collate=0.0085, tensors=3)
+    plan = Plan(workers=1, wait=0.0065, receive=0.0065, step=0.003, fetch=fetch)
+    _, parts, base = modelled(one_loop(tmp_path / "r", plan))
+    assert base.costs.answer_cpu_s + base.costs.receive_cpu_s == pytest.approx(0.0065, rel=0.01)
+    told = with_lock(replace(base, costs=replace(base.costs, answer_cpu_s=0.006, receive_cpu_s=0.0005)), 3)
+    assert told.held_s == pytest.approx(0.006 - 3 * ANSWER_PER_TENSOR_S)
+    before = told.run().steady_step_s
+    freed, delivered = without(told, "collate", parts), without(told, "handover", parts)
+    assert freed is not None
+    assert delivered is not None
+    # What is left of receiving, and the step: 0.5 + 0.45 + 0.3 + 3 ms.
+    assert before / freed.run().steady_step_s == pytest.approx(9.5 / 4.26, rel=0.05)
+    assert before / delivered.run().steady_step_s == pytest.approx(9.5 / 9.0, rel=0.05)
+    # Many tensors are answered one by one, whatever the worker does.
+    assert with_lock(told, 120).held_s == 0.0
+    assert with_lock(base, None).held_s == 0.0
+
+
+@pytest.mark.parametrize(("neighbours", "answer"), [(0.0, 0.0018), (2.0, 0.0008)])
+def test_uneven_answers_count_whole_where_nobody_else_wants_the_cores(
+    tmp_path: Path, neighbours: float, answer: float
+) -> None:
+    made = one_loop(
+        tmp_path / "r", Plan(workers=2, batches=81, wait=0.003, receive=0.0008, step=0.001, fetch=Fetch(cpu=0.004))
+    )
+    (loop,) = build(made).loops
+    uneven = np.where(np.arange(len(loop.receive)) % 2 == 0, 0.0008, 0.0028)
+    loop = replace(loop, receive=uneven, receive_cpu=np.zeros(len(uneven)))
+    base = model(loop, break_down(made, loop), 8.0, neighbours)
+    assert base is not None
+    assert base.costs.answer_cpu_s == pytest.approx(answer, rel=0.02)
