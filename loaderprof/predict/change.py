@@ -108,11 +108,11 @@ def faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
     costs, less = base.costs, bare.costs
     return replace(
         base,
-        held_s=bare.held_s + (base.held_s - bare.held_s) * mix,
         costs=replace(
             costs,
             fetch_cpu_s=blend(costs.fetch_cpu_s, less.fetch_cpu_s),
             fetch_blocked_s=blend(costs.fetch_blocked_s, less.fetch_blocked_s),
             answer_cpu_s=less.answer_cpu_s + (costs.answer_cpu_s - less.answer_cpu_s) * mix,
+            held_s=less.held_s + (costs.held_s - less.held_s) * mix,
         ),
     )

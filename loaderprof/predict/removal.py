@@ -27,6 +27,7 @@ BOOT_ERROR = 0.01
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 # What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
 ANSWER_PER_TENSOR_S = 0.15e-3
+LOCK_ROUNDS = 6
 # An answer that takes this many times the usual one waited for something else.
 MOST_WAITED = 4.0
 
@@ -37,7 +38,7 @@ class Model:
 
     `neighbours`: threads of other programs that want the same cores; `epoch_batches`: batches of a whole epoch, of
     which the replay may hold fewer; `all_first`: every batch was its worker's first, and no twin told set-up from work;
-    `held_s`: of `answer_cpu_s`, what answers waited while the making of the next batch held the worker's interpreter lock.
+    `answer_work_s`: what of `answer_cpu_s` is work, the rest being waits for the interpreter lock; None: all of it.
     """
 
     costs: Costs
@@ -48,7 +49,7 @@ class Model:
     epochs: int
     epoch_batches: int = 0
     all_first: bool = False
-    held_s: float = 0.0
+    answer_work_s: float | None = None
 
     def run(self, seed: int = 0) -> Outcome:
         """Replay the model."""
@@ -128,7 +129,7 @@ def model(
 
 
 def with_lock(base: Model, tensors: float | None) -> Model:
-    """Return the model that knows how long its workers' answers waited for their interpreter lock.
+    """Return the model in which answers wait for their worker's interpreter lock, for as long as they did in the run.
 
     A worker answers its receiver, tensor by tensor, in a thread beside the making of the next batch. What is made in
     Python holds the lock up to 5 ms at a time.
@@ -137,9 +138,23 @@ def with_lock(base: Model, tensors: float | None) -> Model:
         base: the loop as it ran.
         tensors: in a batch; None: not measured, and all answering counts as work.
     """
-    if tensors is None:
+    costs = base.costs
+    work_s = ANSWER_PER_TENSOR_S * max(1.0, tensors or 1.0)
+    waited_s = costs.answer_cpu_s - work_s
+    if tensors is None or waited_s <= 0.0:
         return base
-    return replace(base, held_s=max(0.0, base.costs.answer_cpu_s - ANSWER_PER_TENSOR_S * max(1.0, tensors)))
+
+    def holding(held_s: float) -> Model:
+        return replace(base, answer_work_s=work_s, costs=replace(costs, answer_cpu_s=work_s, held_s=held_s))
+
+    low, high = 0.0, float(costs.fetch_cpu_s.max())
+    for _ in range(LOCK_ROUNDS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holding(middle).run().held_s > waited_s else (middle, high)
+    told = holding(high)
+    # Several round trips may wait one after the other.
+    rest_s = max(0.0, waited_s - told.run().held_s)
+    return replace(told, costs=replace(told.costs, answer_cpu_s=work_s + rest_s))
 
 
 def _device(loop: Loop) -> Seconds | None:
@@ -285,22 +300,23 @@ def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -
         if cpu + blocked <= 0:
             return None
         kept = _kept(cpu, float(costs.fetch_cpu_s.mean()))
-        base, freed = replace(base, held_s=base.held_s * kept), base.held_s * (1.0 - kept)
+        work_s = costs.answer_cpu_s if base.answer_work_s is None else base.answer_work_s
         new = replace(
             costs,
             fetch_cpu_s=costs.fetch_cpu_s * kept,
-            answer_cpu_s=max(0.0, costs.answer_cpu_s - freed),
+            answer_cpu_s=work_s + (costs.answer_cpu_s - work_s) * kept,
+            held_s=costs.held_s * kept,
             fetch_blocked_s=costs.fetch_blocked_s * _kept(blocked, float(costs.fetch_blocked_s.mean())),
         )
     elif stage == "handover":
         if not base.settings.num_workers:
             return None
-        base = replace(base, held_s=0.0)
         index = parts.index_s or 0.0
         new = replace(
             costs,
             receive_cpu_s=min(index, costs.receive_cpu_s),
             answer_cpu_s=0.0,
+            held_s=0.0,
             fetch_cpu_s=np.maximum(costs.fetch_cpu_s - (parts.pickle_s or 0.0), 0),
         )
     elif stage == "sampler":

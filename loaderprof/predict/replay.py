@@ -68,6 +68,8 @@ class Costs:
             not at all without workers.
         answer_cpu_s: CPU of the worker while the receiver waits for it in the midst of receiving (it hands
             over file descriptors, a round trip a tensor): the receive's time less its CPU and run-queue wait.
+        held_s: what an answer waits at most for a worker that is computing its next batch, whose interpreter lock it needs;
+            never longer than until that batch is made.
     """
 
     fetch_cpu_s: Seconds
@@ -88,6 +90,7 @@ class Costs:
     worker_stop_s: float = 0.0
     send_cpu_s: float = 0.0
     answer_cpu_s: float = 0.0
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Outcome:
         batches: batches taken by the loop.
         worker_busy_share: share of the workers' time spent making batches, while there were batches to make.
         parked: share of the loop's waiting time in which a later batch lay ready (head-of-line blocking).
+        held_s: mean time that receiving a batch waited for its worker's interpreter lock.
         device_idle_s: mean time per steady batch in which the device had nothing to do; None without one.
     """
 
@@ -119,6 +123,7 @@ class Outcome:
     device_idle_s: float | None = None
     first_round_s: float = 0.0
     later_epoch_s: float | None = None
+    held_s: float = 0.0
 
 
 def replay(
@@ -289,12 +294,16 @@ class _Run:
         self.first_batch_s = self.first_epoch_s = 0.0
         self.wait_s = self.parked_s = 0.0
         self.busy_s = self.making_s = 0.0
+        # When each worker that is computing will be done, if it has a core to itself.
+        self.computing: dict[int, float] = {}
+        self.held_s = 0.0
         # (time, wait, device idle) as each step ends; one list an epoch, headed by its start.
         self.marks: list[list[tuple[float, float, float]]] = []
         self.open_epoch()
 
     def open_epoch(self) -> None:
         """Empty queues: nothing is dealt, made, or put aside."""
+        self.computing.clear()
         workers = self.settings.num_workers
         self.tasks: list[deque[int]] = [deque() for _ in range(workers)]
         self.unsent: list[deque[int]] = [deque() for _ in range(workers)]
@@ -384,11 +393,19 @@ class _Run:
                 continue
             made, worker = queue.popleft()
             yield CPU, receive_s
+            if not self.settings.pin_memory:
+                yield BLOCKED, self._hold(worker)
             if made == index or not in_order:
                 break
             self.aside[made] = worker
         self.dealt[worker] -= 1
         self._deal()
+
+    def _hold(self, worker: int) -> float:
+        """Return how long an answer of a worker waits for what it computes meanwhile."""
+        held_s = min(self.costs.held_s, max(0.0, self.computing.get(worker, 0.0) - self.machine.now))
+        self.held_s += held_s
+        return held_s
 
     def _wait(self) -> Actor:
         """Wait for any batch, and count it as parked time where a later one lies ready."""
@@ -440,9 +457,11 @@ class _Run:
             begun_s = machine.now
             blocked_s, cpu_s = self.fetch[self.first + index]
             yield READ, blocked_s
+            self.computing[me] = machine.now + cpu_s
             yield CPU, cpu_s
             if generation != self.generation:
                 return
+            del self.computing[me]
             self.busy_s += machine.now - begun_s
             self.last_made_s = machine.now
             if self.costs.send_cpu_s > 0:
@@ -475,6 +494,7 @@ class _Run:
                 yield self._park(self.pinner)
                 continue
             yield CPU, self._receive_s + self.costs.pin_cpu_s
+            yield BLOCKED, self._hold(self.made[0][1])
             if generation != self.generation:
                 return
             self.pinned.append(self.made.popleft())
@@ -511,6 +531,7 @@ class _Run:
             device_idle_s=None if self.device is None else float(idle_s),
             first_round_s=self.marks[0][min(max(1, self.settings.num_workers), self.batches)][0],
             later_epoch_s=(self.machine.now - self.first_epoch_s) / later if later else None,
+            held_s=self.held_s / (self.batches * self.epochs),
         )
 
 
