@@ -28,7 +28,7 @@ FIRST_START_SHARE = 0.2
 # Makers that fight for cores wait for one at least this share of their time.
 QUEUING = 0.25
 # A loop of which a stage of its own loader explains so much is told as that stage, not as validation.
-EXPLAINED = 0.6
+EXPLAINED = 0.8
 
 
 @dataclass(slots=True)
