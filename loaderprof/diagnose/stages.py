@@ -71,6 +71,9 @@ LINE_CALLS: tuple[tuple[re.Pattern[str], Stage], ...] = tuple(
     (re.compile(pattern), cast(Stage, stage))
     for pattern, stage in (
         (r"(^|\.)(imread|imdecode|decode_jpeg|decode_image|read_image)$", "decode"),
+        # A frame of a video is decoded as it is read.
+        (r"(^|\.)(cap|capture|vcap|vidcap|vid|video|video_capture)\.(read|grab|retrieve|set)$|(^|\.)(VideoReader|VideoCapture)$", "decode"),
+        (r"(^|\.)(get_batch|get_frames_at|get_frames_in_range|get_frames_played_at|read_video)$", "decode"),
         (r"^(json|pickle|orjson|yaml|msgpack|csv|zlib|gzip|bz2|lzma|base64|struct)\.", "decode"),
         (r"^(torch\.load|np\.loadtxt|numpy\.loadtxt|Image\.open|soundfile\.read|sf\.read|librosa\.load|torchaudio\.load)$", "decode"),
         (r"(^|\.)(decode|loads|tokenize|encode_plus|batch_encode_plus|decompress|decodebytes|readframes)$|token\w*(\.encode)?$", "decode"),

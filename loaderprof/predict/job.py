@@ -121,9 +121,32 @@ def _ratio(before: float, after: float) -> float:
 
 
 def main(studied: Sequence[Studied]) -> Studied:
-    """Return the loop that the job is about: the longest training loop, else the longest."""
+    """Return the loop that the job is about: the longest training loop, else the longest.
+
+    Of loops that step together it is the one that is waited for.
+    """
     training = [each for each in studied if each.loop.training and each.base is not None]
-    return next(iter(training or [each for each in studied if each.base is not None]), studied[0])
+    first = next(iter(training or [each for each in studied if each.base is not None]), studied[0])
+    beside = [first, *(each for each in studied if each is not first and _zipped(each.loop, first.loop))]
+    return max(beside, key=lambda each: float(np.nansum(each.loop.wait)))
+
+
+def _zipped(loop: Loop, other: Loop) -> bool:
+    """Return whether two loops of one thread take their batches in turn, for the same steps: `zip(labelled, unlabelled)`."""
+    if (loop.process.number, loop.iterators) == (other.process.number, other.iterators):
+        return False
+    return loop.process.number == other.process.number and _among(loop, other) and _among(other, loop)
+
+
+def _among(loop: Loop, other: Loop) -> bool:
+    """Return whether most of a loop's batches were asked for within epochs of another, and not all within one of its steps."""
+    within = steps = 0
+    for number in np.unique(other.epoch):
+        mine = other.epoch == number
+        inside = loop.asked[(loop.asked >= other.asked[mine][0]) & (loop.asked <= other.taken[mine][-1])]
+        within += len(inside)
+        steps += len(np.unique(np.searchsorted(other.asked[mine], inside)))
+    return within > 0.5 * len(loop.asked) and steps > 0.5 * within
 
 
 def _active_s(studied: Sequence[Studied]) -> float:
@@ -205,17 +228,21 @@ def job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage
     """Return what removing each stage, from every loop that has it, would gain the whole job."""
     active = _active_s(studied)
     saved: dict[Stage, float] = {}
+    lead = main(studied)
     for each in studied:
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
         # All of a validation loop is the host's, so its steps are not the training step's too.
         own = {"device", "host"} if _validates(each, studied) else set()
+        if each is not lead and _zipped(each.loop, lead.loop):
+            # They share their steps, and each one's wait is in the other's.
+            own = {"device", "host", "contention"}
         for stage, gain in gains.items():
             if stage not in own:
                 saved[stage] = saved.get(stage, 0.0) + _steady_s(each) * (1 - 1 / gain)
         if each.loop.epochs:
             saved["startup"] = saved.get("startup", 0.0) + _borders_s(each, active)
             saved["sampler"] = saved.get("sampler", 0.0) + _index_s(each)
-            if each.contention is not None:
+            if each.contention is not None and "contention" not in own:
                 saved["contention"] = saved.get("contention", 0.0) + _steady_s(each) * each.contention
     if any(each.base is not None for each in studied) and any(len(each.loop.epochs) > 1 for each in studied):
         saved["host"] = saved.get("host", 0.0) + host_s(studied)
