@@ -54,7 +54,7 @@ def conclude(recording: Recording) -> Findings:
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
-    if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.host_s(studied):
+    if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
         kind = next(each for each in causes.CATALOGUE if each.id == "validation")
     verdict = _verdict(main, scene, judgement, kind, job.job_ceiling(studied))
     return Findings(

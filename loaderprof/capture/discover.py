@@ -37,7 +37,7 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
     "base64": ("b64decode",),
     "re": ("sub", "split", "findall"),
     "tarfile": ("open", "TarFile.extractfile", "TarFile.next", "ExFileObject.read", "_FileInFile.read"),
-    "zipfile": ("ZipFile.read", "ZipFile.open", "ZipExtFile.read"),
+    "zipfile": ("ZipFile.__init__", "ZipFile.read", "ZipFile.open", "ZipExtFile.read"),
     "wave": ("open", "Wave_read.readframes"),
     "sqlite3": ("connect",),
     "socket": ("create_connection", "SocketIO.readinto", "socket.connect"),

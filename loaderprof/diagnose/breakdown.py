@@ -26,6 +26,10 @@ MIN_STACK_SAMPLES = 20
 MIN_TOLD = 5
 # Below this a batch's other threads are those that hand over the one before.
 MIN_THREADED_S = 0.001
+# Above this, a maker that is blocked waits for threads of its own.
+THREADED = 1.4
+# They compute for this share of the time that it is blocked.
+BUSY_THREADS = 0.5
 WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
@@ -108,7 +112,10 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         chosen = chosen[np.isfinite(chosen)]
         return float(chosen.mean()) if len(chosen) else None
 
-    pieces = _pieces(recording, loop, usual, stacks, sources)
+    told = usual & np.isfinite(made.threads_cpu)
+    own = float(made.cpu[told].mean()) if told.any() else 0.0
+    threads = 1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S else None
+    pieces = _pieces(recording, loop, usual, stacks, sources, threads)
     pool = pools.pool_of(recording, loop, sources)
     if pool is not None:
         pieces = _pooled(pool, loop, pieces)
@@ -120,16 +127,13 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     holder = _lock_holder(recording, loop, sources, pool)
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
     stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
-    told = usual & np.isfinite(made.threads_cpu)
-    cpu = mean(made.cpu)
-    own = float(made.cpu[told].mean()) if told.any() else 0.0
     return Breakdown(
-        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=cpu, runq_s=mean(made.runq),
+        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=mean(made.cpu), runq_s=mean(made.runq),
         blocked_s=mean(made.blocked), collate_s=mean(made.collate), pickle_s=mean(made.pickle_cpu),
         receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
-        threads=1.0 + float(made.threads_cpu[told].mean()) / own if own > MIN_THREADED_S and not pool else None,
+        threads=None if pool else threads,
         lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
     )  # fmt: skip
 
@@ -202,7 +206,12 @@ def sources_of(recording: Recording) -> dict[str, str]:
 
 
 def _pieces(
-    recording: Recording, loop: Loop, usual: Bools, stacks: list[StackSamples], sources: dict[str, str]
+    recording: Recording,
+    loop: Loop,
+    usual: Bools,
+    stacks: list[StackSamples],
+    sources: dict[str, str],
+    threads: float | None,
 ) -> tuple[Piece, ...]:
     """Return the named pieces of making a batch, scaled from batches timed in depth to the usual ones."""
     made = loop.made
@@ -211,7 +220,12 @@ def _pieces(
     fetch_cpu = float(np.maximum(made.cpu - made.collate_cpu, 0)[usual].mean())
     collate_blocked = np.maximum(made.collate - made.collate_cpu - made.runq * _ratio(made.collate, made.wall), 0)
     fetch_blocked = float(np.maximum(made.blocked - collate_blocked, 0)[usual].mean())
-    pieces = _scaled(recording, operators.of_fetching(recording, loop), fetch_cpu, fetch_blocked, stacks, sources)
+    # A maker that merely waits for threads of its own, which compute all the while, is not reading.
+    threaded = (threads or 1.0) > THREADED and (threads or 1.0) - 1.0 > BUSY_THREADS * fetch_blocked / max(
+        fetch_cpu, 1e-9
+    )
+    fetching = operators.of_fetching(recording, loop)
+    pieces = _scaled(recording, fetching, fetch_cpu, fetch_blocked, stacks, sources, threaded)
     collating = operators.of_collating(recording, loop)
     cpu, blocked = float(made.collate_cpu[usual].mean()), float(collate_blocked[usual].mean())
     pieces += [replace(piece, stage="collate") for piece in _plainly_scaled(collating, cpu, blocked)]
@@ -243,16 +257,22 @@ def _scaled(
     fetch_blocked: float,
     stacks: list[StackSamples],
     sources: dict[str, str],
+    threaded: bool,
 ) -> list[Piece]:
     """Scale operators to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
     pieces: list[Piece] = []
     owned = _by_owner(stacks, found)
     for each, piece in zip(found, _plainly_scaled(found, fetch_cpu, fetch_blocked), strict=True):
-        if each.stage is None:
-            mine = owned[""] if each.place == REST else owned[each.name]
-            told = _told_by_stacks(piece, mine, sources, each.place == REST)
+        mine = owned[""] if each.place == REST else owned[each.name]
+        # A function of the user's may be called `read_clip` and decode: its lines tell.
+        named = each.stage == "read" and each.place != "" and sum(sample.count for sample in mine) >= MIN_TOLD
+        if each.stage is None or named:
+            # What blocks where nothing else tells is reading.
+            reads = not (threaded or named)
+            told = _told_by_stacks(replace(piece, blocked_s=0.0) if reads else piece, mine, sources, each.place == REST)
             pieces.extend(replace(part, where=loop_side.shown_place(recording, part.where or "")) for part in told)
-            pieces.append(replace(piece, stage="read", cpu_s=0.0, guessed=True))
+            if reads:
+                pieces.append(replace(piece, stage="read", cpu_s=0.0, guessed=True))
         elif each.stage == "decode" and not each.place and not never_reads(each.name):
             # A library that decodes also reads: what blocked it was the reading.
             pieces += [replace(piece, blocked_s=0.0), replace(piece, stage="read", cpu_s=0.0)]
@@ -274,7 +294,7 @@ def _dearest_line(own: Operator, stacks: list[StackSamples], sources: dict[str, 
 
 
 def _told_by_stacks(whole: Piece, stacks: list[StackSamples], sources: dict[str, str], rest: bool) -> list[Piece]:
-    """Split the CPU that timers see no further into by the lines and library frames in which it was seen.
+    """Split what timers see no further into by the lines and library frames in which it was seen.
 
     Args:
         rest: it is no one function's, so that the user's function in which it was seen names each part.
@@ -282,14 +302,23 @@ def _told_by_stacks(whole: Piece, stacks: list[StackSamples], sources: dict[str,
     seen: Counter[tuple[Stage | None, str, str]] = Counter()
     for sample in stacks:
         stage = stage_of_stack(sample.frames, sources)
+        # What is called reading and decodes is told apart; copying what was read is part of reading it.
+        stage = whole.stage if whole.stage == "read" and stage != "decode" else stage
         own = next((frame for frame in reversed(sample.frames) if _line(frame) in sources), "")
         name = split_frame(own)[0] if own and rest else whole.name
         seen[stage if stage in WORK else None, name, _line(own) if own else whole.where or ""] += sample.count
     total = sum(seen.values())
     if total < MIN_TOLD:
-        return [replace(whole, stage="transform", blocked_s=0.0, guessed=True)]
+        return [replace(whole, guessed=True)]
     return [
-        Piece(stage or "transform", name, place, whole.cpu_s * count / total, 0.0, guessed=stage is None)
+        Piece(
+            stage or whole.stage,
+            name,
+            place,
+            whole.cpu_s * count / total,
+            whole.blocked_s * count / total,
+            guessed=stage is None and whole.guessed,
+        )
         for (stage, name, place), count in seen.items()
     ]
 

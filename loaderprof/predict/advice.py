@@ -7,8 +7,11 @@ set already. Settings never ask for more workers than the CPU budget has cores.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+
+import numpy as np
 
 from loaderprof.diagnose.causes import Scene, of_tensors
 from loaderprof.findings import Advice, Costs
@@ -16,11 +19,19 @@ from loaderprof.predict.change import Change, Facts, Rule, faster, with_settings
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.pool_advice import POOL_RULES
-from loaderprof.predict.removal import Model, without
+from loaderprof.predict.removal import STRAGGLER_RATIO, Model, without
 from loaderprof.predict.together import Offer, together
 from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, weigh
 
 READ_THREADS = 8
+# What opens an archive or a database file, what reads its index, and the least share of a batch that is worth a change.
+_OPENING = re.compile(
+    r"tarfile\.open|ZipFile\.__init__|h5py\._hl\.files\.File\.__init__|lmdb\.open|sqlite3\.connect|zarr\.open"
+)
+_INDEXING = re.compile(r"TarFile\.(next|extractfile)$")
+MIN_OPENING = 0.1
+# Below this what stacks call the loop's own may be a few samples gone astray.
+MIN_HOST_GAIN = 0.1
 # Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
 SLICED_RATIOS = (2.4, 8.0, 13.0)
 CACHE_SHARE_OF_MEMORY = 0.5
@@ -188,12 +199,15 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     blocked = sum(piece.blocked_s for piece in scene.parts.pieces if piece.stage == "read")
     batch = int(scene.loop.facts.get("batch_size") or 1)
-    if batch < 2 or blocked < 0.3 * (scene.parts.wall_s or math.inf):
+    at_once = any(name.endswith(".__getitems__") for name in scene.operators)
+    if batch < 2 or at_once or blocked < 0.3 * (scene.parts.wall_s or math.inf):
         return
     threads = min(READ_THREADS, batch)
     costs = base.costs
-    keep = 1.0 - (1.0 - 1.0 / threads) * min(1.0, blocked / max(float(costs.fetch_blocked_s.mean()), 1e-12))
-    model = replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * keep))
+    less = (1.0 - 1.0 / threads) * min(1.0, blocked / max(float(costs.fetch_blocked_s.mean()), 1e-12))
+    # One slow read among quick ones overlaps with nothing.
+    usual = np.minimum(costs.fetch_blocked_s, STRAGGLER_RATIO * np.median(costs.fetch_blocked_s))
+    model = replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s - less * usual))
     yield Change(
         "overlapped-reads", f"Read the samples of a batch at once: {threads} threads in __getitems__",
         "Makers wait for reads one after another; the waiting overlaps freely until the source is full.",
@@ -202,6 +216,41 @@ def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         "def __getitems__(self, indices):\n"
         f"    with ThreadPoolExecutor({threads}) as pool:\n        return list(pool.map(self.__getitem__, indices))",
         1.0, cheaper=frozenset({"read"}),
+    )  # fmt: skip
+
+
+def _keep_open(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """Offer to open an archive or a database file once in each worker, where batches are seen to open it again."""
+    reads = [piece for piece in scene.parts.pieces if piece.stage == "read"]
+    opening = [piece for piece in reads if _OPENING.search(piece.name)]
+    if not opening:
+        return
+    # Its index is read again with it, and what else stands on the line that opens it.
+    line = opening[0].where
+    opening += [
+        piece
+        for piece in reads
+        if piece not in opening and ((line and piece.where == line) or _INDEXING.search(piece.name))
+    ]
+    cpu, blocked = sum(piece.cpu_s for piece in opening), sum(piece.blocked_s for piece in opening)
+    share = (cpu + blocked) / sum(piece.total_s for piece in scene.parts.pieces)
+    if share < MIN_OPENING:
+        return
+    costs = base.costs
+    model = replace(
+        base,
+        costs=replace(
+            costs, fetch_cpu_s=np.maximum(costs.fetch_cpu_s - cpu, 0.0),
+            fetch_blocked_s=np.maximum(costs.fetch_blocked_s - blocked, 0.0),
+        ),
+    )  # fmt: skip
+    yield Change(
+        "keep-open", "Open the archive or database file once in each worker, not for every sample",
+        f"Opening it, with its index, is {share:.0%} of making a batch.", opening[0].where, {"kind": "code"}, {}, model,
+        Costs(0.0, 0, "a few lines"),
+        "def __getitem__(self, index):\n    if self.file is None:  # None in __init__: each worker opens its own\n"
+        "        self.file = open_it(self.path)",
+        cheaper=frozenset({"read"}),
     )  # fmt: skip
 
 
@@ -243,7 +292,7 @@ def _threads(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     model = without(base, "host", scene.parts)
-    if model is not None and scene.gain("host") >= 0.05:
+    if model is not None and scene.gain("host") >= MIN_HOST_GAIN:
         where = scene.parts.host_by[0][0] if scene.parts.host_by else None
         yield Change(
             "lighter-loop", "Take logging, metrics and checkpoints off the step: less often, or beside it",
@@ -253,7 +302,8 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _threads, _cheaper,
+    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open, _threads,
+    _cheaper,
     _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (

@@ -208,7 +208,13 @@ def host_s(studied: Sequence[Studied]) -> float:
     return max(0.0, active - covered) + validation_s(studied)
 
 
+def saved_s(studied: Sequence[Studied], gain: float) -> float:
+    """Return the seconds of the job that a gain of it stands for."""
+    return _active_s(studied) * (1.0 - 1.0 / gain)
+
+
 def validation_s(studied: Sequence[Studied]) -> float:
+    """Return the seconds in loops that do not train while another does, unless their own loader explains them."""
     return sum(each.loop.span_s for each in studied if _validates(each, studied))
 
 
@@ -265,7 +271,10 @@ def _contention_share(each: Studied) -> float | None:
     threads = parts.threads or 1.0
     # A maker that merely waits for a pool of threads is blocked; one whose threads fight waits for a core.
     waits = (parts.runq_s or 0.0) >= QUEUING * (parts.wall_s or np.inf)
-    crowded = waits and threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
+    # Threads of a decoder (FFmpeg, blosc, Arrow) share its work; those that compute meet at barriers, and spin.
+    decoding = sum(piece.total_s for piece in parts.pieces if piece.stage in ("read", "decode"))
+    computes = decoding < 0.5 * sum(piece.total_s for piece in parts.pieces)
+    crowded = waits and computes and threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
     bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
     helped = each.helpers > 0.3 and base.neighbours > 0
     if not (crowded or bound or helped or parts.lock_holder):

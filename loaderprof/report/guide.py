@@ -69,6 +69,14 @@ CHANGES: dict[str, Change] = {
         setting=False,
         code='image = Image.open(path)\nimage.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8',
     ),
+    "keep-open": Change(
+        "Open an archive or a database file once in each worker, on first use, not for every sample",
+        setting=False,
+        code=(
+            "def __getitem__(self, index):\n    if self.file is None:  # None in __init__: each worker opens its own\n"
+            "        self.file = h5py.File(self.path)"
+        ),
+    ),
     "overlapped-reads": Change(
         "Read the samples of a batch at once, in threads within `__getitems__`",
         setting=False,
@@ -135,7 +143,15 @@ EVIDENCE: dict[Stage, str] = {
 
 _WORK = ("num-workers",)
 _DECODE = ("num-workers", "cache-in-memory")
-_READ = ("num-workers", "overlapped-reads", "requests-in-flight", "threads", "batches-ahead", "cache-in-memory")
+_READ = (
+    "num-workers",
+    "keep-open",
+    "overlapped-reads",
+    "requests-in-flight",
+    "threads",
+    "batches-ahead",
+    "cache-in-memory",
+)
 _STORE = "Store the decoded, or partly decoded, form once (arrays of uint8, tokens, columns) and read that instead."
 
 GUIDES: dict[str, Guide] = {
@@ -205,6 +221,13 @@ GUIDES: dict[str, Guide] = {
         "tarfile or zipfile among the dearest reads",
         _READ,
         ("Keep the archive open in each worker, and read its members in the order in which they lie in it.",),
+    ),
+    "table-rows": Guide(
+        "Rows are looked up one by one in a table that is in memory (pandas): each look-up makes an object of Python.",
+        "such a look-up among the dearest reads",
+        _READ,
+        ("Turn the columns into arrays or tensors once, in `__init__`, and index these.",
+         "Ask for a batch of rows in one call (`__getitems__`)."),
     ),
     "database-read": Guide(
         "Samples come out of a database file (HDF5, LMDB, Arrow, zarr, SQLite): looking up, copying and converting rows.",
