@@ -145,6 +145,10 @@ class Measured:
     runs: int
 
 
+# Between the actions of a set of changes, whose id joins theirs with `+`.
+JOINED = "; "
+
+
 @dataclass(frozen=True, slots=True)
 class Advice:
     """One change. `change` holds keys that `--set` takes, or `{"kind": "cache"|"decoder"|"format"|"code"}`."""

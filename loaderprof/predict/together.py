@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from loaderprof.diagnose.breakdown import WORK
 from loaderprof.diagnose.causes import Scene
-from loaderprof.findings import Advice, Costs, Expected
+from loaderprof.findings import JOINED, Advice, Costs, Expected
 from loaderprof.predict.change import Change, Facts, Rule, with_settings
 from loaderprof.predict.removal import Model, without
 from loaderprof.predict.weigh import weigh
 
 # Another change joins the set where it gains this much more, and up to so many are told as one.
-MIN_MORE, MAX_CHANGES = 1.05, 3
+MIN_MORE, MAX_CHANGES = 1.1, 3
 # A loop that would gain less than this if loading were free is limited by its step.
 STEP_BOUND = 1.05
 
@@ -54,7 +54,7 @@ def together(offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base:
     settings = {key: value for change in chosen for key, value in change.change.items() if _is_setting(change)}
     coded = not all(_is_setting(change) for change in chosen)
     change = Change(
-        "+".join(change.id for change in chosen), "; ".join(change.action for change in chosen), _left(model, scene), None,
+        "+".join(change.id for change in chosen), JOINED.join(change.action for change in chosen), _left(model, scene), None,
         {**({"kind": "code"} if coded else {}), **settings},
         {key: value for change in chosen for key, value in change.current.items() if key in settings}, model,
         _costs(chosen), "\n".join(change.code for change in chosen if change.code),

@@ -64,7 +64,12 @@ def _changes(findings: Findings) -> list[Markup]:
     numbers = sentences.numbering(findings.advice)
     for each in sentences.shown(findings.advice, MAX_ACTIONS):
         gain = words.interval(each.expected.speedup, each.expected.low, each.expected.high)
-        cells = (numbers[each.id], words.short(each.action, 120), gain, sentences.verified(each))
+        cells = (
+            numbers[each.id],
+            words.short(sentences.action(each, findings.advice), 120),
+            gain,
+            sentences.verified(each),
+        )
         row = Markup("").join(_tag("td", _CELL, cell) for cell in cells)
         rows.append(Markup("<tr>{}</tr>").format(row))
     if not rows:

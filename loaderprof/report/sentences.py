@@ -11,7 +11,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from loaderprof.findings import Advice, Findings, Rank, Stage
+from loaderprof.findings import JOINED, Advice, Findings, Rank, Stage
 from loaderprof.report import words
 from loaderprof.report.palette import NAMES
 
@@ -193,25 +193,36 @@ def loader_waits(findings: Findings) -> list[str]:
 
 
 def numbering(advice: tuple[Advice, ...]) -> dict[str, str]:
-    """Return the number each change goes by: 1, 2, and 1+2 for one whose id joins those ids with +."""
-    single = [each.id for each in advice if not _is_joint(each, advice)]
+    """Return the number each change goes by: 1, 2, and 1+2 for a set of them, 1+ for one that holds more than is told."""
+    sets = {each.id: parts for each in advice if (parts := _told_parts(each, advice))}
+    single = [each.id for each in advice if each.id not in sets]
     numbers = {each: str(place) for place, each in enumerate(single, 1)}
-    for each in advice:
-        if each.id not in numbers:
-            numbers[each.id] = "+".join(numbers[part] for part in each.id.split("+"))
+    for id_, parts in sets.items():
+        more = "+" if len(parts) < len(id_.split("+")) else ""
+        numbers[id_] = "+".join(numbers[part] for part in parts) + more
     return numbers
 
 
-def _is_joint(each: Advice, advice: tuple[Advice, ...]) -> bool:
-    """Tell whether a change is some of the others together."""
-    parts = each.id.split("+")
-    return len(parts) > 1 and set(parts) <= {other.id for other in advice if "+" not in other.id}
+def action(each: Advice, advice: tuple[Advice, ...]) -> str:
+    """Return what to do: of a set, only what is not told above it."""
+    parts = _told_parts(each, advice)
+    if not parts or len(parts) == len(each.id.split("+")):
+        return "" if parts else each.action
+    told = {other.action for other in advice if other.id in parts}
+    return JOINED.join(part for part in each.action.split(JOINED) if part not in told)
+
+
+def _told_parts(each: Advice, advice: tuple[Advice, ...]) -> list[str]:
+    """Return the changes of a set that are told by themselves; none for a change that is no set."""
+    singles = {other.id for other in advice if "+" not in other.id}
+    return [part for part in each.id.split("+") if part in singles] if "+" in each.id else []
 
 
 def shown(advice: tuple[Advice, ...], most: int) -> tuple[Advice, ...]:
     """Return the changes to show where there is room for `most`, and a set of them, which takes one line."""
     first, rest = advice[:most], advice[most:]
-    return (*first, *(each for each in rest if _is_joint(each, first)))
+    known = {each.id for each in first}
+    return (*first, *(each for each in rest if known.issuperset(_told_parts(each, advice) or [""])))
 
 
 def price(advice: Advice) -> list[str]:

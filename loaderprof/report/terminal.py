@@ -129,7 +129,7 @@ def _actions(findings: Findings, folder: str) -> RenderableType | None:
     table.add_column("costs", no_wrap=True)
     for each in shown:
         label, expected = numbers[each.id], each.expected
-        action = "" if "+" in label else words.short(each.action, 100)
+        action = words.short(sentences.action(each, findings.advice), 100)
         gain = Text(words.interval(expected.speedup, expected.low, expected.high), style="bold")
         table.add_row(label, action, gain, _price(each))
         if each.measured:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loaderprof.report import words
+from loaderprof.findings import Advice, Costs, Expected
+from loaderprof.report import sentences, words
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,14 @@ def test_clean_spells_out_what_could_turn_or_break_a_line() -> None:
 def test_short_keeps_both_ends() -> None:
     assert words.short("/data/" + "x" * 400 + "/train.py", 21) == "/data/xxxx…x/train.py"
     assert len(words.short("x" * 5000, 60)) == 60
+
+
+def test_a_set_says_what_no_change_above_it_says() -> None:
+    def change(id_: str, action: str) -> Advice:
+        return Advice(id_, action, "Because.", None, {"kind": "code"}, {}, Expected(2.0, 1.5, 2.5, None), Costs())
+
+    told = (change("a", "Do A"), change("b", "Do B"), change("a+b", "Do A; Do B"), change("a+c", "Do A; Do C"))
+    assert sentences.numbering(told) == {"a": "1", "b": "2", "a+b": "1+2", "a+c": "1+"}
+    assert [sentences.action(each, told) for each in told] == ["Do A", "Do B", "", "Do C"]
+    assert sentences.shown(told, 1) == (told[0], told[3])
+    assert sentences.numbering((change("x+y", "Do X; Do Y"),)) == {"x+y": "1"}
