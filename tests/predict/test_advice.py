@@ -269,9 +269,9 @@ def test_no_workers_are_advised_only_where_batches_are_cheap_to_make(
     advice = offered(one_loop(tmp_path / "r", Plan(workers=2, wait=0.02, receive=0.018, fetch=fetch)).findings())
     assert ("no-workers" in advice) == offered_
     if offered_:
-        # 28 ms a step become a step of 10 ms and 2 ms of making.
+        # 28 ms a step become 2 ms of making and a step of 10 ms, of which letting go of 250 tensors took 2 ms.
         assert advice["no-workers"].change == {"num_workers": 0}
-        assert advice["no-workers"].expected.speedup == pytest.approx(30 / 12, rel=0.1)
+        assert advice["no-workers"].expected.speedup == pytest.approx(30 / 10, rel=0.1)
 
 
 def test_a_cheaper_sampler_gains_half_of_its_cost_to_all_of_it(tmp_path: Path) -> None:
