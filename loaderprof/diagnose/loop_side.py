@@ -40,7 +40,7 @@ _DEVICE_FRAMES = re.compile(
 )
 _DEVICE_LINES = re.compile(
     r"\bsleep\(|\.backward\(|\.step\(|zero_grad|\bmodel\b|\bnet(work)?\b|criterion|\bloss\w*\s*=|\bforward\(|"
-    r"\btorch\.|\bF\.|\bnn\.|synchronize\("
+    r"\btorch\.|\bF\.|\bnn\.|synchronize\(|\blogits\b|\.(argmax|(log_)?softmax|sigmoid|matmul|einsum|bmm|detach)\("
 )
 
 # The model at work, whatever else stands on the user's line: `loss.backward(); total += loss.item()`.

@@ -40,6 +40,11 @@ SAMPLER_KEPT = (0.5, 0.25, 0.0)
 UNMAP_PER_TENSOR_S = 8e-6
 # Of collating into shared memory, what sharing may be at most.
 MOSTLY_SHARING = 0.9
+_AT_ONCE = (
+    "def __iter__(self):\n    indices = torch.multinomial(self.weights, len(self), replacement=True)\n"
+    "    yield from indices.tolist()"
+)
+_FEWER = "sampler = RandomSampler(dataset, replacement=True, num_samples=samples)"
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 
 
@@ -162,8 +167,8 @@ def _sampler(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         if by_batch else f"{name} takes {costs.epoch_gap_s:.2g} s at the start of every epoch, before the first batch.",
         scene.sampler_where, {"kind": "code", "operator": name}, {"s_per_batch": round(index, 6), "s_per_epoch": round(costs.epoch_gap_s, 6)},
         Costs(0.0, None, "code"),
-        "def __iter__(self):\n    indices = torch.multinomial(self.weights, len(self), replacement=True)\n"
-        "    yield from indices.tolist()" if by_batch else "sampler = RandomSampler(dataset, replacement=True, num_samples=samples)",
+        # What a sampler of the user's draws, and whether anew after each batch, only they know.
+        (_AT_ONCE if by_batch else _FEWER) if sampler_of(scene.loop).startswith("torch.") else "",
     )  # fmt: skip
 
 

@@ -27,6 +27,9 @@ STATE = ("Module.state_dict (/env/site-packages/torch/nn/modules/module.py:2100)
         ("scores = evaluate(net, images)", CALL, "host"),
         ("torch.save(model.state_dict(), path)", STATE, "host"),
         ("loss = criterion(net(images), labels)", CALL, "device"),
+        ("predicted = outputs.argmax(1)", (), "device"),
+        ("hits += (outputs.argmax(1) == labels).sum().item()", (), "host"),
+        ("for name, value in totals.items():", (), "unknown"),
     ],
 )
 def test_what_the_model_does_is_its_own_whatever_else_stands_on_the_line(
