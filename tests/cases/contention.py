@@ -83,7 +83,7 @@ def pin_worker(_: int) -> None:
     os.sched_setaffinity(0, one_cpu())
 
 
-@case("affinity", label="contention", stages="contention transform device")
+@case("affinity", label="contention", also="transform", stages="contention transform device")
 def pinned_workers(knobs: Knobs, clock: Clock) -> None:
     """Every worker is bound to the same CPU; free, two of them keep up."""
     matrix = np.random.default_rng(0).random((300, 300))
@@ -104,7 +104,7 @@ def pinned_workers(knobs: Knobs, clock: Clock) -> None:
             break
 
 
-@case("global lock", label="contention", stages="contention transform device")
+@case("global lock", label="contention", also="device", stages="contention transform device")
 def exporter_thread(knobs: Knobs, clock: Clock) -> None:
     """A thread of the training process computes without a pause: every call of torch waits for the lock again."""
     stop = threading.Event()

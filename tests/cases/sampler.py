@@ -86,7 +86,7 @@ def length_batches(knobs: Knobs, clock: Clock) -> None:
     lengths = np.random.default_rng(0).integers(5, 500, 120_000).tolist()
     plain = BatchSampler(SequentialSampler(dataset), 16, drop_last=True)
     loader = DataLoader(dataset, batch_sampler=knobs.pick("sampler", ByLength(lengths, 16), plain), num_workers=1)
-    model = Slow(0.006)
+    model = Slow(0.002)
     optimizer = torch.optim.AdamW(model.parameters())
     while not clock.done:
         for batch in loader:

@@ -40,7 +40,7 @@ class Indexed(Light):
 @case("short epochs", label="startup", stages="startup device")
 def short_epochs(knobs: Knobs, clock: Clock) -> None:
     loader = DataLoader(
-        Light(240),
+        Light(80),
         batch_size=8,
         shuffle=True,
         num_workers=2,

@@ -138,7 +138,7 @@ def long_recording(knobs: Knobs, clock: Clock) -> None:
                 rare = number % 81 == 32 and not knobs.off("straggler")
                 yield chosen(long if rare else short)
 
-    model = Slow(0.012)
+    model = Slow(0.004)
     for batch in DataLoader(Recordings(), batch_size=8, num_workers=2):
         if not knobs.off("device"):
             model(batch).mean().backward()
