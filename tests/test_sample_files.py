@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,5 @@ def test_a_sample_is_known_by_the_file_it_opened(
     files = {int(row["index"]): seen.texts[row["file"]] for row in rows if row["file"] >= 0}
     assert files == {int(index): f"data/{index % 4}.bin" for index in rows["index"]}
     page = (tmp_path / "seen/report.html").read_text()
-    assert "data/3.bin</bdi>" in page
+    # Whichever were the slowest.
+    assert re.search(r"data/\d\.bin</bdi>", page)

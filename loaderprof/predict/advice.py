@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -63,11 +64,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {
-        number: with_settings(base, scene.batch_tensors, scene.batch_bytes, num_workers=number).pace_s()
-        for number in candidates
-        if number != now
-    }
+    runs = {number: _with(scene, base, num_workers=number).pace_s() for number in candidates if number != now}
     if not runs:
         return
     best = min(runs.values())
@@ -77,9 +74,9 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     code = f"{loader} = DataLoader(..., num_workers={number})"
     yield Change(
         "num-workers", f"{verb} num_workers from {now} to {number}",
-        f"{'Batches are made in the training process' if not now else f'{now} workers make the batches'}; "
+        f"{('Batches are made in the training process', 'One worker makes the batches')[now] if now < 2 else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, with_settings(base, scene.batch_tensors, scene.batch_bytes, num_workers=number),
+        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(scene, base, num_workers=number),
         Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
     )  # fmt: skip
 
@@ -98,7 +95,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
                 yield Change(
                     "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
                     "Batches take uneven times; a deeper queue rides over the slow ones.", scene.loop.facts.get("where"),
-                    {"prefetch_factor": factor}, {"prefetch_factor": now}, with_settings(base, scene.batch_tensors, scene.batch_bytes, prefetch_factor=factor),
+                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(scene, base, prefetch_factor=factor),
                     Costs(0.0, _batches_bytes(scene, (factor - now) * base.settings.num_workers), "one argument"),
                     f"{scene.loop.name} = DataLoader(..., prefetch_factor={factor})",
                 )  # fmt: skip
@@ -107,7 +104,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
-        kept = with_settings(base, scene.batch_tensors, scene.batch_bytes, persistent_workers=True)
+        kept = _with(scene, base, persistent_workers=True)
         # Where every batch was its worker's first, any part of it may have been set-up.
         costs = replace(
             base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
@@ -134,7 +131,7 @@ def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "out-of-order", "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, with_settings(base, scene.batch_tensors, scene.batch_bytes, in_order=False),
+            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(scene, base, in_order=False),
             Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
             f"{scene.loop.name} = DataLoader(..., in_order=False)",
         )  # fmt: skip
@@ -145,7 +142,7 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
             "Batches are received on the training thread; a pinning thread would receive them beside it.",
-            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, with_settings(base, scene.batch_tensors, scene.batch_bytes, pin_memory=True),
+            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(scene, base, pin_memory=True),
             Costs(0.2, _batches_bytes(scene, 2), "one argument"),
             f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
         )  # fmt: skip
@@ -309,6 +306,10 @@ RULES: tuple[Rule, ...] = (
 WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
+
+
+def _with(scene: Scene, base: Model, **settings: Any) -> Model:
+    return with_settings(base, scene.batch_tensors, scene.batch_bytes, **settings)
 
 
 def _batches_bytes(scene: Scene, batches: int) -> int | None:
