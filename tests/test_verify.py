@@ -45,6 +45,7 @@ def found() -> Findings:
     return replace(recording.read(real.recording()).findings(), advice=(CACHE, WORKERS, PREFETCH, BOTH))
 
 
+@pytest.mark.slow
 def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
     folder = copy(real.recording(), tmp_path)
     done = real.loaderprof("verify", str(folder), "--change", "num-workers", "--runs", "2", cwd=tmp_path)
@@ -65,6 +66,7 @@ def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
     assert shown["num-workers"]["runs"] == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_with_the_change_is_told_and_not_scored(tmp_path: Path) -> None:
     folder = copy(real.recording("--alone"), tmp_path)
     done = real.loaderprof("verify", str(folder), "--change", "num-workers", "--runs", "1", cwd=tmp_path)

@@ -203,6 +203,7 @@ def test_the_job_has_a_terminal_of_the_same_size(tmp_path: Path, terminal: Calla
 
 @needs_tmux
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
+@pytest.mark.slow
 def test_a_running_job_in_view(job: Path, tmux: Tmux) -> None:
     with subprocess.Popen([sys.executable, "train.py"], cwd=job, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, text=True) as running:  # fmt: skip

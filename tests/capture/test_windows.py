@@ -25,8 +25,8 @@ ORDERS = (
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
 )
-KINDS = ("plain", "workers", "persistent", "short")
-MORE = ("batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
+KINDS = ("workers", "short")
+MORE = ("plain", "persistent", "batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
 
 
 @pytest.fixture
