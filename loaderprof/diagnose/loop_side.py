@@ -40,7 +40,7 @@ _DEVICE_FRAMES = re.compile(
 )
 _DEVICE_LINES = re.compile(
     r"\bsleep\(|\.backward\(|\.step\(|zero_grad|\bmodel\b|\bnet(work)?\b|criterion|\bloss\w*\s*=|\bforward\(|"
-    r"\btorch\.|\bF\.|\bnn\.|synchronize\(|\blogits\b|\.(argmax|(log_)?softmax|sigmoid|matmul|einsum|bmm|detach)\("
+    r"\btorch\.|\bF\.|\bnn\.|synchronize\(|\blogits\b|(?<!\bnp)\.(argmax|(log_)?softmax|sigmoid|matmul|einsum|bmm)\("
 )
 
 # The model at work, whatever else stands on the user's line: `loss.backward(); total += loss.item()`.
@@ -82,14 +82,17 @@ def part_of_step(frames: tuple[str, ...], sources: dict[str, str], device: bool 
         device: the step runs on a device of its own, so that a line that reads a result waits for it.
     """
     library: Part = "unknown"
-    model = False
+    model = arrays = False
     for frame in reversed(frames):
         _, file, line = split_frame(frame)
         place = f"{file}:{line}"
         source = sources.get(place)
         if source is not None:
-            return _part_of_line(source, library, device, model and not _EVALUATION.search(source)), place
+            part = _part_of_line(source, library, device, model and not _EVALUATION.search(source))
+            # numpy at work below a line is no model's work, whatever else stands on the line.
+            return ("unknown" if arrays and part == "device" and not model else part), place
         model = model or bool(_MODEL_CALLS.search(frame))
+        arrays = arrays or "/numpy/" in file
         if library == "unknown":
             library = "host" if _HOST_FRAMES.search(file) else "device" if _DEVICE_FRAMES.search(file) else "unknown"
     return library, ""

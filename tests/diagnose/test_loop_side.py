@@ -15,6 +15,7 @@ CALL = (
     "Module._call_impl (/env/site-packages/torch/nn/modules/module.py:1789)",
     "Conv2d.forward (/env/site-packages/torch/nn/modules/conv.py:565)",
 )
+ARRAYS = ("histogram (/env/site-packages/numpy/lib/_histograms_impl.py:860)",)
 STATE = ("Module.state_dict (/env/site-packages/torch/nn/modules/module.py:2100)",)
 
 
@@ -28,6 +29,8 @@ STATE = ("Module.state_dict (/env/site-packages/torch/nn/modules/module.py:2100)
         ("torch.save(model.state_dict(), path)", STATE, "host"),
         ("loss = criterion(net(images), labels)", CALL, "device"),
         ("predicted = outputs.argmax(1)", (), "device"),
+        ("counts, edges = np.histogram(model.head.weight.detach(), 60)", ARRAYS, "unknown"),
+        ("best = np.argmax(scores)", (), "unknown"),
         ("hits += (outputs.argmax(1) == labels).sum().item()", (), "host"),
         ("for name, value in totals.items():", (), "unknown"),
     ],
