@@ -344,13 +344,13 @@ def predictions(
     seen: Recording, loop: Loop, present: Settings, cores: float, size: tuple[int, int] | None
 ) -> dict[Settings, float]:
     """Return batches per second by the replay, for every count of workers and depth; empty where it errs too much."""
-    base = model(loop, break_down(seen, loop), cores, None)
+    bytes_, tensors = size or (None, None)
+    base = model(loop, break_down(seen, loop), cores, None, tensors=tensors)
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     if base is None or wait is None or step is None or wait + step <= 0:
         return {}
     if abs(base.run().steady_step_s / (wait + step) - 1) > MODEL_ERROR:
         return {}
-    bytes_, tensors = size or (None, None)
     grid = [
         normal(replace(present, num_workers=workers, prefetch_factor=factor, in_order=in_order))
         for workers in worker_counts(cores, present.num_workers)

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import threading
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 MAGIC = b"loaderprof-journal 1\n"
 HEADER_BYTES = 4096
@@ -118,10 +118,12 @@ class Journal:
         target[offset] = kind
         self.written = slot
 
-    def text(self, text: str) -> int:
-        """Return the number of a text, writing it on first use."""
+    def text(self, text: str, most: Optional[int] = None) -> int:
+        """Return the number of a text, writing it on first use; 0 for a new one where there are `most` already."""
         number = self._texts.get(text)
         if number is None:
+            if most is not None and len(self._texts) >= most:
+                return 0
             with self._lock:
                 number = self._texts.setdefault(text, len(self._texts) + 1)
             self._write_text(number, text.encode("utf-8", "replace")[:65536])

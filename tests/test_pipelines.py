@@ -48,5 +48,6 @@ def test_what_holds_up_a_pipeline_and_what_to_change(
         assert who in verdict["headline"]
     else:
         assert verdict["cause"] == "record-parsing"
+        assert cause in [each["id"] for each in found["causes"] if each["status"] == "found"]
     assert advice is None or advice in [each["id"] for each in found["advice"]]
     assert "num-workers" not in [each["id"] for each in found["advice"]]

@@ -82,11 +82,14 @@ def _image(path: Path) -> tuple[bytes, str, int] | None:
 
 def _decoders(kind: str, raws: Sequence[bytes]) -> Iterator[tuple[str, Decode]]:
     """Yield the decoders that are installed and decode all of the images."""
+    beside_pil = False
     for name, module, make in _KNOWN:
-        if (kind == "JPEG" or name in _ANY_FORMAT) and importlib.util.find_spec(module) is not None:
-            decode = _working(make, raws)
-            if decode is not None:
-                yield name, decode
+        # Importing torch takes longer than all of the decoding: only where there is nothing else to compare PIL with.
+        wanted = (kind == "JPEG" or name in _ANY_FORMAT) and not (name == "torchvision" and beside_pil)
+        decode = _working(make, raws) if wanted and importlib.util.find_spec(module) is not None else None
+        if decode is not None:
+            beside_pil = beside_pil or module != "PIL"
+            yield name, decode
 
 
 def _working(make: Callable[[], Decode], raws: Sequence[bytes]) -> Decode | None:

@@ -31,8 +31,8 @@ LONG_FETCH_NS = 4_700_000
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
 CALL_COST_NS = 1_600
 DEPTH_BUDGET = 0.002
-# Files of samples that one maker of batches tells by name: a long run would else write names for ever.
-MAX_FILES = 1000
+# Texts of a journal beyond which files of samples get no name: a long run would else write names for ever.
+MAX_TEXTS = 1000
 # 0, for our own tests: every batch but the first of a process.
 DEPTH_PERIOD_NS = int(os.environ.get("LOADERPROF_DEPTH_PERIOD_NS", 1_000_000_000))
 
@@ -66,7 +66,7 @@ class Fetches:
         self.depth_due = process.depth_due.get(self.dataset, 0)
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
-        self.samples = self.files = 0
+        self.samples = 0
 
     @unseen
     def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
@@ -177,11 +177,9 @@ class Fetches:
                         wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")), self.iterator,
                     )  # fmt: skip
         for position, (key, sample_wall, sample_cpu, file) in enumerate(table.samples):
-            named = bool(file) and self.files < MAX_FILES
-            self.files += named
             journal.write(
                 layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator,
-                journal.text(file) if named else 0,
+                journal.text(file, MAX_TEXTS) if file else 0,
             )  # fmt: skip
 
 

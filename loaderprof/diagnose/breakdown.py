@@ -26,10 +26,9 @@ MIN_STACK_SAMPLES = 20
 MIN_TOLD = 5
 # Below this a batch's other threads are those that hand over the one before.
 MIN_THREADED_S = 0.001
-# Above this, a maker that is blocked waits for threads of its own.
-THREADED = 1.4
-# They compute for this share of the time that it is blocked.
-BUSY_THREADS = 0.5
+# A maker with more threads than this at work has some of its own, and waits for them where they compute for so much of
+# the time that it is blocked.
+MANY_THREADS, BUSY_THREADS = 1.4, 0.5
 WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
@@ -221,9 +220,8 @@ def _pieces(
     collate_blocked = np.maximum(made.collate - made.collate_cpu - made.runq * _ratio(made.collate, made.wall), 0)
     fetch_blocked = float(np.maximum(made.blocked - collate_blocked, 0)[usual].mean())
     # A maker that merely waits for threads of its own, which compute all the while, is not reading.
-    threaded = (threads or 1.0) > THREADED and (threads or 1.0) - 1.0 > BUSY_THREADS * fetch_blocked / max(
-        fetch_cpu, 1e-9
-    )
+    beside = (threads or 1.0) - 1.0
+    threaded = beside > max(MANY_THREADS - 1.0, BUSY_THREADS * fetch_blocked / max(fetch_cpu, 1e-9))
     fetching = operators.of_fetching(recording, loop)
     pieces = _scaled(recording, fetching, fetch_cpu, fetch_blocked, stacks, sources, threaded)
     collating = operators.of_collating(recording, loop)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_wait_s
+from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, usual_wait_s
 from loaderprof.diagnose.operators import TENSORS
 from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.reads import Reads
@@ -24,8 +24,6 @@ MIN_GAIN = 0.05
 WORTH_NAMING = 0.1
 # Fetches that wait this share of their time are waiting, not working.
 MOSTLY_BLOCKED = 0.5
-# A worker whose process burns this many times its thread's CPU runs threads of a library.
-MANY_THREADS = 1.4
 # This share of the makers' reading must be seen in sockets for it to be remote.
 MOSTLY_REMOTE = 0.5
 # Below this share of the bytes that came from a disk, nobody asked for them; and the other way round.

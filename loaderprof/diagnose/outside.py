@@ -23,8 +23,8 @@ import numpy as np
 
 from loaderprof import findings as results
 from loaderprof.diagnose import causes
-from loaderprof.diagnose.breakdown import WORK, Breakdown, Piece
-from loaderprof.diagnose.causes import MANY_THREADS, Scene
+from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, Piece
+from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.machine import DISTURBANCE
 from loaderprof.diagnose.samples import WAITING, Seen, Share, look, share, waiting, watched_mains

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof.diagnose.breakdown import MANY_THREADS
 from loaderprof.diagnose.causes import Scene, of_tensors
 from loaderprof.findings import Advice, Costs
 from loaderprof.predict.change import Change, Facts, Rule, faster, with_settings
@@ -49,14 +50,15 @@ def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple
     """
     # What is no DataLoader takes none of its settings.
     rules = WATCHED_RULES if scene.loop.facts.get("watched") else RULES
+    before_s = base.pace_s()
     offers = [
         Offer(change, expected)
         for rule in rules
         for change in rule(scene, base, facts)
-        if (expected := weigh(change, scene, base, facts)) is not None and (expected.low or 0.0) >= least
+        if (expected := weigh(change, scene, base, before_s, facts)) is not None and (expected.low or 0.0) >= least
     ]
     offers.sort(key=lambda offer: -(offer.expected.low or 0.0))
-    joint = together(offers, rules, scene, base, facts)
+    joint = together(offers, rules, scene, base, before_s, facts)
     return (*(offer.change.advice(offer.expected) for offer in offers), *((joint,) if joint is not None else ()))
 
 
@@ -273,7 +275,7 @@ def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 def _threads(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    if "contention" in scene.gains and (scene.parts.threads or 1.0) > 1.4:
+    if "contention" in scene.gains and (scene.parts.threads or 1.0) > MANY_THREADS:
         costs = base.costs
         waited = 1.0 / scene.gains["contention"]
         model = replace(base, costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * waited))
@@ -299,9 +301,8 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open, _threads,
-    _cheaper,
-    _lighter_loop, *DELIVERY_RULES,
+    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open,
+    _threads, _cheaper, _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,

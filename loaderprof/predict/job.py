@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.diagnose import causes
-from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down, usual_wait_s
+from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, break_down, usual_wait_s
 from loaderprof.diagnose.machine import busy_helpers
 from loaderprof.diagnose.timeline import Loop, Timeline, of_makers
 from loaderprof.diagnose.verdict import LOADER, primary
 from loaderprof.findings import Stage
 from loaderprof.predict.pooled import pooled, unlocked
-from loaderprof.predict.removal import Model, in_bursts, model, with_lock, without
+from loaderprof.predict.removal import Model, in_bursts, model, unloaded, without
 from loaderprof.recording import Recording
 
 DRAWS = 12
@@ -74,11 +73,11 @@ def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
 def study(recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()) -> Studied:
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops), loop, parts)
+    sizes = of_makers(recording, loop, recording.tables["size"])
+    tensors = float(np.median(sizes["tensors"])) if len(sizes) else None
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, tensors), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
-    sizes = of_makers(recording, loop, recording.tables["size"])
-    base = with_lock(base, float(np.median(sizes["tensors"])) if len(sizes) else None)
     bursts = in_bursts(loop)
     variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, bursts)) is not None}
     before = base.run().steady_step_s
@@ -86,10 +85,7 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
     measured = usual_wait_s(loop, parts) + (loop.mean(loop.step) or 0.0)
     error = before / measured - 1 if measured > 0 else None
-    bare = base
-    for stage in (*WORK, "handover", "sampler"):
-        bare = without(bare, stage, parts) or bare
-    ceiling = _ratio(before, bare.run().steady_step_s)
+    ceiling = _ratio(before, unloaded(base, parts).run().steady_step_s)
     studied = Studied(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
     studied.budget = budget
     studied.contention = _contention_share(studied)
@@ -140,13 +136,12 @@ def _zipped(loop: Loop, other: Loop) -> bool:
 
 def _among(loop: Loop, other: Loop) -> bool:
     """Return whether most of a loop's batches were asked for within epochs of another, and not all within one of its steps."""
-    within = steps = 0
-    for number in np.unique(other.epoch):
-        mine = other.epoch == number
-        inside = loop.asked[(loop.asked >= other.asked[mine][0]) & (loop.asked <= other.taken[mine][-1])]
-        within += len(inside)
-        steps += len(np.unique(np.searchsorted(other.asked[mine], inside)))
-    return within > 0.5 * len(loop.asked) and steps > 0.5 * within
+    first = np.flatnonzero(np.diff(other.epoch, prepend=other.epoch[0] - 1))
+    last = np.append(first[1:], len(other.epoch)) - 1
+    epoch = np.clip(np.searchsorted(other.asked[first], loop.asked, side="right") - 1, 0, None)
+    within = loop.asked[(loop.asked >= other.asked[first][epoch]) & (loop.asked <= other.taken[last][epoch])]
+    steps = len(np.unique(np.searchsorted(other.asked, within)))
+    return len(within) > 0.5 * len(loop.asked) and steps > 0.5 * len(within)
 
 
 def _active_s(studied: Sequence[Studied]) -> float:
@@ -274,7 +269,7 @@ def _contention_share(each: Studied) -> float | None:
     # Threads of a decoder (FFmpeg, blosc, Arrow) share its work; those that compute meet at barriers, and spin.
     decoding = sum(piece.total_s for piece in parts.pieces if piece.stage in ("read", "decode"))
     computes = decoding < 0.5 * sum(piece.total_s for piece in parts.pieces)
-    crowded = waits and computes and threads > causes.MANY_THREADS and workers * threads > 1.2 * base.cores
+    crowded = waits and computes and threads > MANY_THREADS and workers * threads > 1.2 * base.cores
     bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
     helped = each.helpers > 0.3 and base.neighbours > 0
     if not (crowded or bound or helped or parts.lock_holder):

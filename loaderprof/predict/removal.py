@@ -71,7 +71,12 @@ class Model:
 
 
 def model(
-    loop: Loop, parts: Breakdown, budget: float, busy_others: float | None, others: Sequence[Loop] = ()
+    loop: Loop,
+    parts: Breakdown,
+    budget: float,
+    busy_others: float | None,
+    others: Sequence[Loop] = (),
+    tensors: float | None = None,
 ) -> Model | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one.
 
@@ -81,6 +86,7 @@ def model(
         budget: cores that the job may use.
         busy_others: cores that everything but the loop and its workers kept busy; None: not measured.
         others: loops of the same run, one of which may show what a batch costs once its worker is set up.
+        tensors: in a batch; None: not measured.
     """
     usual = usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
@@ -125,7 +131,7 @@ def model(
     base = Model(
         costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first
     )  # fmt: skip
-    return _booted(base, loop) if workers else base
+    return _booted(with_lock(base, tensors), loop) if workers else base
 
 
 def with_lock(base: Model, tensors: float | None) -> Model:
@@ -203,10 +209,8 @@ def _answer(loop: Loop, share: float, neighbours: float) -> float:
         return 0.0
     # Where nobody else wants the cores all of it is the job's own doing. Else a low quantile, as now and then an answer
     # waits for what others hold.
-    low, mean = (
-        float(np.quantile(answer, 0.25)) * share,
-        float(np.mean(np.minimum(answer, MOST_WAITED * np.median(answer)))),
-    )
+    low = float(np.quantile(answer, 0.25)) * share
+    mean = float(np.mean(np.minimum(answer, MOST_WAITED * np.median(answer))))
     alone = max(0.0, 1.0 - neighbours)
     return low + alone * max(0.0, mean - low)
 
@@ -285,6 +289,13 @@ def in_bursts(loop: Loop) -> bool:
     total = made.cpu + made.blocked
     slow = total > STRAGGLER_RATIO * np.median(total[usual])
     return bool(total[usual & slow].sum() > BURST_SHARE * total[usual].sum())
+
+
+def unloaded(base: Model, parts: Breakdown) -> Model:
+    """Return the model with all of the loader's work taken away."""
+    for stage in (*WORK, "handover", "sampler"):
+        base = without(base, stage, parts) or base
+    return base
 
 
 def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -> Model | None:

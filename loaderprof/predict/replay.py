@@ -303,7 +303,6 @@ class _Run:
 
     def open_epoch(self) -> None:
         """Empty queues: nothing is dealt, made, or put aside."""
-        self.computing.clear()
         workers = self.settings.num_workers
         self.tasks: list[deque[int]] = [deque() for _ in range(workers)]
         self.unsent: list[deque[int]] = [deque() for _ in range(workers)]

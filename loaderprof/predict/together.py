@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loaderprof.diagnose.breakdown import WORK
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.causes import MIN_GAIN, Scene
 from loaderprof.findings import JOINED, Advice, Costs, Expected
 from loaderprof.predict.change import Change, Facts, Rule, with_settings
-from loaderprof.predict.removal import Model, without
+from loaderprof.predict.removal import Model, unloaded
 from loaderprof.predict.weigh import weigh
 
 # Another change joins the set where it gains this much more, and up to so many are told as one.
 MIN_MORE, MAX_CHANGES = 1.1, 3
-# A loop that would gain less than this if loading were free is limited by its step.
-STEP_BOUND = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,9 @@ class Offer:
     expected: Expected
 
 
-def together(offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base: Model, facts: Facts) -> Advice | None:
+def together(
+    offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base: Model, before_s: float, facts: Facts
+) -> Advice | None:
     """Return the set of changes that gains the most together; None where no two gain more than one of them.
 
     Args:
@@ -35,6 +34,7 @@ def together(offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base:
         rules: what offers changes.
         scene: the loop and what was seen of it.
         base: the loop as it ran.
+        before_s: its pace.
         facts: see `Facts`.
     """
     if not offers:
@@ -43,7 +43,8 @@ def together(offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base:
     best = max(offers, key=lambda each: each.expected.speedup or 0.0)
     chosen, model = [best.change], best.change.model
     while len(chosen) < MAX_CHANGES:
-        more = _most(chosen, model, [_on(model, rule, told, scene, facts) for rule in rules])
+        options = (change for rule in rules for change in _on(model, rule, told, scene, facts))
+        more = _most(chosen, model, options)
         if more is None:
             break
         chosen, model = [*chosen, more], more.model
@@ -59,33 +60,30 @@ def together(offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base:
         {key: value for change in chosen for key, value in change.current.items() if key in settings}, model,
         _costs(chosen), "\n".join(change.code for change in chosen if change.code),
     )  # fmt: skip
-    expected = weigh(change, scene, base, facts)
+    expected = weigh(change, scene, base, before_s, facts)
     singles = [told[change.id].expected for change in chosen if change.id in told]
     return change.advice(_widened(expected, singles)) if expected is not None else None
 
 
-def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: Facts) -> list[Change]:
-    """Return a rule's changes on top of a model, each as it is told by itself where it is."""
-    changes = []
+def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: Facts) -> Iterator[Change]:
+    """Yield a rule's changes on top of a model, each as it is told by itself where it is."""
     for change in rule(scene, model, facts):
         known = told[change.id].change if change.id in told else change
         after = change.model
         if _is_setting(known) and known.change != change.change:
             after = with_settings(model, scene.batch_tensors, scene.batch_bytes, **known.change)
-        changes.append(replace(known, model=after))
-    return changes
+        yield replace(known, model=after)
 
 
-def _most(chosen: list[Change], model: Model, options: list[list[Change]]) -> Change | None:
-    """Return the change that gains the most on top of those chosen; None where none gains enough."""
-    free = [
-        change
-        for changes in options
-        for change in changes
-        if not any(change.id == each.id or _collide(change, each) for each in chosen)
-    ]
-    best = min(free, key=lambda change: change.model.pace_s(), default=None)
-    return best if best is not None and model.pace_s() > MIN_MORE * best.model.pace_s() else None
+def _most(chosen: list[Change], model: Model, options: Iterable[Change]) -> Change | None:
+    """Return the option that gains the most on top of those chosen; None where none gains enough."""
+    best, most_s = None, model.pace_s() / MIN_MORE
+    for change in options:
+        if not any(change.id == each.id or _collide(change, each) for each in chosen):
+            pace_s = change.model.pace_s()
+            if pace_s < most_s:
+                best, most_s = change, pace_s
+    return best
 
 
 def _is_setting(change: Change) -> bool:
@@ -116,12 +114,11 @@ def _costs(chosen: list[Change]) -> Costs:
 
 def _left(model: Model, scene: Scene) -> str:
     """Return what limits the loop once the changes are made."""
-    bare = model
-    for stage in (*WORK, "handover", "sampler"):
-        bare = without(bare, stage, scene.parts) or bare
+    bare = unloaded(model, scene.parts)
     bare = replace(bare, costs=replace(bare.costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0))
-    left = model.pace_s() / bare.pace_s() if bare.pace_s() > 0 else math.inf
-    return "After them the step is the limit." if left < STEP_BOUND else "After them loading is still the limit."
+    after = bare.pace_s()
+    left = model.pace_s() / after if after > 0 else math.inf
+    return "After them the step is the limit." if left < 1.0 + MIN_GAIN else "After them loading is still the limit."
 
 
 def _widened(expected: Expected, singles: list[Expected]) -> Expected:

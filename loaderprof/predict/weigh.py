@@ -20,10 +20,10 @@ BORDER_ERROR_PER_LOG = 0.07
 MAX_ERROR = 0.8
 
 
-def weigh(change: Change, scene: Scene, base: Model, facts: Facts) -> Expected | None:
-    """Return what a change gains the job; None where that is nothing, or not beyond the replay's own error."""
+def weigh(change: Change, scene: Scene, base: Model, before_s: float, facts: Facts) -> Expected | None:
+    """Return what a change gains the job, whose loop ran at a pace of `before_s`; None for nothing beyond the replay's error."""
     after = change.model.pace_s()
-    speedup = _of_job(base.pace_s() / after if after > 0 else 1.0, facts.job_share)
+    speedup = _of_job(before_s / after if after > 0 else 1.0, facts.job_share)
     low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
     # Behind a background thread the training may hide all of it.
     floor = 1.0 if scene.loop.background else change.floor

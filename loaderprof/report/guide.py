@@ -10,7 +10,8 @@ import sys
 import textwrap
 from dataclasses import dataclass
 
-from loaderprof.diagnose.causes import CATALOGUE, MANY_THREADS, MIN_GAIN, MOSTLY_BLOCKED
+from loaderprof.diagnose.breakdown import MANY_THREADS
+from loaderprof.diagnose.causes import CATALOGUE, MIN_GAIN, MOSTLY_BLOCKED
 from loaderprof.diagnose.verdict import MIN_STEPS, STEP_BOUND
 from loaderprof.findings import Stage
 from loaderprof.predict.decoder_advice import DECODER_RATIOS

@@ -222,7 +222,7 @@ def shown(advice: tuple[Advice, ...], most: int) -> tuple[Advice, ...]:
     """Return the changes to show where there is room for `most`, and a set of them, which takes one line."""
     first, rest = advice[:most], advice[most:]
     known = {each.id for each in first}
-    return (*first, *(each for each in rest if known.issuperset(_told_parts(each, advice) or [""])))
+    return (*first, *(each for each in rest if (parts := _told_parts(each, advice)) and known.issuperset(parts)))
 
 
 def price(advice: Advice) -> list[str]:

@@ -18,20 +18,17 @@ def found_with(folder: Path, plan: Plan, cores: float = 8.0) -> Findings:
 
 def test_a_set_gains_what_its_changes_gain_together(tmp_path: Path) -> None:
     # 40 ms decoding and 40 ms resizing for each 5 ms of step, on two cores that the step does not need: a second worker
-    # makes it 40 ms a batch; half of the resizing less, 30 ms.
+    # makes it 40 ms a batch; half of the resizing less, 30 ms; a decoder 1.5 times as fast, 23 ms.
     fetch = Fetch(cpu=0.08, operators=[(LOAD, 0.04, 0.04), (RESIZE, 0.04, 0.04)])
     found = found_with(tmp_path, Plan(workers=1, wait=0.075, step=0.005, step_cpu=0.0, fetch=fetch), cores=2)
     advice = {each.id: each for each in found.advice}
     assert advice["num-workers"].change == {"num_workers": 2}
     assert "cheaper-transform" in advice
     joint = found.advice[-1]
-    assert set(joint.id.split("+")) >= {"num-workers", "cheaper-transform"}
+    assert set(joint.id.split("+")) == {"num-workers", "cheaper-transform", "faster-decoder"}
     assert joint.change["num_workers"] == 2
     assert joint.change["kind"] == "code"
-    both = 0.08 / 0.03
-    if "faster-decoder" in joint.id:  # 1.5 times as fast
-        both = 0.08 / ((0.08 - 0.02 - 0.04 / 3) / 2)
-    assert joint.expected.speedup == pytest.approx(both, rel=0.06)
+    assert joint.expected.speedup == pytest.approx(0.08 / ((0.08 - 0.02 - 0.04 / 3) / 2), rel=0.06)
     assert joint.why == "After them loading is still the limit."
 
 
@@ -66,4 +63,4 @@ def test_a_set_holds_what_gains_only_beside_others(tmp_path: Path) -> None:
 def test_one_change_alone_has_no_set(tmp_path: Path) -> None:
     fetch = Fetch(blocked=0.1, cpu=0.001, operators=[("io.open", 0.1, 0.0)])
     found = found_with(tmp_path, Plan(workers=2, wait=0.05, step=0.005, fetch=fetch, facts={"batch_size": 1}))
-    assert not any("+" in each.id for each in found.advice if len(found.advice) < 3)
+    assert [each.id for each in found.advice] == ["num-workers"]
