@@ -22,7 +22,7 @@ from loaderprof.capture.steered import EndedError, FailedError, NoWindowError, R
 from loaderprof.diagnose.breakdown import break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.predict.advice import version
-from loaderprof.predict.change import with_settings
+from loaderprof.predict.edits import with_settings
 from loaderprof.predict.job import ranks_a_host
 from loaderprof.predict.removal import Model, model
 from loaderprof.predict.replay import Settings
@@ -344,8 +344,7 @@ def predictions(
     seen: Recording, loop: Loop, present: Settings, cores: float, size: tuple[int, int] | None
 ) -> dict[Settings, float]:
     """Return batches per second by the replay, for every count of workers and depth; empty where it errs too much."""
-    bytes_, tensors = size or (None, None)
-    base = model(loop, break_down(seen, loop), cores, None, tensors=tensors)
+    base = model(loop, break_down(seen, loop), cores, None, size=size)
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     if base is None or wait is None or step is None or wait + step <= 0:
         return {}
@@ -357,12 +356,12 @@ def predictions(
         for factor in PREFETCH
         for in_order in (True, False)
     ]
-    return {each: _pace(base, each, tensors, bytes_) for each in dict.fromkeys(grid)}
+    return {each: _pace(base, each) for each in dict.fromkeys(grid)}
 
 
-def _pace(base: Model, settings: Settings, tensors: int | None, bytes_: int | None) -> float:
+def _pace(base: Model, settings: Settings) -> float:
     wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-    step_s = with_settings(base, tensors, bytes_, **wanted).run().steady_step_s
+    step_s = with_settings(base, **wanted).run().steady_step_s
     return 1.0 / step_s if step_s > 0 else 0.0
 
 

@@ -184,6 +184,10 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
         "--change", metavar="ID", action="append", default=[],
         help="advice to apply, by id or number (default: the best that is a setting); several are applied together",
     )  # fmt: skip
+    verb.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="predict and measure a setting of your own instead: num_workers=4; several are applied together",
+    )  # fmt: skip
     verb.add_argument("--runs", metavar="N", type=int, default=3, help="pairs of runs, without and with the change (3)")
     verb.add_argument(
         "--seconds", metavar="S", type=float, default=60.0, help="end a run S seconds after its first loader began (60)"
@@ -194,7 +198,13 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from loaderprof import verify
 
-    return verify.verify(Path(options.folder), options.change, pairs=options.runs, limit_s=options.seconds)
+    return verify.verify(
+        Path(options.folder),
+        options.change,
+        settings=_settings(options.set),
+        pairs=options.runs,
+        limit_s=options.seconds,
+    )
 
 
 def _add_tune(verb: argparse.ArgumentParser) -> None:

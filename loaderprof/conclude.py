@@ -6,7 +6,7 @@ Composes `diagnose` and `predict`; decides nothing itself. Pure: no torch, no cl
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from loaderprof.predict import job
 from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
+from loaderprof.predict.whatif import what_if
 from loaderprof.recording import Recording
 
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
@@ -35,10 +36,8 @@ def conclude(recording: Recording) -> Findings:
             recording, cores=machine.cpu_budget(recording), busy_others=machine.busy_others(recording)
         )
     timeline = build(recording)
-    budget = machine.cpu_budget(recording)
-    others = machine.busy_others(recording)
-    share = budget / job.ranks_a_host(timeline)
-    everyone = [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
+    budget, others = machine.cpu_budget(recording), machine.busy_others(recording)
+    everyone = _study(recording, timeline)
     run = _run(recording, timeline)
     if not everyone:
         return Findings(run=run, verdict=_no_loader())
@@ -67,6 +66,31 @@ def conclude(recording: Recording) -> Findings:
         ranks=_ranks(everyone),
         risks=risks_of(recording, [each.loop for each in everyone], budget),
     )
+
+
+def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[results.Expected | None]:
+    """Return what settings would do to the job's speed, advised or not; None where this run cannot tell.
+
+    Args:
+        recording: of the job as it is set now.
+        changes: each one's settings of the job's main loader, as `--set` takes them.
+    """
+    everyone = _study(recording, build(recording))
+    studied = job.slowest_rank(everyone) if everyone else ()
+    main = job.main(studied) if studied else None
+    if main is None or main.base is None or main.loop.facts.get("watched"):
+        return [None for _ in changes]
+    scene = _scene(
+        recording, main, job.job_gains(studied), machine.cpu_budget(recording), machine.busy_others(recording)
+    )
+    facts, base, prefix = _facts(recording, main, studied), main.base, f"{main.loop.name}."
+    plain = ({key.removeprefix(prefix): value for key, value in each.items()} for each in changes)
+    return [what_if(each, scene, base, facts) for each in plain]
+
+
+def _study(recording: Recording, timeline: Timeline) -> list[job.Studied]:
+    share, others = machine.cpu_budget(recording) / job.ranks_a_host(timeline), machine.busy_others(recording)
+    return [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
 
 
 def _scene(
@@ -168,16 +192,20 @@ def _advice(
     each = next(each for each in studied if each.loop is scene.loop)
     if each.base is None or judgement.stage in ("none", "unknown"):
         return ()
+    facts = _facts(recording, each, studied)
+    # A job that its step limits is told only what surely gains something.
+    return advise(scene, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
+
+
+def _facts(recording: Recording, each: job.Studied, studied: Sequence[job.Studied]) -> Facts:
     samples = of_makers(recording, each.loop, recording.tables["size"])
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
-    facts = Facts(
+    return Facts(
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
         job.share_of(each, studied), decoders_of(recording.meta),
     )  # fmt: skip
-    # A job that its step limits is told only what surely gains something.
-    return advise(scene, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
 
 
 def _rate(each: job.Studied) -> float | None:

@@ -7,6 +7,7 @@ goes to `verify.log` in the recording; what it writes itself (checkpoints, logs)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import signal
@@ -21,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from loaderprof import ratios, recording, verified
+from loaderprof.conclude import predict
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.findings import Advice, Expected, Findings, Measured
 from loaderprof.report import sentences, words
@@ -82,7 +84,11 @@ class Plan:
     @property
     def label(self) -> str:
         """The settings as `--set` takes them."""
-        return ", ".join(f"{key}={value}" for key, value in self.change.items())
+        return _pairs(self.change, ", ")
+
+
+def _pairs(settings: Mapping[str, Any], between: str) -> str:
+    return between.join(f"{key}={value}" for key, value in settings.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +122,20 @@ class Progress:
             self.last = ""
 
 
-def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s: float = LIMIT_S) -> int:
+def verify(
+    folder: Path,
+    changes: Sequence[str],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    pairs: int = PAIRS,
+    limit_s: float = LIMIT_S,
+) -> int:
     """Measure a change on the recorded job, print what it brought, and keep it in the recording.
 
     Args:
         folder: the recording.
         changes: ids of advice; several are applied together. Empty: the best change that is a setting.
+        settings: the caller's own in place of advice, as `--set` takes them.
         pairs: how many runs without and with the change.
         limit_s: a run is ended so many seconds after its first loader began.
 
@@ -137,8 +151,14 @@ def verify(folder: Path, changes: Sequence[str], *, pairs: int = PAIRS, limit_s:
         )
     folder = folder.absolute()
     seen = recording.read(folder)
-    found = seen.findings()
-    plan = plan_of(found, changes, pairs, limit_s, str(folder))
+    if settings:
+        if changes:
+            raise UsageError("--change and --set are two ways to say what to measure", f"loaderprof verify {folder}")
+        plan = Plan(_pairs(settings, ","), dict(settings), None, pairs, limit_s)
+    else:
+        plan = plan_of(seen.findings(), changes, pairs, limit_s, str(folder))
+    if plan.expected is None:
+        plan = dataclasses.replace(plan, expected=predict(seen, [plan.change])[0])
     job, target = recorded_job(seen), _target(seen)
     # A recording may come from elsewhere: whoever verifies it sees what is about to run.
     sys.stderr.write(f"{_announced(job, plan)}\n")

@@ -204,9 +204,15 @@ class Made:
              "stacks": [[pid, thread, list(range(len(frames))), count]]}
         )  # fmt: skip
 
-    def host(self, seconds: float, *, busy: float, job: Sequence[tuple[int, float]]) -> None:
-        """Add one host sample: CPU seconds of the host so far, and of each process of the job."""
-        processes = [{"pid": pid, "user": spent, "system": 0.0} for pid, spent in job]
+    def host(
+        self, seconds: float, *, busy: float, job: Sequence[tuple[int, float]], ended: Sequence[tuple[int, float]] = ()
+    ) -> None:
+        """Add one host sample: CPU seconds of the host so far, of each process of the job, and of its ended children."""
+        children = dict(ended)
+        processes = [
+            {"pid": pid, "user": spent, "system": 0.0, **({"children": children.get(pid, 0.0)} if children else {})}
+            for pid, spent in job
+        ]
         self.lines.append({"t": ns(seconds), "cpu": {"user": busy, "system": 0.0}, "processes": processes})
 
     def loop(self, process: Process, plan: Plan, begun: float = 0.0) -> float:

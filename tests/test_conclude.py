@@ -163,6 +163,14 @@ def test_other_programs_are_what_the_host_did_and_the_job_did_not(tmp_path: Path
     assert busy_others(made.read()) == pytest.approx(1.0)
 
 
+def test_a_process_that_ended_is_no_other_program(tmp_path: Path) -> None:
+    # A worker a second, each of which uses one core and ends before the next sample.
+    made = Made(tmp_path / "r")
+    for second in range(6):
+        made.host(second, busy=1.5 * second, job=[(1, 0.5 * second), (100 + second, 0.0)], ended=[(1, 1.0 * second)])
+    assert busy_others(made.read()) == pytest.approx(0.0, abs=0.01)
+
+
 def test_too_few_host_samples_measure_nothing(tmp_path: Path) -> None:
     made = Made(tmp_path / "r")
     for second in range(2):

@@ -6,6 +6,7 @@ Read from the supervisor's samples. Pure: no torch, no psutil, no clock.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from loaderprof import findings as results
 from loaderprof.recording import Recording
@@ -51,7 +52,7 @@ def busy_helpers(recording: Recording, makers: frozenset[int] = frozenset()) -> 
     for line in lines:
         for entry in line["processes"]:
             if entry["pid"] not in watched:
-                used.setdefault(entry["pid"], []).append(entry["user"] + entry["system"])
+                used.setdefault(entry["pid"], []).append(_spent(entry))
     seconds = (lines[-1]["t"] - lines[0]["t"]) / 1e9
     return sum(times[-1] - times[0] for times in used.values()) / seconds if seconds > 0 else None
 
@@ -66,11 +67,26 @@ def busy_others(recording: Recording) -> float | None:
     first, last = lines[1] if len(lines) > 4 else lines[0], lines[-1]
     seconds = (last["t"] - first["t"]) / 1e9
     busy = sum(float(last["cpu"].get(key, 0)) - float(first["cpu"].get(key, 0)) for key in ("user", "system", "nice"))
-    mine = 0.0
-    for before, after in pairwise(lines):
-        if before["t"] < first["t"]:
-            continue
-        known = {entry["pid"]: entry["user"] + entry["system"] for entry in before["processes"]}
-        for entry in after["processes"]:
-            mine += max(0.0, entry["user"] + entry["system"] - known.get(entry["pid"], 0.0))
+    mine = sum(used_s(before, after) for before, after in pairwise(lines) if before["t"] >= first["t"])
     return max(0.0, (busy - mine) / seconds) if seconds > 0 else None
+
+
+def used_s(before: dict[str, Any], after: dict[str, Any]) -> float:
+    """Return the CPU seconds that the job's processes used between two samples, those that ended meanwhile included.
+
+    A process that ends leaves its CPU time to the one that waited for it. Recordings of earlier versions do not tell
+    that: what a process used after its last sample is missing there.
+    """
+    entries = [*before["processes"], *after["processes"]]
+    if all(isinstance(entry.get("children"), int | float) for entry in entries):
+        return max(0.0, _inherited(after) - _inherited(before))
+    known = {entry["pid"]: _spent(entry) for entry in before["processes"]}
+    return sum(max(0.0, _spent(entry) - known.get(entry["pid"], 0.0)) for entry in after["processes"])
+
+
+def _inherited(line: dict[str, Any]) -> float:
+    return sum(_spent(entry) + float(entry["children"]) for entry in line["processes"])
+
+
+def _spent(entry: dict[str, Any]) -> float:
+    return float(entry["user"] + entry["system"])

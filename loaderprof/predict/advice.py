@@ -10,16 +10,16 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from loaderprof.diagnose.breakdown import MANY_THREADS
-from loaderprof.diagnose.causes import Scene, of_tensors
+from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors
 from loaderprof.findings import Advice, Costs
-from loaderprof.predict.change import Change, Facts, Rule, faster, with_settings
+from loaderprof.predict.change import Change, Facts, Rule
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
+from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import STRAGGLER_RATIO, Model, without
 from loaderprof.predict.together import Offer, together
@@ -37,6 +37,8 @@ MIN_HOST_GAIN = 0.1
 # Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
 SLICED_RATIOS = (2.4, 8.0, 13.0)
 CACHE_SHARE_OF_MEMORY = 0.5
+# What a forked worker keeps of setting itself up: what its dataset opens, at least at most, likely, and at best.
+FORKED_KEPT = (0.5, 0.15, 0.0)
 
 
 def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple[Advice, ...]:
@@ -66,7 +68,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Raise or lower num_workers to the least number that is within 1 % of the best the budget allows."""
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
-    runs = {number: _with(scene, base, num_workers=number).pace_s() for number in candidates if number != now}
+    runs = {number: with_settings(base, num_workers=number).pace_s() for number in candidates if number != now}
     if not runs:
         return
     best = min(runs.values())
@@ -78,7 +80,7 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         "num-workers", f"{verb} num_workers from {now} to {number}",
         f"{('Batches are made in the training process', 'One worker makes the batches')[now] if now < 2 else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, _with(scene, base, num_workers=number),
+        scene.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, with_settings(base, num_workers=number),
         Costs(float(number - now), None, "one argument"), code, _saturation_floor(scene) if number > now else None,
     )  # fmt: skip
 
@@ -97,7 +99,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
                 yield Change(
                     "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
                     "Batches take uneven times; a deeper queue rides over the slow ones.", scene.loop.facts.get("where"),
-                    {"prefetch_factor": factor}, {"prefetch_factor": now}, _with(scene, base, prefetch_factor=factor),
+                    {"prefetch_factor": factor}, {"prefetch_factor": now}, with_settings(base, prefetch_factor=factor),
                     Costs(0.0, _batches_bytes(scene, (factor - now) * base.settings.num_workers), "one argument"),
                     f"{scene.loop.name} = DataLoader(..., prefetch_factor={factor})",
                 )  # fmt: skip
@@ -106,7 +108,7 @@ def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if base.settings.num_workers and not base.settings.persistent_workers and base.epochs > 1:
-        kept = _with(scene, base, persistent_workers=True)
+        kept = with_settings(base, persistent_workers=True)
         # Where every batch was its worker's first, any part of it may have been set-up.
         costs = replace(
             base.costs, fetch_cpu_s=base.costs.fetch_cpu_s * 0.0, fetch_blocked_s=base.costs.fetch_blocked_s * 0.0
@@ -126,6 +128,32 @@ def _persistent(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         )  # fmt: skip
 
 
+def _start_method(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """A worker that is forked has the job's modules and its dataset; any other imports them anew."""
+    method = scene.loop.facts.get("start_method")
+    if not base.settings.num_workers or method not in ("spawn", "forkserver") or scene.gain("startup") < MIN_GAIN:
+        return
+    forked = [
+        replace(
+            base,
+            costs=replace(
+                base.costs, worker_boot_s=base.costs.worker_boot_s * kept,
+                worker_start_s=min(base.costs.worker_start_s, WORKER_START_S),
+            ),
+        )
+        for kept in FORKED_KEPT
+    ]  # fmt: skip
+    before = base.pace_s()
+    yield Change(
+        "start-method", f"Start workers with fork, not {method} (multiprocessing_context='fork')",
+        "Each worker starts a Python of its own, imports the job's modules and unpickles the dataset; a forked one has them. "
+        "Only where workers leave CUDA alone and no thread of the job holds a lock when they start.",
+        scene.loop.facts.get("where"), {"multiprocessing_context": "fork"}, {"multiprocessing_context": method}, forked[1],
+        Costs(0.0, None, "one argument"), f"{scene.loop.name} = DataLoader(..., multiprocessing_context='fork')",
+        before / forked[0].pace_s(), before / forked[-1].pace_s(), BORDER_ERROR_PER_LOG,
+    )  # fmt: skip
+
+
 def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
     # In 2.6, the first release to have it, work was dealt badly; pytorch pull request 142324 mended that in 2.7.
     recent = version(facts.torch) >= (2, 7)
@@ -133,7 +161,7 @@ def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "out-of-order", "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, _with(scene, base, in_order=False),
+            scene.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, with_settings(base, in_order=False),
             Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
             f"{scene.loop.name} = DataLoader(..., in_order=False)",
         )  # fmt: skip
@@ -144,7 +172,7 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         yield Change(
             "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
             "Batches are received on the training thread; a pinning thread would receive them beside it.",
-            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, _with(scene, base, pin_memory=True),
+            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, with_settings(base, pin_memory=True),
             Costs(0.2, _batches_bytes(scene, 2), "one argument"),
             f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
         )  # fmt: skip
@@ -182,7 +210,9 @@ def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Offer to take a batch of tensors as one slice instead of row by row."""
     if not of_tensors(scene):
         return
-    slow, middle, fast = (faster(faster(base, scene, "read", n), scene, "collate", n) for n in SLICED_RATIOS)
+    slow, middle, fast = (
+        faster(faster(base, scene.parts, "read", n), scene.parts, "collate", n) for n in SLICED_RATIOS
+    )
     before = base.pace_s()
     yield Change(
         "slice-batches", "Take each batch as one slice of the tensors, not row by row",
@@ -269,7 +299,7 @@ def _cheaper(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             f"cheaper-{stage}", f"Make {piece.name} cheaper: half its cost",
             f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
             {"kind": "code", "operator": piece.name}, {"s_per_batch": round(cost, 6)},
-            faster(base, scene, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
+            faster(base, scene.parts, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
             Costs(0.0, 0, "code"), cheaper=frozenset({stage}),
         )  # fmt: skip
 
@@ -301,16 +331,12 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open,
+    _workers, _persistent, _start_method, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open,
     _threads, _cheaper, _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
-
-
-def _with(scene: Scene, base: Model, **settings: Any) -> Model:
-    return with_settings(base, scene.batch_tensors, scene.batch_bytes, **settings)
 
 
 def _batches_bytes(scene: Scene, batches: int) -> int | None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.predict.removal import Model, without
-
-# What a run cannot show before a change, measured on a 2-core machine (tests/benchmarks/replay_accuracy.py): starting
-# a forked worker, receiving a batch and each of its tensors, and writing a batch into fresh shared memory: by the byte,
-# and by the tensor (120 tensors of 16 x 4: default_collate takes 6.3 ms in a worker, 0.6 ms in the training process).
-WORKER_START_S, RECEIVE_S, RECEIVE_PER_TENSOR_S, SHARE_PER_BYTE_S = 0.02, 0.4e-3, 0.07e-3, 0.55e-9
-SHARE_PER_TENSOR_S = 47e-6
+from loaderprof.predict.removal import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,8 @@ class Change:
     ceiling: float | None = None
     # Half-width that the interval gains with the log of the speedup, beyond the bound of others.
     error_per_log: float = 0.0
+    # Samples in a batch over those it had.
+    samples: float = 1.0
     # What a change of code makes cheaper: two that mend the same thing are not added up.
     cheaper: frozenset[str] = frozenset()
 
@@ -75,46 +69,3 @@ class Change:
 
 # Offers a change, or none, to a loop and its replay.
 Rule = Callable[[Scene, Model, Facts], Iterator[Change]]
-
-
-def with_settings(base: Model, tensors: float | None, bytes_: float | None, **settings: Any) -> Model:
-    """Return the model with other settings; what handing over costs is assumed where the run had no workers.
-
-    Args:
-        base: the loop as it ran.
-        tensors: tensors in a batch; None: not measured.
-        bytes_: bytes of a batch; None: not measured.
-        settings: of `replay.Settings`, those that change.
-    """
-    costs = base.costs
-    if settings.get("num_workers", base.settings.num_workers) and not base.settings.num_workers:
-        costs = replace(
-            costs,
-            worker_start_s=WORKER_START_S,
-            receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * (tensors or 1.0),
-            fetch_cpu_s=costs.fetch_cpu_s + SHARE_PER_BYTE_S * (bytes_ or 0.0) + SHARE_PER_TENSOR_S * (tensors or 1.0),
-        )
-    return replace(base, costs=costs, settings=replace(base.settings, **settings))
-
-
-def faster(base: Model, scene: Scene, stage: str, ratio: float) -> Model:
-    """Return the model with one stage `ratio` times as fast."""
-    bare = without(base, stage, scene.parts)  # type: ignore[arg-type]
-    if bare is None:
-        return base
-    mix = 1.0 / ratio
-
-    def blend(now: np.ndarray, gone: np.ndarray) -> np.ndarray:
-        return np.asarray(gone + (now - gone) * mix)
-
-    costs, less = base.costs, bare.costs
-    return replace(
-        base,
-        costs=replace(
-            costs,
-            fetch_cpu_s=blend(costs.fetch_cpu_s, less.fetch_cpu_s),
-            fetch_blocked_s=blend(costs.fetch_blocked_s, less.fetch_blocked_s),
-            answer_cpu_s=less.answer_cpu_s + (costs.answer_cpu_s - less.answer_cpu_s) * mix,
-            held_s=less.held_s + (costs.held_s - less.held_s) * mix,
-        ),
-    )

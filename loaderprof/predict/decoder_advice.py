@@ -7,7 +7,8 @@ from typing import Any
 
 from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Costs
-from loaderprof.predict.change import Change, Decoders, Facts, faster
+from loaderprof.predict.change import Change, Decoders, Facts
+from loaderprof.predict.edits import faster
 from loaderprof.predict.removal import Model
 
 # Where the job's files could not be tried. On 720p pictures: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
@@ -61,7 +62,7 @@ def faster_decoder(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
             return
         action, ratios = f"Decode {_NAMES.get(name, f'with {name}')}", (max(1.0, ratio / DOUBT), ratio, ratio * DOUBT)
         why = f"On {tried.files} of this job's files it took {tried.cpu_s[name] * 1e3:.3g} ms an image, PIL {tried.cpu_s['PIL'] * 1e3:.3g} ms."
-    slow, middle, fast = (faster(base, scene, "decode", ratio) for ratio in ratios)
+    slow, middle, fast = (faster(base, scene.parts, "decode", ratio) for ratio in ratios)
     before = base.pace_s()
     yield Change(
         "faster-decoder", action, why, pieces[0].where, {"kind": "decoder", "from": "PIL", **({"to": name} if name else {})},

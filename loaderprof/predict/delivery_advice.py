@@ -15,14 +15,8 @@ import numpy as np
 
 from loaderprof.diagnose.causes import MANY_TENSORS, MIN_GAIN, Scene, many_tensors, piped, piped_arrays, sampler_of
 from loaderprof.findings import Costs
-from loaderprof.predict.change import (
-    RECEIVE_PER_TENSOR_S,
-    RECEIVE_S,
-    SHARE_PER_BYTE_S,
-    SHARE_PER_TENSOR_S,
-    Change,
-    Facts,
-)
+from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.edits import RECEIVE_PER_TENSOR_S, RECEIVE_S, SHARE_PER_BYTE_S, with_settings
 from loaderprof.predict.removal import Model
 
 # What a batch is stacked into: well done, as a rule, and less well done.
@@ -36,16 +30,11 @@ STACK_PER_TENSOR_S = 4e-6
 MAKING_DOUBT = 1.3
 # A sampler that is made cheaper keeps half of its cost, a quarter, or nothing.
 SAMPLER_KEPT = (0.5, 0.25, 0.0)
-# What the step spends on letting go of a received tensor, whose shared memory is unmapped; measured likewise.
-UNMAP_PER_TENSOR_S = 8e-6
-# Of collating into shared memory, what sharing may be at most.
-MOSTLY_SHARING = 0.9
 _AT_ONCE = (
     "def __iter__(self):\n    indices = torch.multinomial(self.weights, len(self), replacement=True)\n"
     "    yield from indices.tolist()"
 )
 _FEWER = "sampler = RandomSampler(dataset, replacement=True, num_samples=samples)"
-DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 
 
 def _tensors(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
@@ -110,7 +99,7 @@ def _no_workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Handing over costs more than making does: the training process makes its batches itself."""
     if not base.settings.num_workers or scene.gain("handover") < MIN_GAIN:
         return
-    models = [_in_process(scene, base, doubt) for doubt in (MAKING_DOUBT, 1.0, 1.0 / MAKING_DOUBT)]
+    models = in_process(base)
     change = _spanning(
         base, models, "no-workers", f"Make batches in the training process: num_workers=0, not {base.settings.num_workers}",
         "Handing a batch over costs more than making it does.", scene.loop.facts.get("where"), {"num_workers": 0},
@@ -122,22 +111,13 @@ def _no_workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         yield _unhindered(scene, change, models[-1])
 
 
-def _in_process(scene: Scene, base: Model, doubt: float) -> Model:
-    """Return the model without workers: nothing is pickled or received, and no shared memory is written."""
-    costs, parts = base.costs, scene.parts
-    tensors, pickled = scene.batch_tensors or 0.0, parts.pickle_s or 0.0
-    shared = 0.0
-    if scene.loop.facts.get("collate_fn") == DEFAULT_COLLATE or 0.0 < pickled < SHARE_PER_TENSOR_S * tensors:
-        # In a worker it collates straight into shared memory; a batch that is not shared yet takes longer to be pickled.
-        shared = SHARE_PER_BYTE_S * (scene.batch_bytes or 0.0) + SHARE_PER_TENSOR_S * tensors
-        shared = min(MOSTLY_SHARING * (parts.collate_s or 0.0), shared)
-    making = np.maximum(costs.fetch_cpu_s - (parts.pickle_s or 0.0) - shared, 0.0) * doubt + (parts.index_s or 0.0)
-    costs = replace(
-        costs, fetch_cpu_s=making, receive_cpu_s=0.0, answer_cpu_s=0.0, held_s=0.0, worker_start_s=0.0, worker_boot_s=0.0,
-        shutdown_s=0.0, step_cpu_s=np.maximum(costs.step_cpu_s - UNMAP_PER_TENSOR_S * tensors, 0.0),
-    )  # fmt: skip
-    settings = replace(base.settings, num_workers=0, persistent_workers=False)
-    return replace(base, costs=costs, settings=settings)
+def in_process(base: Model) -> list[Model]:
+    """Return the model without workers, as it may be at worst, likely and at best."""
+    alone = with_settings(base, num_workers=0)
+    return [
+        replace(alone, costs=replace(alone.costs, fetch_cpu_s=alone.costs.fetch_cpu_s * doubt))
+        for doubt in (MAKING_DOUBT, 1.0, 1.0 / MAKING_DOUBT)
+    ]
 
 
 def _sampler(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:

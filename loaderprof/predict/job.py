@@ -74,8 +74,8 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
     sizes = of_makers(recording, loop, recording.tables["size"])
-    tensors = float(np.median(sizes["tensors"])) if len(sizes) else None
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, tensors), loop, parts)
+    size = (float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"]))) if len(sizes) else None
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, size), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)

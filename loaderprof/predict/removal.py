@@ -13,7 +13,7 @@ import numpy as np
 from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_batches
 from loaderprof.diagnose.timeline import Bools, Loop, Seconds
 from loaderprof.findings import Stage
-from loaderprof.predict.replay import Costs, Outcome, Settings, replay
+from loaderprof.predict.replay import LONG, Costs, Outcome, Settings, replay
 
 # A replay is as long as the run, up to this: it costs milliseconds, and more batches change nothing.
 MAX_BATCHES = 240
@@ -28,8 +28,30 @@ MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 # What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
 ANSWER_PER_TENSOR_S = 0.15e-3
 LOCK_ROUNDS = 6
+SPREAD_ERROR = 0.03
+DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 # An answer that takes this many times the usual one waited for something else.
 MOST_WAITED = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is known of a usual batch, by which the replay tells what other settings would spare or add.
+
+    Attributes:
+        tensors, bytes_: that it holds; None: not measured.
+        pickle_s: CPU seconds of its worker to pickle it; 0 without workers.
+        collate_s: CPU seconds to collate it; None: not measured.
+        index_s: CPU seconds of the loop to draw its indices.
+        shared: torch's own collate made it, in a worker right into shared memory.
+    """
+
+    tensors: float | None = None
+    bytes_: float | None = None
+    pickle_s: float = 0.0
+    collate_s: float | None = None
+    index_s: float = 0.0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +60,8 @@ class Model:
 
     `neighbours`: threads of other programs that want the same cores; `epoch_batches`: batches of a whole epoch, of
     which the replay may hold fewer; `all_first`: every batch was its worker's first, and no twin told set-up from work;
-    `answer_work_s`: what of `answer_cpu_s` is work, the rest being waits for the interpreter lock; None: all of it.
+    `answer_work_s`: what of `answer_cpu_s` is work, the rest being waits for the interpreter lock; None: all of it;
+    `batch`: a usual batch.
     """
 
     costs: Costs
@@ -50,12 +73,21 @@ class Model:
     epoch_batches: int = 0
     all_first: bool = False
     answer_work_s: float | None = None
+    batch: Batch = Batch()
+
+    @property
+    def replayed(self) -> tuple[int, int]:
+        """Batches of a replayed epoch, and how many of them: fewer and longer ones where much is outstanding."""
+        deep = LONG * self.settings.prefetch_factor * self.settings.num_workers
+        length = max(self.batches_per_epoch, min(self.epoch_batches, deep))
+        return length, max(min(self.epochs, 2), self.epochs * self.batches_per_epoch // length)
 
     def run(self, seed: int = 0) -> Outcome:
         """Replay the model."""
+        length, epochs = self.replayed
         return replay(
-            self.costs, self.settings, cores=self.cores, neighbours=self.neighbours,
-            batches_per_epoch=self.batches_per_epoch, epochs=self.epochs, seed=seed,
+            self.costs, self.settings, cores=self.cores, neighbours=self.neighbours, batches_per_epoch=length,
+            epochs=epochs, seed=seed,
         )  # fmt: skip
 
     def pace_s(self) -> float:
@@ -63,11 +95,11 @@ class Model:
 
         Where there is but one epoch its start counts.
         """
-        seen = self.run()
+        seen, (replayed, _) = self.run(), self.replayed
         epoch_s = seen.total_s if seen.later_epoch_s is None else seen.later_epoch_s
-        length = max(self.epoch_batches, self.batches_per_epoch)
+        length = max(self.epoch_batches, replayed)
         # A border weighs as much as in the run, however short the replayed epochs are.
-        return (epoch_s + (length - self.batches_per_epoch) * seen.steady_step_s) / length
+        return (epoch_s + (length - replayed) * seen.steady_step_s) / length
 
 
 def model(
@@ -76,7 +108,7 @@ def model(
     budget: float,
     busy_others: float | None,
     others: Sequence[Loop] = (),
-    tensors: float | None = None,
+    size: tuple[float, float] | None = None,
 ) -> Model | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one.
 
@@ -86,7 +118,7 @@ def model(
         budget: cores that the job may use.
         busy_others: cores that everything but the loop and its workers kept busy; None: not measured.
         others: loops of the same run, one of which may show what a batch costs once its worker is set up.
-        tensors: in a batch; None: not measured.
+        size: bytes and tensors of a batch; None: not measured.
     """
     usual = usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
@@ -128,23 +160,43 @@ def model(
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip
-    base = Model(
-        costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first
+    bytes_, tensors = size or (None, None)
+    batch = Batch(
+        tensors, bytes_, pickle if workers else 0.0, parts.collate_s, parts.index_s or 0.0,
+        loop.facts.get("collate_fn") == DEFAULT_COLLATE,
     )  # fmt: skip
-    return _booted(with_lock(base, tensors), loop) if workers else base
+    base = Model(
+        costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
+    )  # fmt: skip
+    return _booted(with_lock(_spread(base, 1.0 - share)), loop) if workers else base
 
 
-def with_lock(base: Model, tensors: float | None) -> Model:
-    """Return the model in which answers wait for their worker's interpreter lock, for as long as they did in the run.
-
-    A worker answers its receiver, tensor by tensor, in a thread beside the making of the next batch. What is made in
-    Python holds the lock up to 5 ms at a time.
+def _spread(base: Model, waited: float) -> Model:
+    """Return the model whose actors wait for cores as long as the run's did, by how badly the system spreads them.
 
     Args:
         base: the loop as it ran.
-        tensors: in a batch; None: not measured, and all answering counts as work.
+        waited: of the time in which workers and loop wanted a core, the share that they waited for one.
     """
-    costs = base.costs
+
+    def spread(imbalance: float) -> Model:
+        return replace(base, costs=replace(base.costs, imbalance=imbalance))
+
+    # The least that explains it: where nobody was in anybody's way, any would.
+    low, high = 0.0, 1.0 if base.run().core_wait_share < waited else 0.0
+    while high - low > SPREAD_ERROR:
+        middle = (low + high) / 2
+        low, high = (low, middle) if spread(middle).run().core_wait_share >= waited else (middle, high)
+    return spread(low)
+
+
+def with_lock(base: Model) -> Model:
+    """Return the model in which answers wait for their worker's interpreter lock, for as long as they did in the run.
+
+    A worker answers its receiver, tensor by tensor, in a thread beside the making of the next batch. What is made in
+    Python holds the lock up to 5 ms at a time. All answering counts as work where tensors were not counted.
+    """
+    costs, tensors = base.costs, base.batch.tensors
     work_s = ANSWER_PER_TENSOR_S * max(1.0, tensors or 1.0)
     waited_s = costs.answer_cpu_s - work_s
     if tensors is None or waited_s <= 0.0:

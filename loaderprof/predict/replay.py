@@ -24,6 +24,8 @@ Actor = Generator[tuple[int, float], None, None]
 # What an actor asks of the machine; the number beside it is in seconds.
 CPU, GANG, BLOCKED, READ, PARK = range(5)
 _PARK = (PARK, 0.0)
+# An epoch of so many times what is outstanding has a middle in which there is always more to deal.
+LONG = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Costs:
             over file descriptors, a round trip a tensor): the receive's time less its CPU and run-queue wait.
         held_s: what an answer waits at most for a worker that is computing its next batch, whose interpreter lock it needs;
             never longer than until that batch is made.
+        imbalance: how badly the system spreads threads over cores: 0, a core is idle only where nobody wants it; 1, the
+            threads beyond all cores but two stay on one of these at random.
     """
 
     fetch_cpu_s: Seconds
@@ -91,13 +95,15 @@ class Costs:
     send_cpu_s: float = 0.0
     answer_cpu_s: float = 0.0
     held_s: float = 0.0
+    imbalance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the replayed run did, in seconds.
 
-    Steady state leaves out each epoch's first `prefetch_factor * num_workers` batches, at most half an epoch.
+    Steady state leaves out each epoch's first `prefetch_factor * num_workers` batches, at most half an epoch, and where an
+    epoch is long enough as many last ones, which are made while no more are dealt. It is whole rounds of the workers.
 
     Attributes:
         total_s: the whole run, starting and stopping workers and the device's last step included.
@@ -111,6 +117,7 @@ class Outcome:
         parked: share of the loop's waiting time in which a later batch lay ready (head-of-line blocking).
         held_s: mean time that receiving a batch waited for its worker's interpreter lock.
         device_idle_s: mean time per steady batch in which the device had nothing to do; None without one.
+        core_wait_share: of the time in which an actor wanted a core, the share that it waited for one.
     """
 
     total_s: float
@@ -124,6 +131,7 @@ class Outcome:
     first_round_s: float = 0.0
     later_epoch_s: float | None = None
     held_s: float = 0.0
+    core_wait_share: float = 0.0
 
 
 def replay(
@@ -152,7 +160,7 @@ def replay(
         ValueError: no costs, arrays of unlike length, or a count that cannot be.
     """
     _check(costs, settings, cores, neighbours, batches_per_epoch, epochs)
-    machine = _Machine(cores, neighbours, max(1.0, costs.step_threads), costs.io_slots)
+    machine = _Machine(cores, neighbours, max(1.0, costs.step_threads), costs.io_slots, costs.imbalance)
     run = _Run(costs, settings, machine, batches_per_epoch, epochs, seed)
     machine.run(run.loop())
     return run.outcome()
@@ -181,9 +189,13 @@ class _Machine:
     so the next to finish is the top of a heap. A gang is the step of several threads that meet at barriers.
     """
 
-    def __init__(self, cores: float, neighbours: float, gang_threads: float, io_slots: int | None) -> None:
+    def __init__(
+        self, cores: float, neighbours: float, gang_threads: float, io_slots: int | None, imbalance: float
+    ) -> None:
         self.now = 0.0
         self._cores = cores
+        self._imbalance = imbalance * min(1.0, max(0.0, cores - 1.0))
+        self.wanted_s = self.waited_s = 0.0
         self._neighbours = neighbours
         # More threads than cores keep no more than the cores busy.
         self._gang_threads = min(gang_threads, cores)
@@ -233,7 +245,7 @@ class _Machine:
     def _advance(self) -> None:
         """Move time to the next thing that ends, and wake who waited for it."""
         demand = self._neighbours + len(self._running) + (self._gang_threads if self._gang else 0.0)
-        share = 1.0 if demand <= self._cores else self._cores / demand
+        share = self._share(demand)
         # Between barriers a gang advances only while all its threads are on a core.
         gang_share = share**self._gang_threads
         timer = self._timers[0][0] if self._timers else math.inf
@@ -242,6 +254,9 @@ class _Machine:
         then = min(timer, single, gang)
         if then == math.inf:
             raise RuntimeError("the replay came to a halt: every actor is parked")
+        actors = len(self._running) + (self._gang is not None)
+        self.wanted_s += (then - self.now) * actors
+        self.waited_s += (then - self.now) * actors * (1.0 - share)
         self._virtual += (then - self.now) * share
         self._gang_left -= (then - self.now) * gang_share
         self.now = then
@@ -257,6 +272,17 @@ class _Machine:
         elif self._gang:
             self._ready.append(self._gang)
             self._gang = None
+
+    def _share(self, demand: float) -> float:
+        """Return what share of a core each thread gets where so many want one."""
+        if demand <= 1.0:
+            return min(1.0, self._cores / demand) if demand > 0 else 1.0
+        busy = min(demand, self._cores)
+        if self._imbalance:
+            # The last two cores: two threads share one of them half of the time, three a quarter.
+            last = max(0.0, demand - self._cores + 2.0)
+            busy -= self._imbalance * max(0.0, min(last, 2.0) - 2.0 * (1.0 - 0.5**last))
+        return busy / demand
 
     def _end_read(self) -> None:
         """Give the slot of a finished read to the one that has waited longest."""
@@ -514,9 +540,14 @@ class _Run:
         self.marks.append([(self.machine.now, self.wait_s, self.device_idle_s)])
 
     def outcome(self) -> Outcome:
-        skip = min(self.settings.prefetch_factor * self.settings.num_workers or 1, self.batches // 2)
-        spans = np.array([np.subtract(marks[-1], marks[skip]) for marks in self.marks])
-        step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (self.batches - skip))
+        workers = max(1, self.settings.num_workers)
+        depth = self.settings.prefetch_factor * self.settings.num_workers or 1
+        skip = min(depth, self.batches // 2)
+        last = self.batches - depth if self.batches >= LONG * depth else self.batches
+        # Workers that started together hand over together: part of a round would count its wait for a whole one.
+        last -= (last - skip) % workers if last - skip > workers else 0
+        spans = np.array([np.subtract(marks[last], marks[skip]) for marks in self.marks])
+        step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (last - skip))
         made_by = self.making_s * self.settings.num_workers
         later = self.epochs - 1
         return Outcome(
@@ -531,6 +562,7 @@ class _Run:
             first_round_s=self.marks[0][min(max(1, self.settings.num_workers), self.batches)][0],
             later_epoch_s=(self.machine.now - self.first_epoch_s) / later if later else None,
             held_s=self.held_s / (self.batches * self.epochs),
+            core_wait_share=self.machine.waited_s / self.machine.wanted_s if self.machine.wanted_s else 0.0,
         )
 
 

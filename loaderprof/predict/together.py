@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from loaderprof.diagnose.causes import MIN_GAIN, Scene
 from loaderprof.findings import JOINED, Advice, Costs, Expected
-from loaderprof.predict.change import Change, Facts, Rule, with_settings
+from loaderprof.predict.change import Change, Facts, Rule
+from loaderprof.predict.edits import with_settings
 from loaderprof.predict.removal import Model, unloaded
 from loaderprof.predict.weigh import weigh
 
@@ -71,7 +72,7 @@ def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: F
         known = told[change.id].change if change.id in told else change
         after = change.model
         if _is_setting(known) and known.change != change.change:
-            after = with_settings(model, scene.batch_tensors, scene.batch_bytes, **known.change)
+            after = with_settings(model, **known.change)
         yield replace(known, model=after)
 
 

@@ -57,6 +57,9 @@ CHANGES: dict[str, Change] = {
     "one-loader": Change(
         "Make the DataLoader once, before the loop over epochs, with `persistent_workers=True`", setting=False
     ),
+    "start-method": Change(
+        "Start workers with `multiprocessing_context='fork'`, where they leave CUDA alone: a forked worker imports nothing"
+    ),
     "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
     "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
     "cache-in-memory": Change(
@@ -354,13 +357,13 @@ GUIDES: dict[str, Guide] = {
     "worker-restart": Guide(
         "Workers are started anew for each epoch: imports, the copy of the dataset, and the first batches are waited for.",
         "more than one epoch began with new workers",
-        ("persistent-workers", "one-loader"),
+        ("persistent-workers", "one-loader", "start-method"),
         ("Make epochs longer, or the dataset cheap to hand to a new process.",),
     ),
     "slow-first-batch": Guide(
         "The wait for the first batch is a good part of what was seen.",
         "workers were not started again; the first batch alone is late",
-        (),
+        ("start-method",),
         ("Do less before the first sample: index files once and store the list, import less in workers.",
          "Watch a longer run: beside hours of training a slow start may not matter."),
         ("python -X importtime train.py",),

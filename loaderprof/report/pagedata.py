@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof.diagnose.machine import used_s
 from loaderprof.diagnose.stages import stage_of_stack
 from loaderprof.diagnose.timeline import Loop, Timeline, build
 from loaderprof.recording import Recording
@@ -129,14 +130,8 @@ def _host(recording: Recording, timeline: Timeline) -> Host:
         seconds = (after["t"] - before["t"]) / 1e9
         if seconds <= 0:
             continue
-        known = {entry["pid"]: entry["user"] + entry["system"] for entry in before["processes"]}
-        used = sum(
-            max(0.0, entry["user"] + entry["system"] - known[entry["pid"]])
-            for entry in after["processes"]
-            if entry["pid"] in known
-        )
         times.append((after["t"] - timeline.origin_ns) / 1e9)
-        cpu.append(100 * used / seconds)
+        cpu.append(100 * used_s(before, after) / seconds)
         disk.append(_rate(before, after, seconds))
     gpus = _gpus(recording, times, timeline)
     return Host(t_s=times, cpu_percent=cpu, gpu_percent=gpus, disk_bytes_per_s=disk)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/tune_accuracy.py                        every pipeline, the whole grid within the CPU budget
     python tests/benchmarks/tune_accuracy.py --quick --case jpeg    a small grid of the pipelines whose name holds this
-    python tests/benchmarks/tune_accuracy.py job 3 --num-workers 2  one pipeline as a training job
+    python tests/benchmarks/tune_accuracy.py --json FILE            keep the scores
 
 For each pipeline, every grid point is a job of its own; then `tune` runs; then the best points of the grid and tune's
 choice are measured again, in turn, because the best of many noisy points looks better than it is. The whole takes
@@ -12,7 +12,6 @@ about 5 minutes a pipeline on 2 cores, 12 on 8 or more.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -24,67 +23,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from replay_accuracy import CASES, Case
-from torch.utils.data import DataLoader, Dataset
+from pipelines import PIPELINES
 
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.predict.replay import Settings
 from loaderprof.search import normal
 
-WARM_S, SECONDS = 1.0, 5.0
-# Epochs of some seconds, as most jobs have them at least; those of "short epochs" stay short.
-LONGER = 6
+SECONDS = 3.0
 TOP, ROUNDS = 2, 3
 # What the project promises.
 REGRET, TIME_SHARE = 0.05, 0.25
-
-
-class Samples(Dataset[Any]):
-    """A case's samples, made one by one."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.length = case.batches * case.batch_size * (1 if "short" in case.name else LONGER)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Any:
-        return self.case.sample(index)
-
-
-def job(words: list[str]) -> None:
-    """Be a training job: loop over a loader until the time is over, and print its batches per second."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("number", type=int)
-    parser.add_argument("--num-workers", type=int, default=0)
-    parser.add_argument("--prefetch-factor", type=int)
-    parser.add_argument("--persistent-workers", action="store_true")
-    parser.add_argument("--any-order", action="store_true")
-    parser.add_argument("--seconds", type=float, default=math.inf)
-    asked = parser.parse_args(words)
-    torch.set_num_threads(1)
-    torch.multiprocessing.set_start_method("fork")
-    case = CASES[asked.number]
-    loader = DataLoader(
-        Samples(case), batch_size=case.batch_size, num_workers=asked.num_workers, prefetch_factor=asked.prefetch_factor,
-        persistent_workers=asked.persistent_workers, in_order=not asked.any_order,
-    )  # fmt: skip
-    begun = time.perf_counter()
-    measured, since = 0, 0.0
-    for number, _ in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
-        case.step(number)
-        now = time.perf_counter()
-        if not since:
-            since = now if now - begun > WARM_S else 0.0
-            continue
-        measured += 1
-        if now - since > asked.seconds:
-            break
-    print(measured / (time.perf_counter() - since))
 
 
 def grid(quick: bool) -> list[Settings]:
@@ -103,11 +52,11 @@ def grid(quick: bool) -> list[Settings]:
 
 
 def command(number: int) -> list[str]:
-    return [str(Path(__file__)), "job", str(number)]
+    return [str(Path(__file__).with_name("pipelines.py")), str(number)]
 
 
 def rate(number: int, settings: Settings) -> float:
-    """Run a job at some settings, and return its batches per second."""
+    """Run a job at some settings, and return its samples per second."""
     words = [*command(number), "--num-workers", str(settings.num_workers), "--seconds", f"{SECONDS:g}"]
     if settings.num_workers:
         words += ["--prefetch-factor", str(settings.prefetch_factor)]
@@ -157,7 +106,7 @@ def score(number: int, points: list[Settings], rounds: int) -> Score:
             logs[each].append(math.log(rate(number, each)))
     means = {each: statistics.mean(values) for each, values in logs.items()}
     best = max(means, key=lambda each: means[each])
-    return Score(CASES[number].name, choice, best, 1 - math.exp(means[choice] - means[best]), tune_s, grid_s)
+    return Score(PIPELINES[number].name, choice, best, 1 - math.exp(means[choice] - means[best]), tune_s, grid_s)
 
 
 def told(settings: Settings) -> str:
@@ -166,13 +115,10 @@ def told(settings: Settings) -> str:
 
 
 def chosen(part: str) -> Iterator[int]:
-    return (number for number, case in enumerate(CASES) if part in case.name)
+    return (number for number, pipeline in enumerate(PIPELINES) if part in pipeline.name)
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["job"]:
-        job(sys.argv[2:])
-        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small grid")
     parser.add_argument("--case", default="", help="only pipelines whose name holds this")

@@ -116,6 +116,22 @@ def test_what_is_set_already_is_not_advised(tmp_path: Path) -> None:
     assert "persistent-workers" not in offered(one_loop(tmp_path / "r", plan).findings())
 
 
+def test_spawned_workers_are_advised_to_be_forked(tmp_path: Path) -> None:
+    # Two seconds until the first batch of each epoch: two interpreters that import torch, and the dataset's own set-up.
+    plan = Plan(epochs=6, batches=30, workers=2, startup=2.0, wait=1e-4, step=0.01, fetch=light())
+    spawned = one_loop(tmp_path / "s", dataclasses.replace(plan, facts={"start_method": "spawn"}))
+    advice = offered(spawned.findings())["start-method"]
+    assert advice.change == {"multiprocessing_context": "fork"}
+    assert advice.current == {"multiprocessing_context": "spawn"}
+    assert advice.expected.low is not None
+    assert advice.expected.high is not None
+    # How much of the set-up is the dataset's is not known.
+    assert 1.0 < advice.expected.low < advice.expected.high / 1.5
+    for method in ("fork", None):
+        other = one_loop(tmp_path / f"o{method}", dataclasses.replace(plan, facts={"start_method": method}))
+        assert "start-method" not in offered(other.findings())
+
+
 def test_kept_workers_set_up_once_however_many_epochs_follow(tmp_path: Path) -> None:
     # 0.5 s of set-up for each 60 ms of steps: in a long job one start in twelve is not what stays.
     fetch = Fetch(cpu=lambda task: 0.5 if task < 2 else 0.002)

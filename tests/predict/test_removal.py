@@ -14,7 +14,16 @@ from truths import LOAD, NAMES, RESIZE, recording_of
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Stage
-from loaderprof.predict.removal import ANSWER_PER_TENSOR_S, MAX_BATCHES, Model, in_bursts, model, with_lock, without
+from loaderprof.predict.removal import (
+    ANSWER_PER_TENSOR_S,
+    MAX_BATCHES,
+    Batch,
+    Model,
+    in_bursts,
+    model,
+    with_lock,
+    without,
+)
 from loaderprof.recording import Recording
 
 MIX = Fetch(
@@ -205,13 +214,42 @@ def test_a_draw_of_costs_is_repeated_by_its_seed() -> None:
     assert np.isfinite(base.run(1).total_s)
 
 
+def test_what_workers_waited_for_cores_tells_how_badly_they_were_spread(tmp_path: Path) -> None:
+    # Two workers on two cores that wait a fifth of the time in which they want one.
+    fetch = Fetch(cpu=0.04, runq=0.01)
+    plan = Plan(workers=2, wait=0.0245, step=0.0005, step_cpu=0.0, fetch=fetch)
+    _, _, base = modelled(one_loop(tmp_path / "r", plan, cores=2.0), cores=2.0)
+    assert 0.0 < base.costs.imbalance < 1.0
+    assert base.run().core_wait_share == pytest.approx(0.2, abs=0.02)
+    assert base.run().steady_step_s == pytest.approx(0.025, rel=0.03)
+    undisturbed = replace(plan, wait=0.0195, fetch=replace(fetch, runq=0.0))
+    _, _, base = modelled(one_loop(tmp_path / "s", undisturbed, cores=2.0), cores=2.0)
+    assert base.costs.imbalance == 0.0
+
+
+def test_much_that_is_outstanding_is_replayed_in_longer_epochs(tmp_path: Path) -> None:
+    plan = Plan(workers=8, batches=1000, epochs=2, wait=0.001, step=0.004, fetch=Fetch(cpu=0.04))
+    _, _, base = modelled(one_loop(tmp_path / "r", plan))
+    assert base.replayed == (base.batches_per_epoch, base.epochs)
+    deep = replace(base, settings=replace(base.settings, prefetch_factor=16))
+    length, epochs = deep.replayed
+    assert length == 3 * 8 * 16
+    assert epochs == 2
+    assert deep.pace_s() == pytest.approx(base.pace_s(), rel=0.03)
+
+
+def held(base: Model, tensors: int, **costs: float) -> Model:
+    return replace(base, costs=replace(base.costs, **costs), batch=Batch(tensors=tensors))
+
+
 def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Path) -> None:
     # One worker makes 9 ms of Python a batch; its answers for three tensors wait 6 ms behind that, and the step takes 3 ms.
     fetch = Fetch(cpu=0.009, collate=0.0085, tensors=3)
     plan = Plan(workers=1, wait=0.0065, receive=0.0065, step=0.003, fetch=fetch)
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
     assert base.costs.answer_cpu_s + base.costs.receive_cpu_s == pytest.approx(0.0065, rel=0.01)
-    told = with_lock(replace(base, costs=replace(base.costs, answer_cpu_s=0.006, receive_cpu_s=0.0005)), 3)
+    assert base.batch.tensors is None
+    told = with_lock(held(base, 3, answer_cpu_s=0.006, receive_cpu_s=0.0005))
     work = 3 * ANSWER_PER_TENSOR_S
     assert told.answer_work_s == pytest.approx(work)
     # Held for as long as the run's answers were, as far as the making of one batch lasts; the rest is round trips more.
@@ -225,8 +263,8 @@ def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Pa
     assert delivered.run().steady_step_s == pytest.approx(0.009, rel=0.03)
     assert before > freed.run().steady_step_s * 2
     # Many tensors are answered one by one, whatever the worker does.
-    assert with_lock(replace(base, costs=told.costs), 120).costs == told.costs
-    assert with_lock(base, None) == base
+    assert with_lock(replace(base, costs=told.costs, batch=Batch(tensors=120))).costs == told.costs
+    assert with_lock(base) == base
 
 
 def test_an_answer_waits_no_longer_than_for_the_batch_in_the_making(tmp_path: Path) -> None:

@@ -121,6 +121,28 @@ def test_neighbours_take_an_even_share_of_busy_cores() -> None:
     assert run(of, Settings(2), cores=4, neighbours=2).steady_step_s == pytest.approx(0.005, rel=0.03)
 
 
+def test_threads_that_are_spread_badly_wait_beside_an_idle_core() -> None:
+    # Two workers all of whose time is CPU: at random they share one of two cores half of the time.
+    of, two = costs(fetch_cpu_s=0.02), Settings(2)
+    even, random = (run(dataclasses.replace(of, imbalance=share), two, cores=2.0) for share in (0.0, 1.0))
+    assert even.steady_step_s == pytest.approx(0.01, rel=0.01)
+    assert even.core_wait_share == 0.0
+    assert random.steady_step_s == pytest.approx(0.01 / 0.75, rel=0.01)
+    assert random.core_wait_share == pytest.approx(0.25, abs=0.01)
+    # One thread alone waits for nobody, nor do two among many cores.
+    alone = run(dataclasses.replace(of, imbalance=1.0), Settings(1), cores=2.0)
+    assert alone.steady_step_s == pytest.approx(0.02, rel=0.01)
+    many = run(dataclasses.replace(of, imbalance=1.0), two, cores=64.0)
+    assert many.steady_step_s == pytest.approx(0.01, rel=0.02)
+
+
+def test_steady_state_is_the_same_however_long_the_replay() -> None:
+    # Eight workers with eight batches each, of which the last ones are made while the loop steps on alone.
+    of, how = costs(fetch_cpu_s=0.01, step_cpu_s=0.005), Settings(8, 8)
+    short, long = (run(of, how, batches=number, cores=2.0) for number in (3 * 64, 20 * 64))
+    assert short.steady_step_s == pytest.approx(long.steady_step_s, rel=0.02)
+
+
 def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
     alone = run(costs(step_cpu_s=0.01, step_threads=4.0), Settings(1), cores=4)
     assert alone.steady_step_s == pytest.approx(0.01)

@@ -1,0 +1,58 @@
+"""What any settings of a loader would gain, advised or not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loaderprof.diagnose.causes import Scene
+from loaderprof.findings import Costs, Expected
+from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.delivery_advice import in_process
+from loaderprof.predict.edits import with_batch_size, with_settings
+from loaderprof.predict.removal import Model
+from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect
+
+# Settings of which one run tells what they would do.
+KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
+# How a step grows with the samples of its batch is not seen in one run: not at all, or in proportion.
+GROWTHS = (0.0, 0.5, 1.0)
+# Reading that takes more of making a batch than this may be at the limit of its source.
+MOSTLY_READING = 0.5
+
+
+def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts) -> Expected | None:
+    """Return what settings would do to a job's speed; None where one run cannot tell.
+
+    Args:
+        settings: as `--set` takes them, for this loop's loader.
+        scene: the loop and what was seen of it.
+        base: the loop as it ran.
+        facts: what prediction needs beyond them.
+    """
+    wanted = {key: value for key, value in settings.items() if key != "batch_size"}
+    size, now = settings.get("batch_size"), scene.loop.facts.get("batch_size")
+    if set(settings) - set(KNOWN) or (size is not None and not (isinstance(now, int) and now > 0)):
+        return None
+    if not facts.cuda:
+        # Without a device torch pins nothing.
+        wanted.pop("pin_memory", None)
+    likely = with_settings(base, **wanted)
+    workers = likely.settings.num_workers
+    models = [likely]
+    if base.settings.num_workers and not workers:
+        models = in_process(base)
+        likely = models[1]
+    ratio = size / now if size else 1.0
+    if ratio != 1.0:
+        models = [with_batch_size(model, ratio, growth) for model in models for growth in GROWTHS]
+        likely = with_batch_size(likely, ratio, GROWTHS[1])
+    before_s = base.pace_s()
+    gains = [ratio * before_s / model.pace_s() for model in models]
+    saturated = (scene.share("read") or 0.0) > MOSTLY_READING and workers != base.settings.num_workers
+    change = Change(
+        "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
+        floor=min(*gains, 1.0) if saturated else min(gains), ceiling=max(*gains, 1.0) if saturated else max(gains),
+        error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
+    )  # fmt: skip
+    return expect(change, scene, base, before_s, facts)
