@@ -5,7 +5,7 @@ The gain is causal: it says what the run would have been without the stage, not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +28,8 @@ MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 # What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
 ANSWER_PER_TENSOR_S = 0.15e-3
 LOCK_ROUNDS = 6
-SPREAD_ERROR = 0.03
+# How near what is fitted comes to what was seen; a wake-up takes at most this many times what an average step waits.
+FIT_ERROR, MOST_WAKES = 0.03, 4.0
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 # An answer that takes this many times the usual one waited for something else.
 MOST_WAITED = 4.0
@@ -168,26 +169,41 @@ def model(
     base = Model(
         costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
     )  # fmt: skip
-    return _booted(with_lock(_spread(base, 1.0 - share)), loop) if workers else base
+    return _booted(with_lock(_scheduled(base, loop, runq)), loop) if workers else base
 
 
-def _spread(base: Model, waited: float) -> Model:
-    """Return the model whose actors wait for cores as long as the run's did, by how badly the system spreads them.
+def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
+    """Return the model whose workers and loop wait for cores as long as the run's did.
 
     Args:
         base: the loop as it ran.
-        waited: of the time in which workers and loop wanted a core, the share that they waited for one.
+        loop: the loop.
+        step_runq: seconds of each step that it waited for a core.
     """
+    cpu, waited = float(loop.made.cpu.sum()), float(loop.made.runq.sum())
+    share = waited / (cpu + waited) if cpu > 0 else 0.0
 
     def spread(imbalance: float) -> Model:
         return replace(base, costs=replace(base.costs, imbalance=imbalance))
 
-    # The least that explains it: where nobody was in anybody's way, any would.
-    low, high = 0.0, 1.0 if base.run().core_wait_share < waited else 0.0
-    while high - low > SPREAD_ERROR:
+    told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
+
+    def waking(seconds: float) -> Model:
+        return replace(told, costs=replace(told.costs, wake_s=seconds))
+
+    step_s = float(step_runq.mean())
+    return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
+
+
+def _least(enough: Callable[[float], bool], most: float) -> float:
+    """Return the least number up to `most` that is enough, or `most`: 0 where nothing is needed."""
+    if most <= 0.0 or enough(0.0):
+        return 0.0
+    low, high = 0.0, most
+    while high - low > FIT_ERROR * most:
         middle = (low + high) / 2
-        low, high = (low, middle) if spread(middle).run().core_wait_share >= waited else (middle, high)
-    return spread(low)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def with_lock(base: Model) -> Model:

@@ -22,7 +22,7 @@ Seconds = npt.NDArray[np.float64]
 Actor = Generator[tuple[int, float], None, None]
 
 # What an actor asks of the machine; the number beside it is in seconds.
-CPU, GANG, BLOCKED, READ, PARK = range(5)
+CPU, GANG, BLOCKED, READ, WAKE, PARK = range(6)
 _PARK = (PARK, 0.0)
 # An epoch of so many times what is outstanding has a middle in which there is always more to deal.
 LONG = 3
@@ -74,6 +74,8 @@ class Costs:
             never longer than until that batch is made.
         imbalance: how badly the system spreads threads over cores: 0, a core is idle only where nobody wants it; 1, the
             threads beyond all cores but two stay on one of these at random.
+        wake_s: how long the loop waits for a core after it was blocked, where as many threads as cores are at work; where
+            there are more, longer by as much.
     """
 
     fetch_cpu_s: Seconds
@@ -96,6 +98,7 @@ class Costs:
     answer_cpu_s: float = 0.0
     held_s: float = 0.0
     imbalance: float = 0.0
+    wake_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,8 @@ class Outcome:
         parked: share of the loop's waiting time in which a later batch lay ready (head-of-line blocking).
         held_s: mean time that receiving a batch waited for its worker's interpreter lock.
         device_idle_s: mean time per steady batch in which the device had nothing to do; None without one.
-        core_wait_share: of the time in which an actor wanted a core, the share that it waited for one.
+        core_wait_share: of the time in which workers wanted a core to make a batch, the share that they waited for one.
+        step_wait_s: mean time of a step that the loop waited for a core.
     """
 
     total_s: float
@@ -132,6 +136,7 @@ class Outcome:
     later_epoch_s: float | None = None
     held_s: float = 0.0
     core_wait_share: float = 0.0
+    step_wait_s: float = 0.0
 
 
 def replay(
@@ -195,7 +200,6 @@ class _Machine:
         self.now = 0.0
         self._cores = cores
         self._imbalance = imbalance * min(1.0, max(0.0, cores - 1.0))
-        self.wanted_s = self.waited_s = 0.0
         self._neighbours = neighbours
         # More threads than cores keep no more than the cores busy.
         self._gang_threads = min(gang_threads, cores)
@@ -234,6 +238,11 @@ class _Machine:
                 heappush(self._running, (self._virtual + amount, next(self._order), actor))
             elif kind == GANG:
                 self._gang, self._gang_left = actor, amount
+            elif kind == WAKE:
+                demand = self._demand()
+                if demand < self._cores:
+                    continue
+                heappush(self._timers, (self.now + amount * demand / self._cores, next(self._order), actor, False))
             elif kind == READ and self._free_slots < 1:
                 self._readers.append((actor, amount))
             else:
@@ -244,8 +253,7 @@ class _Machine:
 
     def _advance(self) -> None:
         """Move time to the next thing that ends, and wake who waited for it."""
-        demand = self._neighbours + len(self._running) + (self._gang_threads if self._gang else 0.0)
-        share = self._share(demand)
+        share = self._share(self._demand())
         # Between barriers a gang advances only while all its threads are on a core.
         gang_share = share**self._gang_threads
         timer = self._timers[0][0] if self._timers else math.inf
@@ -254,9 +262,6 @@ class _Machine:
         then = min(timer, single, gang)
         if then == math.inf:
             raise RuntimeError("the replay came to a halt: every actor is parked")
-        actors = len(self._running) + (self._gang is not None)
-        self.wanted_s += (then - self.now) * actors
-        self.waited_s += (then - self.now) * actors * (1.0 - share)
         self._virtual += (then - self.now) * share
         self._gang_left -= (then - self.now) * gang_share
         self.now = then
@@ -272,6 +277,9 @@ class _Machine:
         elif self._gang:
             self._ready.append(self._gang)
             self._gang = None
+
+    def _demand(self) -> float:
+        return self._neighbours + len(self._running) + (self._gang_threads if self._gang else 0.0)
 
     def _share(self, demand: float) -> float:
         """Return what share of a core each thread gets where so many want one."""
@@ -323,6 +331,7 @@ class _Run:
         # When each worker that is computing will be done, if it has a core to itself.
         self.computing: dict[int, float] = {}
         self.held_s = 0.0
+        self.makers_cpu_s = self.makers_waited_s = self.step_waited_s = 0.0
         # (time, wait, device idle) as each step ends; one list an epoch, headed by its start.
         self.marks: list[list[tuple[float, float, float]]] = []
         self.open_epoch()
@@ -456,6 +465,9 @@ class _Run:
         begun_s = self.machine.now
         yield (GANG if self.costs.step_threads > 1.0 else CPU), cpu_s
         yield BLOCKED, blocked_s
+        if blocked_s > 0.0:
+            yield WAKE, self.costs.wake_s
+        self.step_waited_s += self.machine.now - begun_s - cpu_s - blocked_s
         ended_s = self.machine.now
         if self.device is not None:
             ended_s = self._launch(begun_s, self.device[step])
@@ -484,6 +496,8 @@ class _Run:
             yield READ, blocked_s
             self.computing[me] = machine.now + cpu_s
             yield CPU, cpu_s
+            self.makers_cpu_s += cpu_s
+            self.makers_waited_s += machine.now - self.computing[me]
             if generation != self.generation:
                 return
             del self.computing[me]
@@ -548,6 +562,7 @@ class _Run:
         last -= (last - skip) % workers if last - skip > workers else 0
         spans = np.array([np.subtract(marks[last], marks[skip]) for marks in self.marks])
         step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (last - skip))
+        wanted_s = self.makers_cpu_s + self.makers_waited_s
         made_by = self.making_s * self.settings.num_workers
         later = self.epochs - 1
         return Outcome(
@@ -562,7 +577,8 @@ class _Run:
             first_round_s=self.marks[0][min(max(1, self.settings.num_workers), self.batches)][0],
             later_epoch_s=(self.machine.now - self.first_epoch_s) / later if later else None,
             held_s=self.held_s / (self.batches * self.epochs),
-            core_wait_share=self.machine.waited_s / self.machine.wanted_s if self.machine.wanted_s else 0.0,
+            core_wait_share=self.makers_waited_s / wanted_s if wanted_s > 0 else 0.0,
+            step_wait_s=self.step_waited_s / (self.batches * self.epochs),
         )
 
 

@@ -17,6 +17,8 @@ ERROR_PER_LOG = 0.35
 ERROR_BOUND, ERROR_BOUND_NO_WORKERS = 0.13, 0.19
 # What starting workers costs follows the machine's load of the moment more than a steady pace does, without a bound.
 BORDER_ERROR_PER_LOG = 0.07
+# What waking threads up costs a batch differs from setting to setting by about this much, which one run does not show.
+UNSEEN_S = 0.4e-3
 MAX_ERROR = 0.8
 
 
@@ -34,7 +36,7 @@ def expect(change: Change, scene: Scene, base: Model, before_s: float, facts: Fa
     """Return how fast the job is with a change, also where that is no gain."""
     after = change.model.pace_s()
     speedup = _of_job(change.samples * before_s / after if after > 0 else 1.0, facts.job_share)
-    low, high = _interval(speedup, base.settings.num_workers, change.error_per_log)
+    low, high = _interval(speedup, base.settings.num_workers, change.error_per_log, after)
     floor = _floor(change, scene)
     low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
     high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
@@ -52,8 +54,9 @@ def _of_job(speedup: float, share: float) -> float:
     return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
 
 
-def _interval(speedup: float, workers: int, unbounded_per_log: float) -> tuple[float, float]:
+def _interval(speedup: float, workers: int, unbounded_per_log: float, after_s: float) -> tuple[float, float]:
     bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
     moved = abs(math.log(max(speedup, 1e-9)))
-    width = min(MAX_ERROR, min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved)
+    width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved
+    width = min(MAX_ERROR, width + UNSEEN_S / after_s if after_s > 0 else MAX_ERROR)
     return speedup * (1 - width), speedup * (1 + width)

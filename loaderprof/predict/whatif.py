@@ -19,6 +19,8 @@ KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pi
 GROWTHS = (0.0, 0.5, 1.0)
 # Reading that takes more of making a batch than this may be at the limit of its source.
 MOSTLY_READING = 0.5
+# At the limit of a source other counts of workers change nothing, or as little as this.
+SATURATED = 1.06
 
 
 def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts) -> Expected | None:
@@ -52,7 +54,8 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
     saturated = (scene.share("read") or 0.0) > MOSTLY_READING and workers != base.settings.num_workers
     change = Change(
         "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
-        floor=min(*gains, 1.0) if saturated else min(gains), ceiling=max(*gains, 1.0) if saturated else max(gains),
+        floor=min(*gains, 1.0 / SATURATED) if saturated else min(gains),
+        ceiling=max(*gains, SATURATED) if saturated else max(gains),
         error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
     )  # fmt: skip
     return expect(change, scene, base, before_s, facts)

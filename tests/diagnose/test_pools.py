@@ -217,7 +217,7 @@ def test_the_verdict_on_threads_is_the_lock_and_the_advice_processes(tmp_path: P
 
 
 def test_on_a_busy_machine_processes_promise_no_more_than_there_are_cores(tmp_path: Path) -> None:
-    plan = Plan(wait=0.02, step=0.02, fetch=Fetch(cpu=0.01, blocked=0.009), facts={"watched": True})
+    plan = Plan(wait=0.024, step=0.016, fetch=Fetch(cpu=0.01, blocked=0.009), facts={"watched": True})
     run = Run(tmp_path / "r", plan)
     run.meta["cpu_budget"] = {"cores": 2.0}
     for number in range(4):
