@@ -67,6 +67,19 @@ def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_settings_of_ones_own_are_predicted_and_measured(tmp_path: Path) -> None:
+    folder = copy(real.recording(), tmp_path)
+    typed = ["--set", "num_workers=2", "--set", "prefetch_factor=4", "--runs", "1"]
+    done = real.loaderprof("verify", str(folder), *typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = r"num_workers=2, prefetch_factor=4: (\d\.\d+) times as fast \(predicted (\d\.\d+) .+\), 1 pair; one pair has no .+\n"
+    told = re.fullmatch(line, done.stdout)
+    assert told, done.stdout
+    # Twice as many wait for their samples at once.
+    assert min(map(float, told.groups())) > 1.1
+
+
+@pytest.mark.slow
 def test_a_job_that_fails_with_the_change_is_told_and_not_scored(tmp_path: Path) -> None:
     folder = copy(real.recording("--alone"), tmp_path)
     done = real.loaderprof("verify", str(folder), "--change", "num-workers", "--runs", "1", cwd=tmp_path)
@@ -212,6 +225,9 @@ def test_a_refused_change_starts_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["verify", str(folder), "--change", "no-such"]) == 2
     assert capsys.readouterr().err.startswith("loaderprof: the report advises nothing called 'no-such'")
     assert main(["verify", str(folder), "--runs", "0"]) == 2
+    assert main(["verify", str(folder), "--set", "workers=4"]) == 2
+    assert main(["verify", str(folder), "--set", "num_workers=4", "--change", "1"]) == 2
+    assert "two ways to say what to measure" in capsys.readouterr().err
     assert not (folder / "verify.log").exists()
 
 

@@ -16,6 +16,8 @@ from loaderprof.capture.describe import installed
 MAX_LINES = 2000
 # A user's pipeline is written in a handful of files; what is larger than this was not written by hand.
 MAX_FILES, MAX_BYTES = 64, 500_000
+# What is asked of torch wherever a model is trained with it.
+_TRAINS = re.compile(r"\.backward\(")
 _PLACE = re.compile(r"\((?P<file>/.*):(?P<line>\d+)\)$")
 
 
@@ -29,6 +31,16 @@ def lines_of(frames: Iterable[str]) -> dict[str, str]:
         text = linecache.getline(match["file"], int(match["line"])) if Path(match["file"]).is_file() else ""
         if text:
             found[f"{match['file']}:{match['line']}"] = text.strip()[:300]
+    return found
+
+
+def lines_that_train(files: Iterable[str]) -> dict[str, str]:
+    """Return `file:line` -> text of the lines in the user's files by which a model is trained."""
+    found: dict[str, str] = {}
+    for file in sorted(set(files))[:MAX_FILES]:
+        for number, text in enumerate(linecache.getlines(file) if _is_small(Path(file)) else (), 1):
+            if _TRAINS.search(text):
+                found[f"{file}:{number}"] = text.strip()[:300]
     return found
 
 
@@ -55,9 +67,16 @@ def lines_that_make(names: set[str], files: Iterable[str]) -> dict[str, str]:
 
 def _parsed(file: Path) -> ast.Module | None:
     try:
-        return ast.parse(file.read_bytes()) if file.is_file() and file.stat().st_size < MAX_BYTES else None
+        return ast.parse(file.read_bytes()) if _is_small(file) else None
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
+
+
+def _is_small(file: Path) -> bool:
+    try:
+        return file.is_file() and file.stat().st_size < MAX_BYTES
+    except OSError:
+        return False
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[str, int]]:

@@ -47,6 +47,7 @@ _DEVICE_LINES = re.compile(
 _MODEL_CALLS = re.compile(
     r"(^|\.)(_engine_run_backward|_(wrapped_)?call_impl|forward) \(.*torch/(nn|autograd|_dynamo)/"
 )
+_TRAINING = re.compile(r"\.backward\(")
 _EVALUATION = re.compile(r"evaluate|validate")
 
 Part = Literal["host", "device", "unknown"]
@@ -63,8 +64,10 @@ def host_share(
     total = sum(seen.values())
     if total < MIN_STACK_SAMPLES:
         return None, (), total
-    # Plain Python beside torch's work is the loop's own; where no torch is at work it is the model itself.
-    own: tuple[Part, ...] = ("host", "unknown") if any(part == "device" for part, _ in seen) else ("host",)
+    # Plain Python beside torch's work is the loop's own; where no torch is at work it is the model itself. Where torch takes
+    # little of a step samples may miss it, but not the line that calls it.
+    trained = any(part == "device" for part, _ in seen) or any(map(_TRAINING.search, sources.values()))
+    own: tuple[Part, ...] = ("host", "unknown") if trained else ("host",)
     lines: Counter[str] = Counter()
     for (part, place), count in seen.items():
         if part in own:

@@ -151,7 +151,7 @@ def model(
         answer_cpu_s=_answer(loop, share, neighbours) if workers else 0.0,
         step_threads=_step_threads(loop, step_cpu, stepped, neighbours),
         worker_start_s=float(np.mean(starts)) * share / workers if workers and starts else 0.0,
-        shutdown_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) if workers else 0.0,
+        worker_stop_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) / workers if workers else 0.0,
         epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
         device_step_s=device,
         sync_every=1 if device is not None and _synchronous(loop, device) else None,
@@ -410,7 +410,7 @@ def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -
             costs, step_cpu_s=costs.step_cpu_s * kept, step_blocked_s=costs.step_blocked_s * kept, device_step_s=own
         )
     elif stage == "startup":
-        new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0, worker_stop_s=0.0)
+        new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, worker_stop_s=0.0)
     elif stage == "straggler":
         return None if bursts else _without_stragglers(base)
     else:

@@ -58,14 +58,13 @@ class Costs:
         step_threads: cores the step's CPU part keeps busy at once (intra-op threads).
         worker_start_s: main-thread time to start one worker.
         worker_boot_s: CPU inside a worker between its start and its first fetch.
-        shutdown_s: end of an epoch with workers that are not persistent, whatever their number.
         epoch_gap_s: the loop's own work between two epochs.
         pin_cpu_s: CPU of the pin thread to pin one batch.
         io_slots: how many blocked reads are served at once, first come first served; None: any number.
         device_step_s: an asynchronous device's own time per step; the loop runs ahead of it until it syncs.
         sync_every: the loop waits for the device every so many steps; None: never.
         sync_at: whether that wait ends a step (`loss.item()`) or begins it (a copy from pageable memory).
-        worker_stop_s: what `shutdown_s` grows by with each worker (they are joined one after the other).
+        worker_stop_s: for each worker, the end of an epoch whose workers are not persistent: they are joined one by one.
         send_cpu_s: CPU of a worker's queue thread to pickle and send a batch, beside the making of the next;
             not at all without workers.
         answer_cpu_s: CPU of the worker while the receiver waits for it in the midst of receiving (it hands
@@ -86,7 +85,6 @@ class Costs:
     step_threads: float = 1.0
     worker_start_s: float = 0.0
     worker_boot_s: float = 0.0
-    shutdown_s: float = 0.0
     epoch_gap_s: float = 0.0
     pin_cpu_s: float = 0.0
     io_slots: int | None = None
@@ -380,7 +378,7 @@ class _Run:
                 self.workers, self.senders = [], []
                 self.generation += 1
                 self.parked_actors.clear()
-                yield BLOCKED, self.costs.shutdown_s + self.costs.worker_stop_s * self.settings.num_workers
+                yield BLOCKED, self.costs.worker_stop_s * self.settings.num_workers
 
     def _start_workers(self) -> Actor:
         """Start the workers, or resume those that persist, and deal the first batches."""

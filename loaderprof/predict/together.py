@@ -116,7 +116,7 @@ def _costs(chosen: list[Change]) -> Costs:
 def _left(model: Model, scene: Scene) -> str:
     """Return what limits the loop once the changes are made."""
     bare = unloaded(model, scene.parts)
-    bare = replace(bare, costs=replace(bare.costs, worker_start_s=0.0, worker_boot_s=0.0, shutdown_s=0.0))
+    bare = replace(bare, costs=replace(bare.costs, worker_start_s=0.0, worker_boot_s=0.0, worker_stop_s=0.0))
     after = bare.pace_s()
     left = model.pace_s() / after if after > 0 else math.inf
     return "After them the step is the limit." if left < 1.0 + MIN_GAIN else "After them loading is still the limit."

@@ -33,8 +33,10 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
         facts: what prediction needs beyond them.
     """
     wanted = {key: value for key, value in settings.items() if key != "batch_size"}
-    size, now = settings.get("batch_size"), scene.loop.facts.get("batch_size")
-    if set(settings) - set(KNOWN) or (size is not None and not (isinstance(now, int) and now > 0)):
+    now = scene.loop.facts.get("batch_size")
+    size = settings.get("batch_size", now)
+    # Without a prefetch_factor torch takes its own; without a batch size nothing is collated.
+    if set(settings) - set(KNOWN) or None in wanted.values() or ("batch_size" in settings and not (size and now)):
         return None
     if not facts.cuda:
         # Without a device torch pins nothing.
@@ -45,7 +47,7 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
     if base.settings.num_workers and not workers:
         models = in_process(base)
         likely = models[1]
-    ratio = size / now if size else 1.0
+    ratio = size / now if size and now else 1.0
     if ratio != 1.0:
         models = [with_batch_size(model, ratio, growth) for model in models for growth in GROWTHS]
         likely = with_batch_size(likely, ratio, GROWTHS[1])

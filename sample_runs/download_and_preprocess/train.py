@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import nn
 
 import loaderprof
 
-COUNT, BATCH, LATENCY_S, SIZE = 1000, 20, 0.08, 256
+COUNT, BATCH, LATENCY_S, SIZE, PIXELS = 1000, 20, 0.08, 256, 160
 THREADS, PROCESSES, PREPROCESSES = 16, 4, 2
 
 
@@ -73,7 +73,7 @@ def download(url: str) -> bytes:
 
 def preprocess(raw: bytes) -> np.ndarray:
     """Decode, and find the edges that the network is trained on, pixel by pixel in plain Python."""
-    image = Image.open(io.BytesIO(raw)).convert("L").resize((96, 96))
+    image = Image.open(io.BytesIO(raw)).convert("L").resize((PIXELS, PIXELS))
     pixels = np.asarray(image, dtype=np.int16).tolist()
     edges = [
         [abs(row[x + 1] - row[x]) + abs(below[x] - row[x]) for x in range(len(row) - 1)]
@@ -89,12 +89,12 @@ def all_of(url: str) -> tuple[str, np.ndarray]:
 def batches(urls: list[str], submit: Callable[[str], Any], in_flight: int) -> Iterator[tuple[list[str], torch.Tensor]]:
     """Batches in order, with so many images under way."""
     waiting = iter(urls)
-    futures = deque(submit(url) for url, _ in zip(waiting, range(in_flight), strict=False))
+    futures = deque(submit(url) for url in islice(waiting, in_flight))
     while futures:
         batch = []
         while futures and len(batch) < BATCH:
             batch.append(futures.popleft().result())
-            futures.extend(submit(url) for url, _ in zip(waiting, range(1), strict=False))
+            futures.extend(submit(url) for url in islice(waiting, 1))
         yield [url for url, _ in batch], torch.from_numpy(np.stack([edges for _, edges in batch]))
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     server.start()
     port = ports.get()
     urls = [f"http://127.0.0.1:{port}/{number}" for number in range(COUNT)]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(95 * 95, 32), nn.ReLU(), nn.Linear(32, 10))
+    model = nn.Sequential(nn.Flatten(), nn.Linear((PIXELS - 1) ** 2, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     pools: list[Executor] = []
     begun, seen = time.perf_counter(), []

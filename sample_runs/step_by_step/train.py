@@ -19,18 +19,21 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-PHOTOS, SIZE, CROP = 240, 800, 224
+PHOTOS, SIZE, CROP = 240, 1120, 224
 
 
-def make_photos(folder: Path) -> None:
-    """Smooth colour fields with film grain: as much work for the decoder as a real photograph."""
-    rng = np.random.default_rng(0)
+def photos(folder: Path) -> Path:
+    """Smooth colour fields with film grain, as much work for the decoder as real photographs; made once."""
+    folder.mkdir(exist_ok=True)
     for number in range(PHOTOS):
-        colours = Image.fromarray(rng.integers(0, 256, (25, 25, 3), dtype=np.uint8)).resize((SIZE, SIZE))
-        grain = rng.integers(-16, 16, (SIZE, SIZE, 3), dtype=np.int16)
-        Image.fromarray((np.asarray(colours) + grain).clip(0, 255).astype(np.uint8)).save(
-            folder / f"{number % 10}_{number:04d}.jpg", quality=95
-        )
+        path, rng = folder / f"{number % 10}_{number:04d}.jpg", np.random.default_rng(number)
+        if path.exists():
+            continue
+        colours = Image.fromarray(rng.integers(0, 256, (25, 25, 3), dtype=np.uint8)).resize((SIZE // 2, SIZE // 2))
+        grain = rng.integers(-16, 16, (SIZE // 2, SIZE // 2, 3), dtype=np.int16)
+        pixels = (np.asarray(colours) + grain).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)).save(path, quality=90)
+    return folder
 
 
 class Photos(Dataset):
@@ -67,21 +70,20 @@ def main() -> None:
     asked = parser.parse_args()
     random.seed(0)
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as name:
-        make_photos(Path(name))
-        dataset = Photos(Path(name), asked.half_size, asked.cache)
-        train_loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=asked.num_workers)
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)
-        )
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        for epoch in range(asked.epochs):
-            for images, labels in train_loader:
-                loss = nn.functional.cross_entropy(model(images.float() / 255), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            print(f"epoch {epoch}  loss {loss.item():.4f}", flush=True)
+    folder = photos(Path(tempfile.gettempdir()) / "loaderprof-step-by-step")
+    dataset = Photos(folder, asked.half_size, asked.cache)
+    train_loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=asked.num_workers)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for epoch in range(asked.epochs):
+        for images, labels in train_loader:
+            loss = nn.functional.cross_entropy(model(images.float() / 255), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        print(f"epoch {epoch}  loss {loss.item():.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loaderprof.capture.sources import lines_of, lines_that_make
+from loaderprof.capture.sources import lines_of, lines_that_make, lines_that_train
 
 TRAIN = """
 import augment
@@ -49,3 +49,10 @@ def test_lines_of_the_users_own_files(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("one = 1\n  two = 2\n")
     frames = [f"f ({tmp_path}/train.py:2)", "g (/usr/lib/python3/site-packages/x.py:1)", "h (<string>:1)"]
     assert lines_of(frames) == {f"{tmp_path}/train.py:2": "two = 2"}
+
+
+def test_lines_that_train(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("for x in loader:\n    scaler.scale(loss).backward()  # here\n    step()\n")
+    (tmp_path / "other.py").write_text("backward = 1\n")
+    files = [*map(str, tmp_path.glob("*.py")), "/nowhere/gone.py", str(tmp_path)]
+    assert lines_that_train(files) == {f"{tmp_path}/train.py:2": "scaler.scale(loss).backward()  # here"}

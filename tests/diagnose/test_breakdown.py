@@ -125,6 +125,17 @@ def test_the_loops_own_python_is_told_by_its_stacks(made: Made) -> None:
     assert found.host_by == (("train.py:60", 0.15), ("train.py:61", 0.10))
 
 
+@pytest.mark.parametrize(("line", "share"), [("loss.backward()", 1.0), ("weights -= rate * gradient", 0.0)])
+def test_plain_python_is_the_loops_own_where_torch_trains_and_else_the_model(
+    tmp_path: Path, line: str, share: float
+) -> None:
+    # Torch takes so little of the step that no sample hit it.
+    made = Made(tmp_path / "m", sources={"/home/me/train.py:64": "ranked = sorted(seen)", "/home/me/train.py:70": line})
+    stacks = ((["<module> (/home/me/train.py:64)"], 40),)
+    found = parts(made, Plan(workers=1, wait=1e-4, fetch=Fetch(cpu=0.001)), stacks)
+    assert found.host_share == share
+
+
 def test_stacks_of_other_threads_are_not_the_loops(made: Made) -> None:
     found = parts(
         made, Plan(workers=1, fetch=Fetch(cpu=0.001)), ((["<module> (/home/me/train.py:60)"], 100),), "logger"

@@ -127,6 +127,10 @@ def test_a_source_that_may_be_full_promises_nothing_by_more_workers(tmp_path: Pa
     assert fewer.high == pytest.approx(SATURATED, abs=0.001)
 
 
-def test_a_start_method_is_not_predicted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"multiprocessing_context": "spawn"}, {"batch_size": None}, {"prefetch_factor": None, "num_workers": 1}],
+)
+def test_what_one_run_does_not_tell_is_not_predicted(tmp_path: Path, settings: dict[str, Any]) -> None:
     seen = recorded(tmp_path / "r", Plan(workers=2, wait=0.01, step=0.01, fetch=Fetch(cpu=0.04)))
-    assert predict(seen, {"multiprocessing_context": "spawn"}) is None
+    assert predict(seen, settings) is None

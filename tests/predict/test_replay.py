@@ -179,7 +179,7 @@ def test_reads_beyond_the_slots_wait_their_turn() -> None:
 
 
 def test_workers_start_again_each_epoch_unless_they_persist() -> None:
-    of = costs(0.01, 0.01, worker_start_s=0.01, worker_boot_s=0.03, shutdown_s=0.01, worker_stop_s=0.005)
+    of = costs(0.01, 0.01, worker_start_s=0.01, worker_boot_s=0.03, worker_stop_s=0.01)
     once = run(of, Settings(2, persistent_workers=True), 50, epochs=3)
     again = run(of, Settings(2), 50, epochs=3)
     # The first worker boots while the second is started.
@@ -198,7 +198,7 @@ def test_the_gap_between_epochs_counts_once_less_than_epochs() -> None:
 
 def test_later_epochs_hold_no_first_start_of_workers_that_are_kept() -> None:
     of = dataclasses.replace(
-        costs(0.002, 0.01), worker_start_s=0.1, worker_boot_s=0.5, shutdown_s=0.2, epoch_gap_s=0.05
+        costs(0.002, 0.01), worker_start_s=0.1, worker_boot_s=0.5, worker_stop_s=0.1, epoch_gap_s=0.05
     )
     kept, anew = (run(of, Settings(2, persistent_workers=each), 9, epochs=4) for each in (True, False))
     assert kept.later_epoch_s == pytest.approx(9 * 0.01 + 0.05 + 0.002, rel=0.1)
