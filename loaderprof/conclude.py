@@ -37,7 +37,7 @@ def conclude(recording: Recording) -> Findings:
         )
     timeline = build(recording)
     budget, others = machine.cpu_budget(recording), machine.busy_others(recording)
-    everyone = _study(recording, timeline)
+    everyone = _study(recording, timeline, budget, others)
     run = _run(recording, timeline)
     if not everyone:
         return Findings(run=run, verdict=_no_loader())
@@ -75,21 +75,20 @@ def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[
         recording: of the job as it is set now.
         changes: each one's settings of the job's main loader, as `--set` takes them.
     """
-    everyone = _study(recording, build(recording))
+    budget, others = machine.cpu_budget(recording), machine.busy_others(recording)
+    everyone = _study(recording, build(recording), budget, others)
     studied = job.slowest_rank(everyone) if everyone else ()
     main = job.main(studied) if studied else None
     if main is None or main.base is None or main.loop.facts.get("watched"):
         return [None for _ in changes]
-    scene = _scene(
-        recording, main, job.job_gains(studied), machine.cpu_budget(recording), machine.busy_others(recording)
-    )
+    scene = _scene(recording, main, job.job_gains(studied), budget, others)
     facts, base, prefix = _facts(recording, main, studied), main.base, f"{main.loop.name}."
     plain = ({key.removeprefix(prefix): value for key, value in each.items()} for each in changes)
     return [what_if(each, scene, base, facts) for each in plain]
 
 
-def _study(recording: Recording, timeline: Timeline) -> list[job.Studied]:
-    share, others = machine.cpu_budget(recording) / job.ranks_a_host(timeline), machine.busy_others(recording)
+def _study(recording: Recording, timeline: Timeline, budget: float, others: float | None) -> list[job.Studied]:
+    share = budget / job.ranks_a_host(timeline)
     return [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
 
 

@@ -211,12 +211,13 @@ def _of_rank(seen: Recording, rank: int) -> Recording:
 
 def _keep_sources(seen: Recording) -> None:
     """Keep the user's lines that stacks passed through, make operators or train, so that no sources are needed later."""
-    from loaderprof.capture.sources import lines_of, lines_that_make, lines_that_train
+    from loaderprof.capture.sources import lines_of, lines_that_make, lines_with
+    from loaderprof.diagnose.loop_side import TRAINING
     from loaderprof.diagnose.operators import names_made, users_files
 
     frames = {frame for sample in seen.stacks for frame in sample.frames}
     seen.meta["sources"] = lines_of(frames)
-    seen.meta["sources"].update(lines_that_train(users_files(seen)))
+    seen.meta["sources"].update(lines_with(TRAINING, users_files(seen)))
     seen.meta["file_systems"] = _file_systems(seen)
     seen.meta["made_at"] = lines_that_make(names_made(seen), users_files(seen))
     with suppress(OSError):

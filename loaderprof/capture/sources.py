@@ -16,8 +16,6 @@ from loaderprof.capture.describe import installed
 MAX_LINES = 2000
 # A user's pipeline is written in a handful of files; what is larger than this was not written by hand.
 MAX_FILES, MAX_BYTES = 64, 500_000
-# What is asked of torch wherever a model is trained with it.
-_TRAINS = re.compile(r"\.backward\(")
 _PLACE = re.compile(r"\((?P<file>/.*):(?P<line>\d+)\)$")
 
 
@@ -34,12 +32,12 @@ def lines_of(frames: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def lines_that_train(files: Iterable[str]) -> dict[str, str]:
-    """Return `file:line` -> text of the lines in the user's files by which a model is trained."""
+def lines_with(pattern: re.Pattern[str], files: Iterable[str]) -> dict[str, str]:
+    """Return `file:line` -> text of the lines in the user's files that hold a pattern."""
     found: dict[str, str] = {}
     for file in sorted(set(files))[:MAX_FILES]:
         for number, text in enumerate(linecache.getlines(file) if _is_small(Path(file)) else (), 1):
-            if _TRAINS.search(text):
+            if pattern.search(text):
                 found[f"{file}:{number}"] = text.strip()[:300]
     return found
 

@@ -47,7 +47,8 @@ _DEVICE_LINES = re.compile(
 _MODEL_CALLS = re.compile(
     r"(^|\.)(_engine_run_backward|_(wrapped_)?call_impl|forward) \(.*torch/(nn|autograd|_dynamo)/"
 )
-_TRAINING = re.compile(r"\.backward\(")
+# What is asked of torch wherever a model is trained with it; lines with it are kept, sampled or not.
+TRAINING = re.compile(r"\.backward\(")
 _EVALUATION = re.compile(r"evaluate|validate")
 
 Part = Literal["host", "device", "unknown"]
@@ -66,7 +67,7 @@ def host_share(
         return None, (), total
     # Plain Python beside torch's work is the loop's own; where no torch is at work it is the model itself. Where torch takes
     # little of a step samples may miss it, but not the line that calls it.
-    trained = any(part == "device" for part, _ in seen) or any(map(_TRAINING.search, sources.values()))
+    trained = any(part == "device" for part, _ in seen) or any(map(TRAINING.search, sources.values()))
     own: tuple[Part, ...] = ("host", "unknown") if trained else ("host",)
     lines: Counter[str] = Counter()
     for (part, place), count in seen.items():

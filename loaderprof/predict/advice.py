@@ -16,7 +16,7 @@ import numpy as np
 from loaderprof.diagnose.breakdown import MANY_THREADS
 from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors
 from loaderprof.findings import Advice, Costs
-from loaderprof.predict.change import Change, Facts, Rule
+from loaderprof.predict.change import Change, Facts, Rule, may_be_full
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
@@ -86,9 +86,8 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 def _saturation_floor(scene: Scene) -> float | None:
-    # One run cannot tell latency from a server or disk that is full: more requests at once may gain nothing.
-    read = scene.share("read") or 0.0
-    return 1.0 if read > 0.5 else None
+    # More requests at once may gain nothing.
+    return 1.0 if may_be_full(scene) else None
 
 
 def _prefetch(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:

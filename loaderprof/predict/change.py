@@ -10,6 +10,9 @@ from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.predict.removal import Model
 
+# Reading that takes more of making a batch than this may be at the limit of its source.
+MOSTLY_READING = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Decoders:
@@ -65,6 +68,11 @@ class Change:
         return Advice(
             self.id, self.action, self.why, self.where, self.change, self.current, expected, self.costs, None, self.code
         )
+
+
+def may_be_full(scene: Scene) -> bool:
+    """Return whether reading dominates: one run cannot tell latency from a server or disk that is full."""
+    return (scene.share("read") or 0.0) > MOSTLY_READING
 
 
 # Offers a change, or none, to a loop and its replay.

@@ -27,7 +27,6 @@ BOOT_ERROR = 0.01
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 # What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
 ANSWER_PER_TENSOR_S = 0.15e-3
-LOCK_ROUNDS = 6
 # How near what is fitted comes to what was seen; a wake-up takes at most this many times what an average step waits.
 FIT_ERROR, MOST_WAKES = 0.03, 4.0
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
@@ -79,7 +78,7 @@ class Model:
     @property
     def replayed(self) -> tuple[int, int]:
         """Batches of a replayed epoch, and how many of them: fewer and longer ones where much is outstanding."""
-        deep = LONG * self.settings.prefetch_factor * self.settings.num_workers
+        deep = LONG * self.settings.outstanding
         length = max(self.batches_per_epoch, min(self.epoch_batches, deep))
         return length, max(min(self.epochs, 2), self.epochs * self.batches_per_epoch // length)
 
@@ -195,12 +194,12 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
 
 
-def _least(enough: Callable[[float], bool], most: float) -> float:
-    """Return the least number up to `most` that is enough, or `most`: 0 where nothing is needed."""
+def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERROR) -> float:
+    """Return the least number up to `most` that is enough, within a share of `most`, or `most`: 0 where nothing is needed."""
     if most <= 0.0 or enough(0.0):
         return 0.0
     low, high = 0.0, most
-    while high - low > FIT_ERROR * most:
+    while high - low > error * most:
         middle = (low + high) / 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
@@ -221,11 +220,7 @@ def with_lock(base: Model) -> Model:
     def holding(held_s: float) -> Model:
         return replace(base, answer_work_s=work_s, costs=replace(costs, answer_cpu_s=work_s, held_s=held_s))
 
-    low, high = 0.0, float(costs.fetch_cpu_s.max())
-    for _ in range(LOCK_ROUNDS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holding(middle).run().held_s > waited_s else (middle, high)
-    told = holding(high)
+    told = holding(_least(lambda held_s: holding(held_s).run().held_s >= waited_s, float(costs.fetch_cpu_s.max())))
     # Several round trips may wait one after the other.
     rest_s = max(0.0, waited_s - told.run().held_s)
     return replace(told, costs=replace(told.costs, answer_cpu_s=work_s + rest_s))
@@ -320,12 +315,10 @@ def _booted(base: Model, loop: Loop) -> Model:
     def booting(seconds: float) -> Model:
         return replace(base, costs=replace(base.costs, worker_boot_s=seconds))
 
-    low, high = 0.0, measured
-    while high - low > BOOT_ERROR * measured:
-        middle = (low + high) / 2
-        late = replace(booting(middle), epochs=1).run().first_round_s > measured
-        low, high = (low, middle) if late else (middle, high)
-    return booting(low)
+    def late(seconds: float) -> bool:
+        return replace(booting(seconds), epochs=1).run().first_round_s >= measured
+
+    return booting(_least(late, measured, BOOT_ERROR))
 
 
 def _first_round_s(loop: Loop) -> float | None:

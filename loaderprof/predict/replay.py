@@ -38,6 +38,11 @@ class Settings:
     persistent_workers: bool = False
     pin_memory: bool = False
 
+    @property
+    def outstanding(self) -> int:
+        """Batches that workers are dealt ahead of the loop."""
+        return self.prefetch_factor * self.num_workers
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -393,7 +398,7 @@ class _Run:
             if self.settings.pin_memory:
                 self.pinner = self._pin()
                 self.machine.wake(self.pinner)
-        for _ in range(self.settings.prefetch_factor * self.settings.num_workers):
+        for _ in range(self.settings.outstanding):
             self._deal()
 
     def _deal(self) -> None:
@@ -553,7 +558,7 @@ class _Run:
 
     def outcome(self) -> Outcome:
         workers = max(1, self.settings.num_workers)
-        depth = self.settings.prefetch_factor * self.settings.num_workers or 1
+        depth = self.settings.outstanding or 1
         skip = min(depth, self.batches // 2)
         last = self.batches - depth if self.batches >= LONG * depth else self.batches
         # Workers that started together hand over together: part of a round would count its wait for a whole one.

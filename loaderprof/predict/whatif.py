@@ -7,7 +7,7 @@ from typing import Any
 
 from loaderprof.diagnose.causes import Scene
 from loaderprof.findings import Costs, Expected
-from loaderprof.predict.change import Change, Facts
+from loaderprof.predict.change import Change, Facts, may_be_full
 from loaderprof.predict.delivery_advice import in_process
 from loaderprof.predict.edits import with_batch_size, with_settings
 from loaderprof.predict.removal import Model
@@ -17,8 +17,6 @@ from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
 # How a step grows with the samples of its batch is not seen in one run: not at all, or in proportion.
 GROWTHS = (0.0, 0.5, 1.0)
-# Reading that takes more of making a batch than this may be at the limit of its source.
-MOSTLY_READING = 0.5
 # At the limit of a source other counts of workers change nothing, or as little as this.
 SATURATED = 1.06
 
@@ -53,7 +51,7 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
         likely = with_batch_size(likely, ratio, GROWTHS[1])
     before_s = base.pace_s()
     gains = [ratio * before_s / model.pace_s() for model in models]
-    saturated = (scene.share("read") or 0.0) > MOSTLY_READING and workers != base.settings.num_workers
+    saturated = may_be_full(scene) and workers != base.settings.num_workers
     change = Change(
         "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
         floor=min(*gains, 1.0 / SATURATED) if saturated else min(gains),

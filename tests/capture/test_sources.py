@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loaderprof.capture.sources import lines_of, lines_that_make, lines_that_train
+from loaderprof.capture.sources import lines_of, lines_that_make, lines_with
+from loaderprof.diagnose.loop_side import TRAINING
 
 TRAIN = """
 import augment
@@ -55,4 +56,4 @@ def test_lines_that_train(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("for x in loader:\n    scaler.scale(loss).backward()  # here\n    step()\n")
     (tmp_path / "other.py").write_text("backward = 1\n")
     files = [*map(str, tmp_path.glob("*.py")), "/nowhere/gone.py", str(tmp_path)]
-    assert lines_that_train(files) == {f"{tmp_path}/train.py:2": "scaler.scale(loss).backward()  # here"}
+    assert lines_with(TRAINING, files) == {f"{tmp_path}/train.py:2": "scaler.scale(loss).backward()  # here"}
