@@ -188,7 +188,13 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="predict and measure a setting of your own instead: num_workers=4; several are applied together",
     )  # fmt: skip
-    verb.add_argument("--runs", metavar="N", type=int, default=3, help="pairs of runs, without and with the change (3)")
+    verb.add_argument(
+        "--runs", metavar="N", type=int, default=6, help="at most so many pairs of runs, without and with the change (6)"
+    )
+    verb.add_argument(
+        "--precision", metavar="P", type=float, default=5.0,
+        help="stop as soon as the ratio is known to P %% either way (5); 0: run all pairs",
+    )  # fmt: skip
     verb.add_argument(
         "--seconds", metavar="S", type=float, default=60.0, help="end a run S seconds after its first loader began (60)"
     )
@@ -204,6 +210,7 @@ def _verify(options: argparse.Namespace) -> int:
         settings=_settings(options.set),
         pairs=options.runs,
         limit_s=options.seconds,
+        precision=options.precision / 100,
     )
 
 

@@ -6,7 +6,7 @@ Composes `diagnose` and `predict`; decides nothing itself. Pure: no torch, no cl
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,7 @@ def _scene(
         batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
         sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
+        float_share=float(np.median(mine["extra"])) / 100 if len(mine) else None,
     )  # fmt: skip
 
 
@@ -268,10 +269,21 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
         world_size=max(1, len(ranks)), device=_device(recording), cpu_budget=machine.cpu_budget(recording),
         python=next((process.header.get("python") for process in mains), None), torch=_torch(recording),
         start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),
-        notes=(*recording.notes, *(BACKGROUND for loop in timeline.loops[:1] if loop.background)), signal=meta.get("signal"),
+        notes=(*recording.notes, *(note for loop in timeline.loops[:1] for note in _notes(loop))), signal=meta.get("signal"),
         started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
         loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()),
     )  # fmt: skip
+
+
+def _notes(loop: Loop) -> Iterator[str]:
+    if loop.background:
+        yield BACKGROUND
+    stamped = int((loop.count == 1).sum())
+    if loop.batches >= 2 * max(1, stamped):
+        yield (
+            f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped, at less "
+            "than 1 % of the time; of the others the sums are known"
+        )
 
 
 def _torch(recording: Recording) -> str | None:

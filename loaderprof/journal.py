@@ -66,6 +66,7 @@ FIELDS = {
     OPERATOR: ("worker", "batch", "name", "calls", "wall_ns", "cpu_ns", "samples", "caller", "iterator"),
     # file: the first that was opened for the sample; 0: not seen, and in recordings older than this field.
     SAMPLE: ("worker", "batch", "position", "index", "wall_ns", "cpu_ns", "iterator", "file"),
+    # extra: percent of its bytes that are floating-point numbers; 0 in recordings older than this.
     SIZE: ("worker", "batch", "bytes", "tensors", "leaves", "samples", "iterator"),
     # `flags` 1: written by the worker itself, 0: by the process that started it.
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),

@@ -277,10 +277,11 @@ class _Process:
             return
         self.steps += row["count"]
         self.last_ns = row["t_taken"]
-        self.ready = extra - 1 if extra else None
+        self.ready = extra - 1 if extra else self.ready
         self._takes.append((row["t_asked"], row["t_taken"], row["count"], row["wait_ns"]))
-        sums.clock("handover", "receive", row["count"], row["receive_ns"] / 1e9)
-        sums.clock("sampler", "index", row["count"], row["index_ns"] / 1e9)
+        if row["count"] == 1:  # a record of many batches does not tell
+            sums.clock("handover", "receive", 1, row["receive_ns"] / 1e9)
+            sums.clock("sampler", "index", 1, row["index_ns"] / 1e9)
 
     def rates(self, now_ns: int) -> tuple[float | None, float | None]:
         """Return steps a second and the share of waiting, of the last seconds; None where none was taken in them."""

@@ -70,6 +70,11 @@ def of_pairs(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
+def is_within(ratio: Ratio | None, precision: float) -> bool:
+    """Return whether a ratio is known to a share of itself: half of its interval."""
+    return ratio is not None and ratio.high - ratio.low <= 2.0 * precision * ratio.value
+
+
 def _t(freedom: int) -> float:
     return _T[freedom - 1] if freedom <= len(_T) else _NORMAL + 2.5 / freedom
 

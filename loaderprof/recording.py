@@ -76,6 +76,16 @@ class ThreadUse:
 
 
 @dataclass(frozen=True, slots=True)
+class LockLooks:
+    """Looks at where one thread sleeps, within one window of stack samples, and in how many of them it slept on a lock."""
+
+    pid: int
+    thread: str
+    looks: int
+    asleep: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenFiles:
     """What one process held open when a window of stack samples began: how many descriptors, and data files by size."""
 
@@ -95,6 +105,7 @@ class Recording:
         host: the supervisor's samples, oldest first.
         threads: the kernel's account of the threads that stacks were taken of; empty where it was not recorded.
         gil: by window: process, samples in which one of its threads held the interpreter's lock, and samples in all.
+        locks: by window and thread of a process with a watched loop: looks at where it sleeps.
         open_files: by window and process; empty where it was not recorded.
         notes: what could not be read, in words for the report.
     """
@@ -108,6 +119,7 @@ class Recording:
     stacks: list[StackSamples] = field(default_factory=list)
     threads: list[ThreadUse] = field(default_factory=list)
     gil: list[tuple[int, int, int]] = field(default_factory=list)
+    locks: list[LockLooks] = field(default_factory=list)
     open_files: list[OpenFiles] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -146,6 +158,7 @@ def read(folder: str | os.PathLike[str]) -> Recording:
         recording.stacks.extend(_stack_samples(line))
         recording.threads.extend(_thread_uses(line))
         recording.gil.extend(_lock_samples(line))
+        recording.locks.extend(_lock_looks(line))
         recording.open_files.extend(_open_files(line))
     return recording
 
@@ -317,6 +330,15 @@ def _lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
             taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
             if 0 <= held < intake.MAX_COUNT and 0 < taken < intake.MAX_COUNT:
                 yield int(pid), int(held), taken
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return
+
+
+def _lock_looks(line: dict[str, Any]) -> Iterator[LockLooks]:
+    try:
+        for pid, thread, looks, asleep in line.get("locks", ()):
+            if 0 <= asleep <= looks < intake.MAX_COUNT:
+                yield LockLooks(int(pid), str(thread), int(looks), int(asleep))
     except (KeyError, TypeError, ValueError, OverflowError):
         return
 

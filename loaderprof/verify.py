@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from loaderprof.recording import Recording
 
 LOG = "verify.log"
-PAIRS = 3
-# A run that lasts longer is ended: its pace is known by then, and six runs are still a coffee.
+# At most so many pairs of runs, and fewer where the ratio is known this well before: half of its interval, over it.
+PAIRS, PRECISION = 6, 0.05
+# A run that lasts longer is ended: its pace is known by then, and twelve runs are still a coffee.
 LIMIT_S = 60.0
 # As for a verdict: fewer steps are no pace.
 MIN_STEPS = 20
@@ -80,6 +81,7 @@ class Plan:
     expected: Expected | None
     pairs: int
     limit_s: float
+    precision: float = PRECISION
 
     @property
     def label(self) -> str:
@@ -129,6 +131,7 @@ def verify(
     settings: Mapping[str, Any] | None = None,
     pairs: int = PAIRS,
     limit_s: float = LIMIT_S,
+    precision: float = PRECISION,
 ) -> int:
     """Measure a change on the recorded job, print what it brought, and keep it in the recording.
 
@@ -136,8 +139,9 @@ def verify(
         folder: the recording.
         changes: ids of advice; several are applied together. Empty: the best change that is a setting.
         settings: the caller's own in place of advice, as `--set` takes them.
-        pairs: how many runs without and with the change.
+        pairs: how many runs without and with the change, at most.
         limit_s: a run is ended so many seconds after its first loader began.
+        precision: no further pair is run once half of the ratio's interval is no wider than this share of it.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
@@ -157,6 +161,7 @@ def verify(
         plan = Plan(_pairs(settings, ","), dict(settings), None, pairs, limit_s)
     else:
         plan = plan_of(seen.findings(), changes, pairs, limit_s, str(folder))
+    plan = dataclasses.replace(plan, precision=precision)
     if plan.expected is None:
         plan = dataclasses.replace(plan, expected=predict(seen, [plan.change])[0])
     job, target = recorded_job(seen), _target(seen)
@@ -186,7 +191,8 @@ def told(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
 
 def _announced(job: Job, plan: Plan) -> str:
     command = words.clean(shlex.join(job.command))
-    return f"running {command} in {words.clean(str(job.cwd))}, {2 * plan.pairs} times, at most {plan.limit_s:g} s each"
+    often = "at most " if plan.pairs > 2 else ""
+    return f"running {command} in {words.clean(str(job.cwd))}, {often}{2 * plan.pairs} times, at most {plan.limit_s:g} s each"
 
 
 def _more(pairs: Sequence[tuple[float, float]]) -> str:
@@ -310,6 +316,8 @@ def _measure(job: Job, target: Target, plan: Plan, folder: Path) -> tuple[list[t
                 if pair is not None:
                     results.append(pair)
                     _keep(folder, plan, results)
+                    if ratios.is_within(ratios.of_pairs(results), plan.precision):
+                        break
     except KeyboardInterrupt:
         return results, True
     finally:

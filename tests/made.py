@@ -53,6 +53,7 @@ class Fetch:
     batch_bytes: int = 0
     tensors: int = 1
     leaves: int = 0
+    floats: int = 0
     pickled_bytes: int = 1000
 
     def wall(self, number: int) -> float:
@@ -131,8 +132,7 @@ class Process:
     ) -> None:
         """Take one batch, or `count` of them in one record."""
         wait = taken - asked if wait is None else wait
-        # A record of many batches holds no CPU at its beginning.
-        cpu = (0 if count > 1 else span(cpu_asked), span(cpu_taken))
+        cpu = (span(cpu_asked), span(cpu_taken))
         self.journal.write(
             layout.TAKE, training, ready + 1, number, ns(asked), ns(taken), span(index), 0, *cpu, *cpu, 0, -1,
             span(receive), span(receive), count, span(wait),
@@ -165,7 +165,7 @@ class Process:
                 plan.pickled_bytes,
             )
         if deep and plan.batch_bytes:
-            self.size(worker, plan.batch_bytes, plan.samples, plan.tensors, plan.leaves)
+            self.size(worker, plan.batch_bytes, plan.samples, plan.tensors, plan.leaves, plan.floats)
         if deep:
             caller = self.journal.text("/home/me/train.py:41")
             for name, operator_wall, operator_cpu in plan.operators:
@@ -174,9 +174,9 @@ class Process:
                     span(operator_cpu), plan.samples, caller,
                 )  # fmt: skip
 
-    def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1, leaves: int = 0) -> None:
-        """Say how large a batch is, and what it holds beside `tensors`."""
-        self.journal.write(layout.SIZE, 0, 0, worker, 0, bytes_, tensors, max(tensors, leaves), samples)
+    def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1, leaves: int = 0, floats: int = 0) -> None:
+        """Say how large a batch is, what it holds beside `tensors`, and how many percent of it are floats."""
+        self.journal.write(layout.SIZE, 0, floats, worker, 0, bytes_, tensors, max(tensors, leaves), samples)
 
 
 class Made:

@@ -135,7 +135,7 @@ def test_an_interrupted_measurement_keeps_the_pairs_it_has(
 ) -> None:
     folder = copy(real.recording(), tmp_path)
     pretend(monkeypatch, [(100.0, 180.0), (100.0, 190.0), KeyboardInterrupt()])
-    assert main(["verify", str(folder), "--change", "num-workers", "--runs", "5"]) == 130
+    assert main(["verify", str(folder), "--change", "num-workers", "--runs", "5", "--precision", "0"]) == 130
     assert "times as fast" in capsys.readouterr().out
     assert verified.measured(folder)["num-workers"].runs == 2
     shown = json.loads((folder / "findings.json").read_text())["advice"]
@@ -147,7 +147,7 @@ def test_a_later_pair_that_fails_does_not_count(
 ) -> None:
     folder = copy(real.recording(), tmp_path)
     pretend(monkeypatch, [(100.0, 180.0), TrialError("the job failed"), (100.0, 190.0)])
-    assert main(["verify", str(folder), "--change", "num-workers"]) == 0
+    assert main(["verify", str(folder), "--change", "num-workers", "--runs", "3"]) == 0
     said = capsys.readouterr()
     assert "2 pairs" in said.out
     assert "pair 2 does not count: the job failed" in said.err
@@ -158,10 +158,21 @@ def test_pairs_that_disagree_are_told_to_be_more(
 ) -> None:
     folder = copy(real.recording(), tmp_path)
     pretend(monkeypatch, [(100.0, 180.0), (100.0, 90.0), (100.0, 300.0)])
-    assert main(["verify", str(folder), "--change", "num-workers"]) == 0
+    assert main(["verify", str(folder), "--change", "num-workers", "--runs", "3"]) == 0
     said = capsys.readouterr()
     assert "no significant difference" in said.out
     assert "--runs 6" in said.err
+
+
+@pytest.mark.parametrize(("precision", "pairs"), [("5", 3), ("1.5", 4), ("0", 5)])
+def test_pairs_end_as_soon_as_the_ratio_is_known_well_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str, pairs: int
+) -> None:
+    folder = copy(real.recording(), tmp_path)
+    pretend(monkeypatch, [(100.0, 180.0), (100.0, 183.0), (100.0, 181.5), (100.0, 181.5), (100.0, 181.5)])
+    typed = ["verify", str(folder), "--change", "num-workers", "--runs", "5", "--precision", precision]
+    assert main(typed) == 0
+    assert f"{pairs} pairs" in capsys.readouterr().out
 
 
 def test_one_pair_is_told_without_an_interval_and_not_shown_as_measured(

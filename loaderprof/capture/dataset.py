@@ -29,11 +29,12 @@ def facts(dataset: Any, iterable: bool, split_elsewhere: bool) -> Dict[str, Any]
         iterable: it is an iterable-style one, which every worker goes through.
         split_elsewhere: something beside the dataset, as a `worker_init_fn`, may give each worker its part.
     """
-    found: Dict[str, Any] = {"path": None, "handle": None, "shards": None, "splits": None}
+    found: Dict[str, Any] = {"path": None, "handle": None, "shards": None, "splits": None, "transforms": None}
     try:
         for name, item in _held_by(dataset):
             found["path"] = found["path"] or _path(item)
             found["handle"] = found["handle"] or _handle(item)
+            found["transforms"] = found["transforms"] or _transforms(item)
             if iterable and found["shards"] is None and _SHARDS.match(name) and type(item) in (list, tuple):
                 found["shards"] = len(item)
         if iterable:
@@ -88,6 +89,12 @@ def _handle(item: Any) -> Optional[str]:
             if isinstance(loaded.get(name), type) and issubclass(type(item), loaded[name]):
                 return "%s.%s" % (module, name)
     return None
+
+
+def _transforms(item: Any) -> Optional[List[str]]:
+    """Return the names of what a chain of transforms applies, in order; None for anything else."""
+    chain = _attributes(item).get("transforms") if type(item).__name__ == "Compose" else None
+    return [type(each).__name__ for each in chain[:MAX_ITEMS]] if type(chain) in (list, tuple) else None
 
 
 def _splits(kind: type) -> Optional[bool]:

@@ -126,9 +126,12 @@ def watched(iterable: Any, name: str) -> str:
     return json.dumps(facts)
 
 
-def size(batch: Any) -> Tuple[int, int, int]:
-    """Return (bytes, tensors, leaves) of a batch; containers are walked, nothing is copied, no code of the user's runs."""
-    total = tensors = leaves = seen = 0
+def size(batch: Any) -> Tuple[int, int, int, int]:
+    """Return (bytes, tensors, leaves, bytes of floats) of a batch.
+
+    Containers are walked, nothing is copied, no code of the user's runs.
+    """
+    total = tensors = leaves = floats = seen = 0
     queue = [batch]
     while queue and seen < 10_000:
         item = queue.pop()
@@ -146,11 +149,16 @@ def size(batch: Any) -> Tuple[int, int, int]:
                 if isinstance(bytes_, int):
                     total += bytes_
                     tensors += 1
+                    floats += bytes_ if _is_float(getattr(item, "dtype", None)) else 0
             elif kind in (bytes, str):
                 total += len(item)
             else:
                 queue.extend(held(item).values())
-    return total, tensors, leaves
+    return total, tensors, leaves, floats
+
+
+def _is_float(dtype: Any) -> bool:
+    return getattr(dtype, "kind", None) == "f" or bool(getattr(dtype, "is_floating_point", False))
 
 
 def held(item: Any) -> Dict[Any, Any]:

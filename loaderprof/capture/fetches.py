@@ -67,6 +67,8 @@ class Fetches:
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
         self.samples = 0
+        # Only some batches reach the hook, chosen by their loop; all of these are measured.
+        self.sparse = False
 
     @unseen
     def fetch(self, original: Any, fetcher: Any, index: Any) -> Any:
@@ -151,7 +153,7 @@ class Fetches:
         if table is not None or self.seen == 1:
             self._write_depth(journal, table, data)
         self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(usual, 1)))), journal.pressure())
-        if not DEPTH_PERIOD_NS:
+        if self.sparse or not DEPTH_PERIOD_NS:
             self.every = 1
         # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
         self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
@@ -161,8 +163,11 @@ class Fetches:
             self.put(-1)
 
     def _write_depth(self, journal: Journal, table: Any, data: Any) -> None:
-        size = describe.size(data)
-        journal.write(layout.SIZE, 0, 0, self.worker, -1, *size, self.samples, self.iterator)
+        bytes_, tensors, leaves, floats = describe.size(data)
+        percent = 100 * floats // bytes_ if bytes_ else 0
+        journal.write(
+            layout.SIZE, 0, percent, self.worker, -1, bytes_, tensors, leaves, self.samples, self.iterator
+        )
         if table is None:
             journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return

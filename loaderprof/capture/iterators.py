@@ -20,9 +20,16 @@ from loaderprof.capture.unseen import unseen
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
-# Below this a loop's batches are summed, one record for `GROUP` of them.
-FAST_LOOP_NS = 400_000
-GROUP = 64
+# A stamped batch costs the loop's process about this much where workers make it, and where it is made there
+# (tests/benchmarks/overhead.py). Batches too quick to carry that at this share are stamped one in K, and those between
+# are summed: one record for all of them.
+STAMP_NS, STAMP_OWN_NS = 25_000, 50_000
+STAMP_BUDGET = 0.005
+MAX_GROUP = 64
+# So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch.
+LEARNT, FIRST = 64, 8
+# Of a pace, what was longer ago than some of these batches counts for half.
+FORGOTTEN = 2000
 
 
 @unseen
@@ -122,8 +129,11 @@ class Iteration:
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
         self.device = DeviceClock()
-        self.group = 1
-        self.fast = 0
+        self.workers = len(workers)
+        # How many batches follow a stamped one unstamped; how many have been stamped in this epoch.
+        self.group = self.stamped = 0
+        # When the last stamped batch, or the first of those summed, was asked for, and how many batches ago that is.
+        self.t_stamped, self.between = 0, 1
         self._clear()
         journal.write(layout.ITERATOR, flags, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
         for number, worker in enumerate(workers):
@@ -136,15 +146,17 @@ class Iteration:
 
     def _clear(self) -> None:
         self.count = self.wait_ns = self.t_first = 0
+        self.before = (0, 0, 0)
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
         """Note that an epoch began on workers that are kept."""
+        self.stamped = self.t_stamped = self.group = 0
         self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
 
     @unseen
     def take(self, iterator: Any, original: Any) -> Any:
-        """Take one batch through the original, with its stamps."""
-        if self.group > 1:
+        """Take one batch through the original, with its stamps or, where it is too quick for these, summed with others."""
+        if self.group:
             return self._take_fast(iterator, original)
         thread, (before, spent) = threading.get_ident(), open_account()
         # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
@@ -192,18 +204,34 @@ class Iteration:
             layout.TAKE, describe.gradients(), ready + 1, self.number, asked, taken, spent[INDEX], parked, cpu, _CPU(),
             process_cpu, _PROCESS_CPU(), self.stat.read(), task, spent[RECEIVE], spent[RECEIVE_CPU], 1, taken - asked,
         )  # fmt: skip
-        if self.t_first and asked - self.t_first < FAST_LOOP_NS:
-            self.fast += 1
-        else:
-            self.fast = 0
-        self.t_first = asked
-        if self.fast >= GROUP or self.journal.pressure() > 1:
-            self.group = max(GROUP, self.journal.pressure())
-            self._clear()
+        self._pace(asked)
+
+    def _pace(self, asked: int) -> None:
+        """Decide how many batches are summed before the next one is stamped, by how quickly they follow one another."""
+        self.stamped += 1
+        pace = process.paces.setdefault(self.loader, [0, 0])
+        if self.t_stamped:
+            pace[0] += self.between
+            pace[1] += asked - self.t_stamped
+            if pace[0] > FORGOTTEN:
+                pace[:] = pace[0] // 2, pace[1] // 2
+        self.t_stamped, self.between = asked, 1
+        self.group = 0
+        if pace[0] >= LEARNT and self.stamped >= max(FIRST, 2 * self.workers):
+            cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
+            group = min(MAX_GROUP, int(cost * pace[0] / (STAMP_BUDGET * max(1, pace[1]))))
+            # A sum of one batch would say less of it than a stamp, for nearly as much.
+            self.group = group if group > 1 else 0
+        if self.journal.pressure() > 1:
+            self.group = max(self.group, 2 * self.journal.pressure())
+        if self.fetches is not None:
+            self.fetches.sparse = self.group > 0
 
     @unseen
     def _take_fast(self, iterator: Any, original: Any) -> Any:
         """Take one batch of a loop so fast that stamping each would cost too much: sums only."""
+        if self.count == 0:
+            self._open()
         asked = _NOW()
         try:
             data = original(iterator)
@@ -219,24 +247,30 @@ class Iteration:
             self._flush(taken)
         return data
 
+    def _open(self) -> None:
+        """Note where a stamped step ended, before batches that are summed."""
+        try:
+            self.device.rests()
+            self.before = (_CPU(), _PROCESS_CPU(), self.stat.read())
+        except Exception as error:
+            stand_aside(error)
+
     def _flush(self, taken: int) -> None:
         try:
             if self.count:
+                cpu, process_cpu, runq = self.before
                 self.journal.write(
-                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, 0, _CPU(), 0,
-                    _PROCESS_CPU(), 0, -1, 0, 0, self.count, self.wait_ns,
+                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, cpu, _CPU(),
+                    process_cpu, _PROCESS_CPU(), runq, -1, 0, 0, self.count, self.wait_ns,
                 )  # fmt: skip
-                pressure = self.journal.pressure()
-                self.group = max(GROUP, pressure)
-                if taken - self.t_first > 4 * FAST_LOOP_NS * self.count and pressure == 1:
-                    self.group, self.fast = 1, 0
+                self.t_stamped, self.between = self.t_first, self.count
+            self.group = 0
             self._clear()
         except Exception as error:
             stand_aside(error)
 
     def _ended(self, asked: int, error: BaseException) -> None:
-        if self.group > 1:
-            self._flush(asked)
+        self._flush(asked)
         try:
             raised = 0 if isinstance(error, StopIteration) else 1
             self.journal.write(layout.END, 0, 0, self.number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU())

@@ -43,6 +43,8 @@ class Process:
         self.fetching: Dict[int, Any] = {}
         self.spending: Dict[int, List[int]] = {}
         self.tables: Dict[int, Any] = {}
+        # By loader: batches, and the nanoseconds that they took.
+        self.paces: Dict[int, List[int]] = {}
 
     def open(self) -> Optional[Journal]:
         """Return this process's journal, made on first use; None where capture is off."""

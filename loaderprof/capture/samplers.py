@@ -243,6 +243,8 @@ class StackSampler:
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._begun_ns = 0
         self._used: usage.Account = {}
+        self._looks: usage.Looks = {}
+        self._locks_of: int | None = None
         self._open: list[list[Any]] = []
         self._windows = 0
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
@@ -254,6 +256,8 @@ class StackSampler:
         if self._program is None:
             return None
         if self._running:
+            if self._locks_of is not None:
+                usage.look(self._locks_of, self._looks)
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
         due = self._due(job)
@@ -305,6 +309,7 @@ class StackSampler:
         self._used, self._open = usage.account(pids), usage.open_files(pids)
         self._begun_ns = time.perf_counter_ns()
         self._windows += 1
+        self._looks, self._locks_of = {}, pids[0] if locks else None
         # Threads behind a watched iterable share one lock: a second look tells how much of the time it is held.
         looks = [(pid, "--idle") for pid in pids] + [(pid, "--gil") for pid in pids[:1] if locks]
         for pid, which in looks:
@@ -357,9 +362,14 @@ class StackSampler:
             for (pid, thread), (cpu, runq) in used.items()
             if (pid, thread) in window.names
         ]
+        locks = [
+            [pid, window.names[pid, thread], looks, asleep]
+            for (pid, thread), (looks, asleep) in self._looks.items()
+            if (pid, thread) in window.names
+        ]
         return {
             "t0": self._begun_ns, "t1": ended, "rate": self.rate_hz, "frames": list(window.frames),
-            "stacks": window.stacks, "threads": threads, "gil": held,
+            "stacks": window.stacks, "threads": threads, "gil": held, "locks": locks,
             "files": self._open,
         }  # fmt: skip
 

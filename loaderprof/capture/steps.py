@@ -24,7 +24,8 @@ class DeviceClock:
     def __init__(self) -> None:
         self._thread = threading.main_thread().ident
         self._free: List[Any] = []
-        self._pending: Deque[Tuple[Any, Any, Any]] = deque()
+        self._pending: Deque[Tuple[Any, Any, Any, Any]] = deque()
+        self._ended: Optional[Any] = None
         self._asked: Optional[Any] = None
         self._start: Optional[Any] = None
         self._broken = False
@@ -34,6 +35,12 @@ class DeviceClock:
         cuda = self._cuda()
         self._asked = self._record(cuda) if cuda is not None and len(self._pending) < POOL else None
 
+    def rests(self) -> None:
+        """The loop asks for a batch that is not stamped, and for more of them: a stamped step's work ends here."""
+        cuda = self._cuda()
+        if cuda is not None and self._start is not None and self._ended is None and len(self._pending) < POOL:
+            self._ended = self._record(cuda)
+
     def taken(self, journal: Journal, iterator: int) -> None:
         """The loop has its batch: the device was empty since its work ended, if it ended before this."""
         cuda = self._cuda()
@@ -41,8 +48,8 @@ class DeviceClock:
             return
         start = self._record(cuda) if self._asked is not None else None
         if self._asked is not None and start is not None:
-            self._pending.append((self._start, self._asked, start))
-        self._start, self._asked = start, None
+            self._pending.append((self._start, self._ended or self._asked, self._asked, start))
+        self._start, self._ended, self._asked = start, None, None
         self._drain(journal, iterator, cuda)
 
     def _cuda(self) -> Any:
@@ -62,13 +69,11 @@ class DeviceClock:
 
     def _drain(self, journal: Journal, iterator: int, cuda: Any) -> None:
         try:
-            while self._pending and self._pending[0][2].query():
-                before, asked, start = self._pending.popleft()
+            while self._pending and self._pending[0][3].query():
+                before, ended, asked, start = self._pending.popleft()
                 starved = asked.elapsed_time(start)
-                busy = before.elapsed_time(asked) if before is not None else 0.0
+                busy = before.elapsed_time(ended) if before is not None else 0.0
                 journal.write(layout.DEVICE, 0, 0, iterator, cuda.current_device(), int(starved * 1e6), int(busy * 1e6))
-                self._free.append(asked)
-                if before is not None:
-                    self._free.append(before)
+                self._free.extend({id(event): event for event in (before, ended, asked) if event is not None}.values())
         except Exception:
             self._broken = True

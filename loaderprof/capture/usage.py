@@ -19,21 +19,41 @@ _PROGRAM = (".so", ".py", ".pyc", ".lpj", ".log", " (deleted)")
 
 # By (process, thread): nanoseconds of CPU and of waiting in a run queue, so far.
 Account = dict[tuple[int, int], tuple[int, int]]
+# By (process, thread): looks at where it sleeps, and those in which it slept on a lock.
+Looks = dict[tuple[int, int], tuple[int, int]]
 
 
 def account(pids: Iterable[int]) -> Account:
     """Return the account of every thread of the processes; what is gone, or not told by the kernel, is left out."""
     told: Account = {}
     for pid in pids:
-        try:
-            threads = sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
-        except OSError:
-            continue
-        for thread in threads[:MAX_THREADS]:
+        for thread in _threads(pid):
             used = _used(pid, thread)
             if used is not None:
                 told[pid, thread] = used
     return told
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())[:MAX_THREADS]
+    except OSError:
+        return []
+
+
+def look(pid: int, looks: Looks) -> None:
+    """Add one look at every thread of a process: whether it sleeps on a lock, as the kernel tells whom it may.
+
+    A stack cannot tell a thread that waits for its socket from one whose data have come and that waits for the
+    interpreter's lock: both stand at the same line.
+    """
+    for thread in _threads(pid):
+        try:
+            place = Path(f"/proc/{pid}/task/{thread}/wchan").read_bytes()
+        except OSError:
+            continue
+        taken, asleep = looks.get((pid, thread), (0, 0))
+        looks[pid, thread] = taken + 1, asleep + place.startswith(b"futex")
 
 
 def _used(pid: int, thread: int) -> tuple[int, int] | None:

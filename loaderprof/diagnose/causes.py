@@ -51,7 +51,8 @@ class Scene:
 
     `gains` are speedups of the job (1.3: 30 % faster), `cores` the CPU budget, `busy_others` cores that processes
     outside the job used (None: not measured). `batch_bytes`, `batch_tensors` and `batch_leaves` are of the tensors,
-    arrays and strings of a batch, `pickled_bytes` what a batch put into the pipe (None: not measured, or no workers).
+    arrays and strings of a batch, `float_share` is the share of its bytes that are floating-point numbers, `pickled_bytes`
+    what a batch put into the pipe (None: not measured, or no workers).
     """
 
     loop: Loop
@@ -69,6 +70,7 @@ class Scene:
     batch_leaves: float | None = None
     pickled_bytes: float | None = None
     sampler_where: str | None = None
+    float_share: float | None = None
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""
@@ -150,7 +152,8 @@ def _mapped(scene: Scene) -> bool:
     return bool(device and device > 4096 and (asked or 0.0) < UNASKED * device)
 
 
-def _small_files(scene: Scene) -> bool:
+def small_files(scene: Scene) -> bool:
+    """Return whether a batch opens many files, each of them small."""
     reads = _reads(scene)
     size = reads.bytes_per_file
     return bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
@@ -203,7 +206,7 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("remote-latency", "read", "Remote reads", lambda scene: _remote(scene)),
     Kind("network-file-system", "read", "Reads from a network file system", lambda scene: _reads(scene).over_network),
     Kind("mapped-file", "read", "Page faults of a mapped file", lambda scene: _mapped(scene)),
-    Kind("small-files", "read", "Many small files", lambda scene: _small_files(scene)),
+    Kind("small-files", "read", "Many small files", lambda scene: small_files(scene)),
     Kind("disk-read", "read", "Reads from the disk", _from_device),
     Kind("archive-read", "read", "Reads from an archive", _uses(r"tarfile|zipfile", "read")),
     Kind("table-rows", "read", "Rows looked up in a table in memory", _uses(r"i?LocIndexer|_LocationIndexer|\.i?loc\b", "read")),

@@ -30,6 +30,8 @@ LOCKED_THREADS, ONE_CORE = 1.3, 1.2
 # Below this share of the time, in which the lock is held, it is not what they wait for. Threads that unpack with zlib
 # in turn with Python hold it half of the time.
 HELD = 0.75
+# The makers themselves hold it where their CPU is at least this share of the time in which it is held.
+OWN_HOLD = 0.5
 # Makers that wait this share of their work need no processes of their own; above the other end they mostly compute.
 MOSTLY_WAITING, MOSTLY_COMPUTING = 0.8, 0.2
 
@@ -228,7 +230,7 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     total: Counter[tuple[int, str]] = Counter()
     working: Counter[tuple[int, str]] = Counter()
     reading: Counter[tuple[int, str]] = Counter()
-    work: Counter[tuple[Stage, str, str]] = Counter()
+    work: defaultdict[tuple[Stage, str, str], float] = defaultdict(float)
     for each in seen:
         sample, stage, place = each.sample, each.stage, each.place
         who = sample.pid, sample.thread
@@ -246,16 +248,28 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     waiting = sum(reading[who] / total[who] for who in makers)
     cores, runq = _used(recording, makers)
     held = _held(recording, makers[0][0]) if kind == "threads" else None
-    locked = _locked(busy - waiting, cores, runq, held) if kind == "threads" and len(makers) > 1 else 0.0
+    locked = 0.0
+    if kind == "threads" and len(makers) > 1:
+        asleep = _asleep(recording, makers)
+        in_turn = None if asleep is None else max(0.0, asleep - (len(makers) - busy))
+        locked = _locked(busy - waiting, cores, runq, held, in_turn)
+        if locked and in_turn is not None:
+            # Those whose data have come, and who wait for the lock, stand at the line that reads.
+            truly = min(waiting, max(0.0, busy - in_turn - (cores or 0.0) - runq))
+            for key in work:
+                work[key] *= truly / waiting if key[0] == "read" and waiting > 0 else 1.0
+            waiting = truly
     pieces = tuple(
-        Work(stage, name, shown_place(recording, place), count / at_work)
-        for (stage, name, place), count in work.most_common()
+        Work(stage, name, shown_place(recording, place), count / sum(work.values()))
+        for (stage, name, place), count in sorted(work.items(), key=lambda item: -item[1])
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
     return Pool(kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, pieces, at_work, pids)
 
 
-def _locked(computing: float, cores: float | None, runq: float, held: float | None) -> float:
+def _locked(
+    computing: float, cores: float | None, runq: float, held: float | None, in_turn: float | None = None
+) -> float:
     """Return how many threads at once wait for the interpreter's lock; 0 where it is not held all the time.
 
     Args:
@@ -263,8 +277,14 @@ def _locked(computing: float, cores: float | None, runq: float, held: float | No
         cores: cores that they used; None: not recorded.
         runq: cores that they waited for.
         held: share of the time in which the lock was held; None: not measured.
+        in_turn: threads at work that slept on a lock; None: not measured.
     """
-    if computing < LOCKED_THREADS or (cores or 0.0) > ONE_CORE:
+    if (cores or 0.0) > ONE_CORE:
+        return 0.0
+    if in_turn is not None and held is not None:
+        # Where others hold the lock the makers are not what takes turns.
+        return in_turn if held >= HELD and (cores is None or cores >= OWN_HOLD * held) else 0.0
+    if computing < LOCKED_THREADS:
         return 0.0
     if held is not None:
         return computing - held if held >= HELD else 0.0
@@ -277,6 +297,20 @@ def _held(recording: Recording, pid: int) -> float | None:
     held = sum(count for of, count, _ in recording.gil if of == pid)
     taken = sum(count for of, _, count in recording.gil if of == pid)
     return min(1.0, held / taken) if taken >= MIN_SAMPLES else None
+
+
+def _asleep(recording: Recording, makers: list[tuple[int, str]]) -> float | None:
+    """Return how many of the makers at once slept on a lock, be it for work; None where the kernel did not tell."""
+    looks: Counter[tuple[int, str]] = Counter()
+    asleep: Counter[tuple[int, str]] = Counter()
+    for each in recording.locks:
+        looks[each.pid, each.thread] += each.looks
+        asleep[each.pid, each.thread] += each.asleep
+    known = [who for who in makers if looks[who]]
+    # A kernel that does not show where threads sleep shows none of them asleep.
+    if sum(looks[who] for who in known) < MIN_SAMPLES or not asleep.total():
+        return None
+    return len(makers) / len(known) * sum(asleep[who] / looks[who] for who in known)
 
 
 def _used(recording: Recording, makers: list[tuple[int, str]]) -> tuple[float | None, float]:

@@ -261,7 +261,7 @@ def _loop(
         wait=takes["wait_ns"] / 1e9, step=np.maximum(step, 0.0),
         step_cpu=step_cpu, step_process_cpu=step_process_cpu,
         step_runq=np.append(np.diff(takes["runq_ns"]) / 1e9, np.nan),
-        receive=takes["receive_ns"] / 1e9, receive_cpu=takes["receive_cpu_ns"] / 1e9, index=takes["index_ns"] / 1e9,
+        receive=_told(takes, "receive_ns"), receive_cpu=_told(takes, "receive_cpu_ns"), index=_told(takes, "index_ns"),
         ready=takes["extra"].astype(np.int64) - 1, parked=takes["parked"].astype(np.int64), count=takes["count"],
         training=bool(np.mean(takes["flags"] & 1) > 0.5), main_thread=_is_main(tables, process, thread),
         background=_in_background(process, thread, takes[single], step, step_cpu, step_process_cpu),
@@ -269,6 +269,13 @@ def _loop(
         made=_made(recording, process, iterators, takes, origin), nested_s=float(np.nansum(nested)),
         **_device(tables["device"], process.number, iterators),
     )  # fmt: skip
+
+
+def _told(takes: Table, field_: str) -> Seconds:
+    """Return seconds of each record; one of many batches, which does not tell them, gets the mean of those that do."""
+    single = takes["count"] == 1
+    mean = float(takes[field_][single].mean()) if single.any() else 0.0
+    return np.asarray(np.where(single, takes[field_], mean * takes["count"]) / 1e9)
 
 
 def _own(table: Table, process: int, iterators: tuple[int, ...], order: str) -> Table:
@@ -300,9 +307,9 @@ def _next(rows: Table, takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds,
     asked = np.append(takes["t_asked"][1:].astype(float), np.nan)
     cpu = np.append(takes["cpu_asked_ns"][1:].astype(float), np.nan)
     process_cpu = np.append(takes["process_cpu_asked_ns"][1:].astype(float), np.nan)
-    # A record of many batches does not tell the CPU at its beginning.
-    grouped = np.append(takes["count"][1:] > 1, False)
-    cpu[grouped] = process_cpu[grouped] = np.nan
+    # Of an earlier version a record of many batches does not tell the CPU at its beginning.
+    untold = np.append((takes["count"][1:] > 1) & (takes["cpu_asked_ns"][1:] == 0), False)
+    cpu[untold] = process_cpu[untold] = np.nan
     until = _until(rows)
     one_each = len(epoch) == len(np.unique(epoch))
     for number in len(epoch) - 1 - np.unique(epoch[::-1], return_index=True)[1]:

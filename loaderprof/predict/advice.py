@@ -17,6 +17,7 @@ from loaderprof.diagnose.breakdown import MANY_THREADS
 from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors
 from loaderprof.findings import Advice, Costs
 from loaderprof.predict.change import Change, Facts, Rule, may_be_full
+from loaderprof.predict.data_advice import DATA_RULES
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
@@ -36,7 +37,6 @@ MIN_OPENING = 0.1
 MIN_HOST_GAIN = 0.1
 # Measured: one indexing call against one for each row and stacking them, 256 rows of 784 to 1,024 rows of 3 floats.
 SLICED_RATIOS = (2.4, 8.0, 13.0)
-CACHE_SHARE_OF_MEMORY = 0.5
 # What a forked worker keeps of setting itself up: what its dataset opens, at least at most, likely, and at best.
 FORKED_KEPT = (0.5, 0.15, 0.0)
 
@@ -177,34 +177,6 @@ def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         )  # fmt: skip
 
 
-def _cache(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
-    if of_tensors(scene):
-        return
-    samples, size = scene.loop.facts.get("samples"), facts.bytes_per_sample
-    share = (scene.share("read") or 0.0) + (scene.share("decode") or 0.0)
-    if not samples or not size or not facts.available_memory or share < 0.2:
-        return
-    needed = int(samples * size)
-    if needed > CACHE_SHARE_OF_MEMORY * facts.available_memory:
-        return
-    model = base
-    for stage in ("read", "decode"):
-        model = without(model, stage, scene.parts) or model
-    # What comes out of the loader is known; what stands between decoding and a crop is not.
-    kept = (scene.share("transform") or 0.0) < 0.05
-    fit = (
-        f"all {samples} samples fit in memory" if kept else f"what its {samples} samples take decoded was not measured"
-    )
-    yield Change(
-        "cache-in-memory", "Cache samples in memory, before what is random: gains from the second epoch on",
-        f"Reading and decoding are {share:.0%} of making a batch, and {fit}.",
-        scene.named("decode") or scene.named("read") or None, {"kind": "cache", "place": "memory"}, {"cache": None}, model,
-        Costs(0.0, needed if kept else None, "a few lines"),
-        "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
-        cheaper=frozenset({"read", "decode"}),
-    )  # fmt: skip
-
-
 def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Offer to take a batch of tensors as one slice instead of row by row."""
     if not of_tensors(scene):
@@ -330,7 +302,7 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _start_method, _prefetch, _out_of_order, _pin, _cache, _sliced, faster_decoder, _read_ahead, _keep_open,
+    _workers, _persistent, _start_method, _prefetch, _out_of_order, _pin, *DATA_RULES, _sliced, faster_decoder, _read_ahead, _keep_open,
     _threads, _cheaper, _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (

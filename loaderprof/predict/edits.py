@@ -40,13 +40,14 @@ def with_settings(base: Model, **settings: Any) -> Model:
     return replace(base, settings=replace(base.settings, **settings))
 
 
-def with_batch_size(base: Model, ratio: float, growth: float) -> Model:
+def with_batch_size(base: Model, ratio: float, growth: float, cpu_growth: float) -> Model:
     """Return the model with batches of `ratio` times as many samples.
 
     Args:
         base: the loop as it ran.
         ratio: new samples in a batch over those it had.
-        growth: how a step grows with its samples: 0 not at all, 1 in proportion.
+        growth: how what of a step needs no core, and a device's, grows with its samples: 0 not at all, 1 in proportion.
+        cpu_growth: the same of what needs a core.
     """
     costs, batch = base.costs, base.batch
     # A tensor is pickled and received whole, whatever it holds.
@@ -59,7 +60,7 @@ def with_batch_size(base: Model, ratio: float, growth: float) -> Model:
             costs,
             fetch_cpu_s=_regrouped(np.maximum(costs.fetch_cpu_s - fixed, 0.0), ratio) + fixed,
             fetch_blocked_s=_regrouped(costs.fetch_blocked_s, ratio),
-            step_cpu_s=costs.step_cpu_s * step,
+            step_cpu_s=costs.step_cpu_s * ratio**cpu_growth,
             step_blocked_s=costs.step_blocked_s * step,
             device_step_s=None if costs.device_step_s is None else costs.device_step_s * step,
             receive_cpu_s=costs.receive_cpu_s + (ratio - 1.0) * index_s,

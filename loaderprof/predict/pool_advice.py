@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from loaderprof.diagnose.causes import Scene
-from loaderprof.diagnose.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING
+from loaderprof.diagnose.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING, Pool
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts
 from loaderprof.predict.pooled import unlocked
 from loaderprof.predict.removal import Model
 
 MAX_REQUESTS = 64
-READ_THREADS = 8
+# As fast as the fastest: fewer requests, or threads alone, are then simpler.
+AS_FAST = 1.02
 
 
 def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
@@ -52,12 +53,15 @@ def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     pool = scene.parts.pool
     if pool is None or pool.waiting < MOSTLY_WAITING or pool.locked >= LOCKED_SHARE:
         return
-    counts = [n for n in (2 * pool.makers, 4 * pool.makers, 8 * pool.makers) if n <= MAX_REQUESTS]
-    runs = {count: _in_flight(base, count / pool.makers).pace_s() for count in counts}
-    if not runs:
-        return
-    count = min(n for n, total in runs.items() if total <= 1.02 * min(runs.values()))
     processes = pool.kind == "processes"
+    # Threads share one interpreter's lock, whatever they compute.
+    lone = replace(base, cores=min(1.0, base.cores)) if processes else base
+    count = _count(lone, pool)
+    if count is None:
+        return
+    model = _in_flight(lone, count / pool.makers)
+    if processes and model.pace_s() > AS_FAST * _in_flight(base, count / pool.makers).pace_s():
+        return
     yield Change(
         "threads" if processes else "requests-in-flight",
         f"Read in {count} threads in place of {pool.words()}" if processes
@@ -65,9 +69,16 @@ def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work"
         + ("; threads wait as well, and cost no process each." if processes else "; waiting overlaps freely."),
         _dearest(scene, reading=True), {"kind": "code", "makers": "threads", "requests": count},
-        {"makers": pool.kind, "requests": pool.makers}, _in_flight(base, count / pool.makers),
+        {"makers": pool.kind, "requests": pool.makers}, model,
         Costs(0.0, 0, "one line, until the source is full"), f"pool = ThreadPoolExecutor({count})", 1.0,
     )  # fmt: skip
+
+
+def _count(base: Model, pool: Pool) -> int | None:
+    """Return how many requests in flight are as fast as any more; None where there are as many already."""
+    counts = [n for n in (2 * pool.makers, 4 * pool.makers, 8 * pool.makers) if n <= MAX_REQUESTS]
+    paces = {count: _in_flight(base, count / pool.makers).pace_s() for count in counts}
+    return min((n for n, pace in paces.items() if pace <= AS_FAST * min(paces.values())), default=None)
 
 
 def _in_flight(base: Model, times: float) -> Model:
@@ -76,17 +87,19 @@ def _in_flight(base: Model, times: float) -> Model:
     return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s / times))
 
 
-def _hybrid(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _hybrid(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
     """Processes that both wait and compute: threads beside them for the waiting."""
     pool = scene.parts.pool
-    if pool is None or pool.kind != "processes" or not MOSTLY_COMPUTING <= pool.waiting < MOSTLY_WAITING:
+    if pool is None or pool.kind != "processes" or pool.waiting < MOSTLY_COMPUTING:
+        return
+    if any(each.id == "threads" for each in _requests(scene, base, facts)) or not (count := _count(base, pool)):
         return
     yield Change(
-        "threads-and-processes", f"Download in {READ_THREADS} threads, and compute in the processes",
+        "threads-and-processes", f"Download in {count} threads, and compute in the processes",
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work; in that time they could compute.",
         _dearest(scene, reading=True), {"kind": "code", "makers": "threads and processes"}, {"makers": "processes"},
-        _in_flight(base, READ_THREADS), Costs(0.0, 0, "a few lines, until the source is full"),
-        f"downloads = ThreadPoolExecutor({READ_THREADS})\n"
+        _in_flight(base, count / pool.makers), Costs(0.0, 0, "a few lines, until the source is full"),
+        f"downloads = ThreadPoolExecutor({count})\n"
         "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()", 1.0,
     )  # fmt: skip
 

@@ -129,7 +129,7 @@ def model(
     step_blocked = np.maximum(loop.step[stepped] - step_cpu - np.minimum(runq, loop.step[stepped] - step_cpu), 0)
     pickle = parts.pickle_s or 0.0
     workers = loop.num_workers
-    inside = (loop.receive_cpu + loop.index)[loop.steady]
+    inside = (loop.receive_cpu + loop.index)[loop.steady & (loop.count == 1)]
     lengths = [epoch.batches for epoch in loop.epochs if epoch.batches]
     epochs, whole = max(1, len(lengths)), max(1, int(np.median(lengths)))
     length = min(whole, MAX_BATCHES // min(epochs, 4))
@@ -267,7 +267,7 @@ def _answer(loop: Loop, share: float, neighbours: float) -> float:
         share: of its own time, what this run got of the cores: the rest of an answer's time was waiting for one.
         neighbours: threads of other programs that want the same cores.
     """
-    answer = np.maximum(loop.receive - loop.receive_cpu, 0.0)[loop.steady]
+    answer = np.maximum(loop.receive - loop.receive_cpu, 0.0)[loop.steady & (loop.count == 1)]
     if not len(answer):
         return 0.0
     # Where nobody else wants the cores all of it is the job's own doing. Else a low quantile, as now and then an answer

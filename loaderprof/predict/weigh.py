@@ -36,7 +36,7 @@ def expect(change: Change, scene: Scene, base: Model, before_s: float, facts: Fa
     """Return how fast the job is with a change, also where that is no gain."""
     after = change.model.pace_s()
     speedup = _of_job(change.samples * before_s / after if after > 0 else 1.0, facts.job_share)
-    low, high = _interval(speedup, base.settings.num_workers, change.error_per_log, after)
+    low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after)
     floor = _floor(change, scene)
     low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
     high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
@@ -54,7 +54,8 @@ def _of_job(speedup: float, share: float) -> float:
     return 1.0 / (1.0 - share * (1.0 - 1.0 / speedup)) if speedup > 0 else speedup
 
 
-def _interval(speedup: float, workers: int, unbounded_per_log: float, after_s: float) -> tuple[float, float]:
+def interval(speedup: float, workers: int, unbounded_per_log: float, after_s: float) -> tuple[float, float]:
+    """Return the interval of a speedup from a run with so many workers, which leads to batches of `after_s`."""
     bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
     moved = abs(math.log(max(speedup, 1e-9)))
     width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved

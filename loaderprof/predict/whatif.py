@@ -11,12 +11,15 @@ from loaderprof.predict.change import Change, Facts, may_be_full
 from loaderprof.predict.delivery_advice import in_process
 from loaderprof.predict.edits import with_batch_size, with_settings
 from loaderprof.predict.removal import Model
-from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect
+from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect, interval
 
 # Settings of which one run tells what they would do.
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
 # How a step grows with the samples of its batch is not seen in one run: not at all, or in proportion.
-GROWTHS = (0.0, 0.5, 1.0)
+GROWTHS = (0.0, 1.0)
+# Likely, as (of the device or what else is waited for, of the CPU): a device's time grows somewhat, and the CPU only
+# launches its kernels; without one the CPU computes, and what it waits for is latency.
+WITH_DEVICE, WITHOUT = (0.5, 0.0), (0.0, 1.0)
 # At the limit of a source other counts of workers change nothing, or as little as this.
 SATURATED = 1.06
 
@@ -47,10 +50,11 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
         likely = models[1]
     ratio = size / now if size and now else 1.0
     if ratio != 1.0:
-        models = [with_batch_size(model, ratio, growth) for model in models for growth in GROWTHS]
-        likely = with_batch_size(likely, ratio, GROWTHS[1])
+        models = [with_batch_size(model, ratio, growth, growth) for model in models for growth in GROWTHS]
+        likely = with_batch_size(likely, ratio, *(WITH_DEVICE if facts.cuda else WITHOUT))
     before_s = base.pace_s()
-    gains = [ratio * before_s / model.pace_s() for model in models]
+    spans = [interval(ratio * before_s / model.pace_s(), base.settings.num_workers, 0.0, model.pace_s()) for model in models]
+    gains = [end for span in spans for end in span] if len(models) > 1 else [ratio * before_s / likely.pace_s()]
     saturated = may_be_full(scene) and workers != base.settings.num_workers
     change = Change(
         "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),

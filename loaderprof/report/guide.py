@@ -67,6 +67,29 @@ CHANGES: dict[str, Change] = {
         setting=False,
         code="self.cache = [self.load(i) for i in range(len(self))]  # in the dataset, before the workers start",
     ),
+    "cache-on-disk": Change(
+        "Where samples do not fit in memory: store them decoded, as arrays of uint8 in one file that is mapped",
+        setting=False,
+        code=(
+            "images = np.lib.format.open_memmap('images.npy', 'w+', np.uint8, (len(files), height, width, 3))  # once\n"
+            "images = np.load('images.npy', mmap_mode='r')  # in the dataset"
+        ),
+    ),
+    "shards": Change(
+        "Pack small files into a few large ones (tar, LMDB, Parquet, one array), and read these in a row",
+        setting=False,
+        code="webdataset.WebDataset('train-{000..099}.tar', shardshuffle=100).shuffle(1000)",
+    ),
+    "uint8-batches": Change(
+        "Send images as uint8, and make them floats after the copy to the device: a quarter of the bytes",
+        setting=False,
+        code="images = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)",
+    ),
+    "crop-first": Change(
+        "Cut samples to size while they are bytes: the crop or the resize before what makes floats of them",
+        setting=False,
+        code="Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize(mean, std)])",
+    ),
     "faster-decoder": Change(
         f"Decode at reduced size or with a faster decoder (tried on the job's own files; "
         f"{DECODER_RATIOS[0]:g} to {DECODER_RATIOS[-1]:g} times as fast is assumed where they have gone)",
@@ -146,7 +169,7 @@ EVIDENCE: dict[Stage, str] = {
 }
 
 _WORK = ("num-workers",)
-_DECODE = ("num-workers", "cache-in-memory")
+_DECODE = ("num-workers", "cache-in-memory", "cache-on-disk")
 _READ = (
     "num-workers",
     "keep-open",
@@ -197,8 +220,7 @@ GUIDES: dict[str, Guide] = {
     "small-files": Guide(
         "Each sample is a small file: opening it costs more than reading it.",
         "the open calls and the bytes of a sample, as the timers and the kernel count them",
-        _READ,
-        ("Pack samples into shards (tar, LMDB, Parquet, one array) and read those in sequence.",),
+        (*_READ, "shards"),
     ),
     "cached-read": Guide(
         "The bytes come from memory (the page cache), yet reading them is the limit: copying and parsing calls, not the disk.",
@@ -309,7 +331,7 @@ GUIDES: dict[str, Guide] = {
     "slow-transform": Guide(
         "What is done to a decoded sample - augmentation, resizing, conversion - takes most of making a batch.",
         "the operators that the user's pipeline calls, each by name and line",
-        (*_WORK, "cheaper-transform"),
+        (*_WORK, "crop-first", "uint8-batches", "cheaper-transform"),
         ("Work on uint8 and convert to float last; drop what does nothing; let the library do whole batches.",
          "Move what is not random before the cache."),
     ),
@@ -345,8 +367,8 @@ GUIDES: dict[str, Guide] = {
     "large-batches": Guide(
         "Moving a batch from the worker to the loop takes the time: its bytes are copied into shared memory.",
         "handing over takes the time, and not for the number of pieces",
-        ("no-workers", "pin-memory"),
-        ("Hand over uint8 and convert to float on the device; leave out what the step does not use.",),
+        ("uint8-batches", "no-workers", "pin-memory"),
+        ("Leave out what the step does not use.",),
     ),
     "batch-handover": Guide(
         "Making a batch costs so little that handing it from a worker to the loop is what takes the time.",

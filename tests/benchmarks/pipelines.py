@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-BATCHES = 120
+BATCHES = 60
 _NUMBERS = np.random.default_rng(0).random(4096)
 
 
@@ -33,7 +33,7 @@ class Pipeline:
     name: str
     sample: Callable[[int], Any]
     step: Callable[[int, float], None]
-    batch_size: int = 4
+    batch_size: int = 12
     batches: int = BATCHES
 
 
@@ -159,26 +159,26 @@ def burns(ms: float) -> Callable[[int, float], None]:
 
 
 def matmul(_: int, size: float) -> None:
-    for _ in range(round(4 * size)):
+    for _ in range(round(5 * size)):
         SQUARE @ SQUARE
 
 
 PIPELINES = (
-    Pipeline("sleep read, sleep step", mixed(4, 0), sleeps(5)),
-    Pipeline("slow samples, 1 in 40 x 20", slow_ones, sleeps(4)),
-    Pipeline("heavy-tailed read", mixed(3, 0, 0.5), sleeps(4)),
-    Pipeline("two reads at once", limited, sleeps(3)),
-    Pipeline("cpu transforms", mixed(0, 2), sleeps(3)),
-    Pipeline("cpu transforms, cpu step", mixed(0, 2), burns(5)),
-    Pipeline("jpeg, sleep step", decode, sleeps(4), batch_size=6),
-    Pipeline("jpeg, cpu step", decode, matmul, batch_size=6),
-    Pipeline("read + cpu", mixed(2, 2), sleeps(4)),
-    Pipeline("read + cpu jittery, cpu step", mixed(1, 2, 2.0), burns(4)),
-    Pipeline("tokens, cpu step", tokens, burns(3), batch_size=8),
-    Pipeline("step-bound", mixed(0.5, 0), sleeps(8)),
-    Pipeline("many small tensors", small_tensors, sleeps(1)),
-    Pipeline("big tensors", big_tensors, sleeps(2), batch_size=16),
-    Pipeline("short epochs", mixed(2, 0), sleeps(2), batches=12),
+    Pipeline("sleep read, sleep step", mixed(4, 0), sleeps(15)),
+    Pipeline("slow samples, 1 in 40 x 20", slow_ones, sleeps(12)),
+    Pipeline("heavy-tailed read", mixed(3, 0, 0.5), sleeps(12)),
+    Pipeline("two reads at once", limited, sleeps(9)),
+    Pipeline("cpu transforms", mixed(0, 2), sleeps(9)),
+    Pipeline("cpu transforms, cpu step", mixed(0, 2), burns(15)),
+    Pipeline("jpeg, sleep step", decode, sleeps(12), batch_size=16),
+    Pipeline("jpeg, cpu step", decode, matmul, batch_size=16),
+    Pipeline("read + cpu", mixed(2, 2), sleeps(12)),
+    Pipeline("read + cpu jittery, cpu step", mixed(1, 2, 2.0), burns(12)),
+    Pipeline("tokens, cpu step", tokens, burns(12), batch_size=32),
+    Pipeline("step-bound", mixed(0.5, 0), sleeps(20)),
+    Pipeline("many small tensors", small_tensors, sleeps(4), batch_size=4, batches=120),
+    Pipeline("big tensors", big_tensors, sleeps(5), batch_size=16),
+    Pipeline("short epochs", mixed(2, 0), sleeps(6), batches=12),
 )
 
 

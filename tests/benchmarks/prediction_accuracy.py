@@ -175,16 +175,19 @@ def _row(name: str, found: list[Point]) -> str:
 def document(found: list[Point], noise: list[float], command: str) -> Iterator[str]:
     """Yield the page that is kept in docs."""
     yield "# How good predictions are\n"
-    yield f"Made by `{command}` on {os.cpu_count()} cores; see there for what is measured, and how.\n"
-    yield "The error is of the predicted speedup over the base setting.\n"
+    yield f"Made by `{command}` on {os.cpu_count()} cores; see there for what is measured, and how."
+    yield "The error is of the predicted speedup over the base setting; `*` marks an interval that does not hold what was measured.\n"
     yield from table(found, noise)
+    yield "What one run cannot show:\n"
+    yield '- "Two reads at once" is a source that serves no more than two requests at a time, just what a run with two workers'
+    yield "  asks of it: intervals of more workers reach down to no gain wherever reading dominates."
+    yield "- How a step grows with its batch: `batch_size` is predicted between two laws, and the interval spans both.\n"
     yield "Every setting:\n"
     yield "| pipeline | settings | predicted | measured | error |"
     yield "|---|---|---|---|---|"
     for each in found:
         interval = f"{each.predicted:.2f} ({each.low:.2f} to {each.high:.2f})"
         yield f"| {each.pipeline} | {each.settings} | {interval} | {each.measured:.2f}{'' if each.held else ' *'} | {each.error:+.1%} |"
-    yield "\n`*`: the interval does not hold what was measured."
 
 
 def main() -> int:

@@ -6,7 +6,7 @@
 
 For each pipeline, every grid point is a job of its own; then `tune` runs; then the best points of the grid and tune's
 choice are measured again, in turn, because the best of many noisy points looks better than it is. The whole takes
-about 5 minutes a pipeline on 2 cores, 12 on 8 or more.
+about 4 minutes a pipeline on 2 cores, 10 on 8 or more.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from loaderprof.capture.budget import cpu_budget
 from loaderprof.predict.replay import Settings
 from loaderprof.search import normal
 
-SECONDS = 3.0
-TOP, ROUNDS = 2, 3
+SECONDS = 2.0
+TOP, ROUNDS = 2, 2
 # What the project promises.
 REGRET, TIME_SHARE = 0.05, 0.25
 

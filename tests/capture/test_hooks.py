@@ -160,7 +160,7 @@ def test_no_code_of_the_users_runs(plain: Plain) -> None:
     plain.odd = [Loud(a=double), Proxy()]  # type: ignore[attr-defined]
     with Timers(plain, None):
         assert plain[0] == 1
-    assert describe.size([Loud(a=b"12"), Proxy(), (b"3", "4")]) == (4, 0, 4)
+    assert describe.size([Loud(a=b"12"), Proxy(), (b"3", "4")]) == (4, 0, 4, 0)
 
 
 def test_locals_are_not_kept() -> None:

@@ -65,6 +65,9 @@ class Run(Made):
     def lock(self, held: int) -> None:
         self.stack_lines[0]["gil"] = [[self.main.pid, held]]
 
+    def looks(self, thread: str, asleep: int) -> None:
+        self.stack_lines[-1]["locks"] = [[self.main.pid, thread, 10, asleep]]
+
     def recorded(self) -> Recording:
         self.finish(self.ended)
         return self.read()
@@ -129,6 +132,43 @@ def test_threads_that_wait_for_reads_wait_for_no_lock(tmp_path: Path) -> None:
     run.lock(3)
     found = pool(run)
     assert (found.locked, found.waiting, found.share("read"), found.makers) == (0.0, 1.0, 1.0, 4)
+
+
+def reading(run: Run, cpu: float, asleep: int) -> None:
+    """Sixteen threads of which nearly all stand at the line that reads."""
+    for number in range(16):
+        name = f"ThreadPoolExecutor-0_{number}"
+        run.thread(name, cpu, 0.0, ([*EXECUTOR, READ], 45), ([*EXECUTOR, PARSE], 5))
+        run.looks(name, asleep)
+
+
+def test_threads_whose_data_have_come_wait_for_the_lock_at_the_line_that_reads(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    reading(run, cpu=0.06, asleep=5)
+    run.lock(45)
+    found = pool(run)
+    assert found.locked == pytest.approx(0.5)
+    # Of 14.4 at that line 16 - 8 asleep - 0.96 on a core truly read.
+    assert found.waiting == pytest.approx(7.04 / 16)
+    assert found.share("read") == pytest.approx(7.04 / (7.04 + 1.6))
+
+
+@pytest.mark.parametrize(("cpu", "asleep", "held"), [(0.06, 0, 45), (0.03, 5, 25), (0.01, 5, 48)])
+def test_threads_that_read_do_not_take_turns(tmp_path: Path, cpu: float, asleep: int, held: int) -> None:
+    """None sleeps on a lock; the lock is free half of the time; it is somebody else who holds it."""
+    run = Run(tmp_path / "r")
+    reading(run, cpu, asleep)
+    run.lock(held)
+    assert pool(run).locked == 0.0
+
+
+def test_threads_that_download_and_take_turns_are_told_of_processes_beside_them(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    reading(run, cpu=0.06, asleep=5)
+    run.lock(45)
+    found = run.recorded().findings()
+    assert found.verdict.cause == "interpreter-lock"
+    assert found.advice[0].id == "threads-and-processes"
 
 
 @pytest.mark.parametrize("frames", [POOL, SUBMITTED, LOKY])
@@ -250,6 +290,15 @@ def test_processes_that_only_wait_are_told_that_threads_are_enough(tmp_path: Pat
     assert (advice.change["makers"], advice.expected.low) == ("threads", 1.0)
 
 
+def test_processes_that_mostly_wait_but_compute_more_than_one_lock_lets_are_told_of_both(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    run.meta["cpu_budget"] = {"cores": 2.0}
+    for pid in range(7001, 7005):
+        run.thread("MainThread", 0.15, 0.0, ([*SUBMITTED, READ], 42), ([*SUBMITTED, PARSE], 8), pid=pid)
+    found = run.recorded().findings()
+    assert [each.id for each in found.advice if each.id.startswith("threads")] == ["threads-and-processes"]
+
+
 def test_processes_that_wait_and_compute_are_told_of_both(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     for pid in range(7001, 7005):
@@ -265,6 +314,9 @@ def test_a_damaged_account_is_left_out(tmp_path: Path) -> None:
         {**run.stack_lines[-1], "stacks": [], "threads": damage} for damage in (None, 3, [[1]], [[1, "a", "x", 2]], [[1, "a", -5, 2]])
     ]  # fmt: skip
     run.stack_lines += [{**run.stack_lines[0], "gil": damage, "t": ns(3)} for damage in (4, [[1]], [["a", "b"]])]
+    run.stack_lines += [
+        {**run.stack_lines[0], "locks": damage, "t": ns(3)} for damage in (4, [[1]], [[1, "a", 2, 3]], [[1, "a", "b", 0]])
+    ]
     recording = run.recorded()
     assert [use.thread for use in recording.threads] == ["ThreadPoolExecutor-0_0"]
-    assert recording.gil == []
+    assert (recording.gil, recording.locks) == ([], [])

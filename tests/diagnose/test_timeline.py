@@ -229,7 +229,22 @@ def test_records_of_many_batches_stand_for_each_of_them(made: Made) -> None:
     assert loop.epochs[0].batches == 132
 
 
-def test_the_cpu_of_a_step_before_a_record_of_many_is_not_known(made: Made) -> None:
+def test_a_record_of_many_batches_tells_the_cpu_at_its_beginning_and_the_mean_of_the_rest(made: Made) -> None:
+    process = made.process()
+    number = process.iterator(TRAIN, 0, 0)
+    process.take(number, 0, 1, cpu_asked=100, cpu_taken=100.5, index=0.25, receive=0.125)
+    process.take(number, 2, 29.5, count=14, wait=16.0, cpu_asked=101.25, cpu_taken=110)
+    process.take(number, 30, 31, cpu_asked=111, cpu_taken=111.5, index=0.75, receive=0.375)
+    process.end(number, 32, 32, cpu=112)
+    loop = loops(made)["train"]
+    assert loop.step_cpu[0] == pytest.approx(0.75)
+    assert np.isnan(loop.step_cpu[1])
+    loop.steady[:] = True
+    assert (loop.mean(loop.index), loop.mean(loop.receive)) == pytest.approx((0.5, 0.25))
+    assert loop.index[1] == pytest.approx(14 * 0.5)
+
+
+def test_the_cpu_of_a_step_before_a_record_of_many_of_an_earlier_version_is_not_known(made: Made) -> None:
     process = made.process()
     number = process.iterator(TRAIN, 0, 0)
     process.take(number, 0, 1, cpu_asked=100, cpu_taken=100.5)

@@ -50,7 +50,7 @@ def test_other_settings_leave_the_costs_alone(tmp_path: Path) -> None:
 def test_a_larger_batch_costs_what_its_samples_do(tmp_path: Path, ratio: float) -> None:
     plan = Plan(workers=2, wait=0.02, step=0.01, fetch=Fetch(cpu=lambda n: 0.01 + 0.001 * (n % 7), blocked=0.005))
     base = modelled(tmp_path / "r", plan)
-    larger = with_batch_size(base, ratio, growth=0.0)
+    larger = with_batch_size(base, ratio, growth=0.0, cpu_growth=0.0)
     assert larger.costs.fetch_cpu_s.mean() == pytest.approx(ratio * base.costs.fetch_cpu_s.mean(), rel=0.01)
     assert larger.costs.fetch_blocked_s.mean() == pytest.approx(ratio * base.costs.fetch_blocked_s.mean(), rel=0.01)
     assert larger.costs.step_cpu_s.mean() == base.costs.step_cpu_s.mean()
@@ -59,7 +59,7 @@ def test_a_larger_batch_costs_what_its_samples_do(tmp_path: Path, ratio: float) 
     before = np.std(base.costs.fetch_cpu_s) / np.mean(base.costs.fetch_cpu_s)
     # Slow samples and quick ones even out in larger batches; of smaller ones nothing is known.
     assert spread < 0.8 * before if ratio > 1 else spread == pytest.approx(before)
-    grown = with_batch_size(base, ratio, growth=1.0)
+    grown = with_batch_size(base, ratio, growth=0.0, cpu_growth=1.0)
     assert grown.costs.step_cpu_s.mean() == pytest.approx(ratio * base.costs.step_cpu_s.mean())
 
 
@@ -67,7 +67,7 @@ def test_a_tensor_is_handed_over_at_the_same_price_however_large(tmp_path: Path)
     plan = Plan(workers=2, wait=0.02, step=0.001, fetch=Fetch(cpu=0.01, pickle=0.01))
     base = modelled(tmp_path / "r", plan, size=(1e3, 100.0))
     fixed = 100 * SHARE_PER_TENSOR_S
-    larger = with_batch_size(base, 2.0, growth=0.0)
+    larger = with_batch_size(base, 2.0, growth=0.0, cpu_growth=0.0)
     assert larger.costs.fetch_cpu_s.mean() == pytest.approx(2 * (0.02 - fixed) + fixed, rel=0.01)
     assert larger.batch.pickle_s == pytest.approx(2 * (0.01 - fixed) + fixed)
 

@@ -1,0 +1,83 @@
+"""Loops whose batches are too quick to stamp each: one in K is, the others are summed, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import real
+
+from loaderprof import recording
+from loaderprof.diagnose.timeline import Loop, build
+
+SCRIPT = """
+import sys, time
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+SAMPLE_S, STEP_S = float(sys.argv[1]), float(sys.argv[2])
+
+def busy(seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+class Quick(Dataset):
+    def __len__(self):
+        return 600
+    def __getitem__(self, index):
+        busy(SAMPLE_S)
+        return index
+
+if __name__ == "__main__":
+    train_loader = DataLoader(Quick(), batch_size=1, num_workers=int(sys.argv[3]), persistent_workers=sys.argv[3] != "0")
+    weights = torch.zeros(1, requires_grad=True)
+    begun, seen = time.perf_counter(), []
+    for epoch in range(3):
+        for batch in train_loader:
+            weights.sum().backward()
+            busy(STEP_S)
+            seen += batch.tolist()
+    print(time.perf_counter() - begun, seen == 3 * list(range(600)))
+"""
+
+
+def ran(folder: Path, sample_s: float, step_s: float, workers: int) -> tuple[Loop, float, list[str]]:
+    """Return the loop as recorded, the seconds that the script saw, and the notes of the findings."""
+    (folder / "train.py").write_text(SCRIPT)
+    typed = ["train.py", str(sample_s), str(step_s), str(workers)]
+    done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", *typed, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    seconds, all_there = done.stdout.split()
+    assert all_there == "True"
+    notes = json.loads((folder / "seen" / "findings.json").read_text())["run"]["notes"]
+    return build(recording.read(folder / "seen")).loops[0], float(seconds), notes
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path, workers: int) -> None:
+    loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers)
+    stamped = loop.count == 1
+    assert loop.batches == 1800
+    assert [epoch.batches for epoch in loop.epochs] == [600] * 3
+    assert stamped.sum() < 1800 / 2
+    # The beginning of a loader is stamped, and a little of each later epoch.
+    assert stamped[:60].all()
+    assert all(stamped[loop.position == place].all() for place in range(8))
+    assert loop.span_s == pytest.approx(seconds, rel=0.1)
+    # The steps that were stamped are as long as all of them.
+    assert loop.step[stamped & loop.steady].mean() == pytest.approx(loop.mean(loop.step), rel=0.3)
+    assert loop.step[stamped].min() > 0.00039
+    cpu = loop.step_cpu[stamped & np.isfinite(loop.step_cpu)]
+    assert np.median(cpu) == pytest.approx(0.0004, rel=0.5)
+    assert len(loop.made.wall) > 20
+    assert np.median(loop.made.wall) > 0.00039
+    assert any("is so quick" in note or "are so quick" in note for note in notes)
+
+
+def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
+    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0)
+    assert (loop.count == 1).all()
+    assert notes == []
