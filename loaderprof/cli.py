@@ -189,7 +189,11 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
         help="predict and measure a setting of your own instead: num_workers=4; several are applied together",
     )  # fmt: skip
     verb.add_argument(
-        "--runs", metavar="N", type=int, default=6, help="at most so many pairs of runs, without and with the change (6)"
+        "--runs",
+        metavar="N",
+        type=int,
+        default=6,
+        help="at most so many pairs of runs, without and with the change (6)",
     )
     verb.add_argument(
         "--precision", metavar="P", type=float, default=5.0,

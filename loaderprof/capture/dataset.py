@@ -91,10 +91,10 @@ def _handle(item: Any) -> Optional[str]:
     return None
 
 
-def _transforms(item: Any) -> Optional[List[str]]:
-    """Return the names of what a chain of transforms applies, in order; None for anything else."""
-    chain = _attributes(item).get("transforms") if type(item).__name__ == "Compose" else None
-    return [type(each).__name__ for each in chain[:MAX_ITEMS]] if type(chain) in (list, tuple) else None
+def _transforms(item: Any) -> Optional[str]:
+    """Return the names of what a chain of transforms applies, in order, by commas; None for anything else."""
+    chain: Any = _attributes(item).get("transforms") if type(item).__name__ == "Compose" else None
+    return ", ".join(type(each).__name__ for each in chain[:MAX_ITEMS]) if type(chain) in (list, tuple) else None
 
 
 def _splits(kind: type) -> Optional[bool]:

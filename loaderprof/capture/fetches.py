@@ -165,9 +165,7 @@ class Fetches:
     def _write_depth(self, journal: Journal, table: Any, data: Any) -> None:
         bytes_, tensors, leaves, floats = describe.size(data)
         percent = 100 * floats // bytes_ if bytes_ else 0
-        journal.write(
-            layout.SIZE, 0, percent, self.worker, -1, bytes_, tensors, leaves, self.samples, self.iterator
-        )
+        journal.write(layout.SIZE, 0, percent, self.worker, -1, bytes_, tensors, leaves, self.samples, self.iterator)
         if table is None:
             journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return

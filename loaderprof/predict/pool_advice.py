@@ -17,6 +17,7 @@ from loaderprof.predict.pooled import unlocked
 from loaderprof.predict.removal import Model
 
 MAX_REQUESTS = 64
+ONLY_WAITING = 0.95
 # As fast as the fastest: fewer requests, or threads alone, are then simpler.
 AS_FAST = 1.02
 
@@ -54,8 +55,8 @@ def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     if pool is None or pool.waiting < MOSTLY_WAITING or pool.locked >= LOCKED_SHARE:
         return
     processes = pool.kind == "processes"
-    # Threads share one interpreter's lock, whatever they compute.
-    lone = replace(base, cores=min(1.0, base.cores)) if processes else base
+    # Threads that compute share one interpreter's lock.
+    lone = replace(base, cores=min(1.0, base.cores)) if processes and pool.waiting < ONLY_WAITING else base
     count = _count(lone, pool)
     if count is None:
         return

@@ -71,14 +71,14 @@ CHANGES: dict[str, Change] = {
         "Where samples do not fit in memory: store them decoded, as arrays of uint8 in one file that is mapped",
         setting=False,
         code=(
-            "images = np.lib.format.open_memmap('images.npy', 'w+', np.uint8, (len(files), height, width, 3))  # once\n"
-            "images = np.load('images.npy', mmap_mode='r')  # in the dataset"
+            'images = np.lib.format.open_memmap("images.npy", "w+", np.uint8, (len(files), height, width, 3))  # once\n'
+            'images = np.load("images.npy", mmap_mode="r")  # in the dataset'
         ),
     ),
     "shards": Change(
         "Pack small files into a few large ones (tar, LMDB, Parquet, one array), and read these in a row",
         setting=False,
-        code="webdataset.WebDataset('train-{000..099}.tar', shardshuffle=100).shuffle(1000)",
+        code='webdataset.WebDataset("train-{000..099}.tar", shardshuffle=100).shuffle(1000)',
     ),
     "uint8-batches": Change(
         "Send images as uint8, and make them floats after the copy to the device: a quarter of the bytes",

@@ -3,14 +3,16 @@
     python tests/benchmarks/prediction_accuracy.py                             every pipeline, from a run with 2 workers
     python tests/benchmarks/prediction_accuracy.py --workers 0                 from runs without workers
     python tests/benchmarks/prediction_accuracy.py --case jpeg                 the pipelines whose name holds this
-    python tests/benchmarks/prediction_accuracy.py --keep DIR                  keep the recordings and what was measured
+    python tests/benchmarks/prediction_accuracy.py --keep DIR                  keep the recordings and what was measured;
+                                                                               again: measure all once more
     python tests/benchmarks/prediction_accuracy.py --again DIR                 predict anew from what was kept
     python tests/benchmarks/prediction_accuracy.py --write docs/predictions.md keep the tables
 
 Each pipeline of `pipelines.py` runs once under `loaderprof run`; `conclude.predict` tells from that recording what each
 setting would do. Then the settings are measured, without loaderprof, in processes of their own; the base setting runs
 before and after every few of them, so that a machine whose pace drifts does so for both. How far those repeats of one
-setting lie apart is the machine's own noise, which no prediction can beat. A pipeline takes about two minutes.
+setting lie apart is the machine's own noise, which no prediction can beat; a setting that was measured several times is
+as fast as the mean of these. A pipeline takes about two minutes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from loaderprof import recording
 from loaderprof.conclude import predict
 
 PROFILED_S, SECONDS = 6.0, 1.6
-MEASURED = "measured.json"
+MEASURED = "measured*.json"
 # Settings measured between two runs of the base.
 BLOCK = 4
 WORKERS, PREFETCH, SIZES = (1, 2, 4, 8), (1, 2, 4, 8), (0.5, 2, 4)
@@ -104,23 +106,26 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of a pipeline: samples per second of the base, again and again, and each setting's speed over it."""
+    """What was measured of a pipeline: the base's speed again and again, over its mean, and each setting's over the base's."""
 
     base: list[float]
     settings: list[tuple[str, Settings, float]]
 
     def noise(self) -> list[float]:
         """Return by how much the base's repeats differ from their mean."""
-        mean = statistics.mean(self.base)
-        return [abs(each / mean - 1) for each in self.base]
+        return [abs(each - 1) for each in self.base]
 
 
-def measure(number: int, base: Settings, seconds: float, folder: Path) -> None:
-    """Profile a pipeline once, measure its settings, and keep both in a folder."""
+def profile(number: int, base: Settings, folder: Path) -> None:
+    """Record a pipeline at the base setting."""
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in base.items()]
     script = Path(__file__).with_name("pipelines.py")
     command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "--no-status", "-o", str(folder), str(script)]
     subprocess.run([*command, str(number), *flags, f"--seconds={PROFILED_S}"], capture_output=True, check=True)
+
+
+def measure(number: int, base: Settings, seconds: float, folder: Path) -> None:
+    """Measure a pipeline's settings once, and keep what was found beside its recording."""
     wanted = [(kind, each) for kind, chosen in points(PIPELINES[number], base).items() for each in chosen]
     repeats = [rate(number, base, seconds)]
     found = []
@@ -129,11 +134,16 @@ def measure(number: int, base: Settings, seconds: float, folder: Path) -> None:
         repeats.append(rate(number, base, seconds))
         now = statistics.mean(repeats[-2:])
         found += [(kind, each, samples / now) for kind, each, samples in block]
-    (folder / MEASURED).write_text(json.dumps({"base": repeats, "settings": found}, indent=1))
+    place = folder / MEASURED.replace("*", str(len(list(folder.glob(MEASURED))) + 1))
+    place.write_text(json.dumps({"base": repeats, "settings": found}, indent=1))
 
 
 def measured(folder: Path) -> Measured:
-    return Measured(**json.loads((folder / MEASURED).read_text()))
+    """Return what was measured of a pipeline, a setting's speed as the geometric mean of all times."""
+    times = [json.loads(file.read_text()) for file in sorted(folder.glob(MEASURED))]
+    speeds = np.exp(np.mean([[np.log(speed) for _, _, speed in each["settings"]] for each in times], axis=0))
+    settings = [(kind, each, float(speed)) for (kind, each, _), speed in zip(times[0]["settings"], speeds, strict=True)]
+    return Measured([rate / statistics.mean(each["base"]) for each in times for rate in each["base"]], settings)
 
 
 def predicted(name: str, folder: Path, seen: Measured) -> list[Point]:
@@ -214,6 +224,8 @@ def main() -> int:
             folder = keep / str(number)
             if asked.case not in pipeline.name:
                 continue
+            if not folder.exists():
+                profile(number, base, folder)
             if not asked.again:
                 measure(number, base, asked.seconds, folder)
             seen = measured(folder)

@@ -35,7 +35,7 @@ def test_images_made_floats_in_workers_are_sent_as_bytes(tmp_path: Path) -> None
     advice = offered(tmp_path / "r", FLOATS)["uint8-batches"]
     assert (advice.change["batches"], advice.expected.low) == ("uint8", 1.0)
     # Half of what makes a batch goes, less what the step then does.
-    assert 1.4 < (advice.expected.speedup or 0) < 2.0
+    assert 1.4 < (advice.expected.speedup or 0) < 1.8
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_batch_that_is_not_handed_over_is_not_made_smaller(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "wanted"),
     [
-        (["ToTensor", "Normalize", "RandomResizedCrop"], "Put RandomResizedCrop before ToTensor"),
-        (["Pad", "ToDtype", "Resize"], "Put Resize before ToDtype"),
-        (["RandomResizedCrop", "ToTensor", "Normalize"], None),
-        (["ToTensor"], None),
-        ("ToTensor Resize", None),
-        ([3, None, {"Crop": 1}], None),
+        ("ToTensor, Normalize, RandomResizedCrop", "Put RandomResizedCrop before ToTensor"),
+        ("Pad, ToDtype, Resize", "Put Resize before ToDtype"),
+        ("RandomResizedCrop, ToTensor, Normalize", None),
+        ("ToTensor", None),
+        ("", None),
+        (["ToTensor", "Resize"], None),
         (None, None),
     ],
 )
@@ -98,7 +98,7 @@ def test_decoded_samples_that_do_not_fit_in_memory_are_kept_on_disk(tmp_path: Pa
     assert found["cache-on-disk"].change == {"kind": "cache", "place": "disk"}
     assert "cache-in-memory" not in found
     # What decoding takes, and no more: reading stays.
-    assert 1.5 < (found["cache-on-disk"].expected.speedup or 0) < 62 / 22
+    assert 1.5 < (found["cache-on-disk"].expected.speedup or 0) < 2.9
     found = offered(tmp_path / "roomy", plan, available=10**12)
     assert "cache-on-disk" not in found
     assert "cache-in-memory" in found
