@@ -145,7 +145,7 @@ class Iteration:
         return cls(None, (iterable, facts), begun, cpu_ns, 0)
 
     def _clear(self) -> None:
-        self.count = self.wait_ns = self.t_first = 0
+        self.count = self.wait_ns = self.t_first = self.t_last = 0
         self.before = (0, 0, 0)
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
@@ -242,9 +242,10 @@ class Iteration:
         if self.count == 0:
             self.t_first = asked
         self.count += 1
+        self.t_last = taken
         self.wait_ns += taken - asked
         if self.count >= self.group:
-            self._flush(taken)
+            self._flush()
         return data
 
     def _open(self) -> None:
@@ -255,12 +256,12 @@ class Iteration:
         except Exception as error:
             stand_aside(error)
 
-    def _flush(self, taken: int) -> None:
+    def _flush(self) -> None:
         try:
             if self.count:
                 cpu, process_cpu, runq = self.before
                 self.journal.write(
-                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, taken, 0, 0, cpu, _CPU(),
+                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, self.t_last, 0, 0, cpu, _CPU(),
                     process_cpu, _PROCESS_CPU(), runq, -1, 0, 0, self.count, self.wait_ns,
                 )  # fmt: skip
                 self.t_stamped, self.between = self.t_first, self.count
@@ -270,7 +271,7 @@ class Iteration:
             stand_aside(error)
 
     def _ended(self, asked: int, error: BaseException) -> None:
-        self._flush(asked)
+        self._flush()
         try:
             raised = 0 if isinstance(error, StopIteration) else 1
             self.journal.write(layout.END, 0, 0, self.number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU())
