@@ -20,6 +20,7 @@ from loaderprof.diagnose.verdict import MIN_STEPS
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import STAGES, Findings, Loader
 from loaderprof.report import words
+from loaderprof.report.busy import sign
 
 Outcome = Literal["ok", "broken", "unknown"]
 KEYS = ("max-wait", "min-samples-per-s", "max-step", "bottleneck-not")
@@ -61,7 +62,8 @@ def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = 
     """
     given = {key: value for key, value in typed.items() if value is not None}
     limits = limits_of({**from_project(Path("pyproject.toml"), wanted=not given), **given})
-    results = examine(recording.read(folder).findings(), limits)
+    with sign(f"reading {folder}"):
+        results = examine(recording.read(folder).findings(), limits)
     if junit is not None:
         _write(Path(junit), junit_xml(results))
     sys.stdout.write(render(results))

@@ -25,6 +25,7 @@ from loaderprof.findings import Findings, StageCost, Verdict
 from loaderprof.ratios import Ratio, Values
 from loaderprof.recording import Recording
 from loaderprof.report import words
+from loaderprof.report.busy import sign
 
 SCHEMA_VERSION = 1
 # A stage below this share of both runs moves nothing; it would fill the screen.
@@ -99,10 +100,11 @@ def side(folder: Path) -> Side:
     Raises:
         LoaderprofError: it is none, or cannot be read.
     """
-    seen: Recording = recording.read(folder)
-    loops = tuple(build(seen).loops)
-    main = next((loop for loop in loops if loop.training), loops[0] if loops else None)
-    return Side(str(folder), seen.findings(), main, loops, busy_others(seen))
+    with sign(f"reading {folder}"):
+        seen: Recording = recording.read(folder)
+        loops = tuple(build(seen).loops)
+        main = next((loop for loop in loops if loop.training), loops[0] if loops else None)
+        return Side(str(folder), seen.findings(), main, loops, busy_others(seen))
 
 
 def compare(a: Side, b: Side) -> Comparison:

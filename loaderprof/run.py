@@ -119,19 +119,23 @@ def view_of_stacks() -> Callable[[str, Path], View]:
 def finish(folder: Path, *, html: bool) -> Findings:
     """Conclude from a recording that was just made, write findings and page, and print the report on stderr."""
     from loaderprof import recording
+    from loaderprof.report.busy import sign
 
-    seen = recording.read(folder)
-    _keep_sources(seen)
-    found = seen.findings()
-    if any(each.id == "faster-decoder" for each in found.advice) and _try_decoders(seen):
+    shown, failure = _shown(folder), None
+    with sign("loaderprof: making the report"):
+        seen = recording.read(folder)
+        _keep_sources(seen)
         found = seen.findings()
-    shown = _shown(folder)
-    try:
-        (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
-        if html:
-            (folder / files.PAGE).write_text(page(seen, found, shown), encoding="utf-8")
-    except OSError as error:
-        sys.stderr.write(f"loaderprof: {shown}: {error.strerror}; not all of the report could be written\n")
+        if any(each.id == "faster-decoder" for each in found.advice) and _try_decoders(seen):
+            found = seen.findings()
+        try:
+            (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
+            if html:
+                (folder / files.PAGE).write_text(page(seen, found, shown), encoding="utf-8")
+        except OSError as error:
+            failure = error.strerror
+    if failure is not None:
+        sys.stderr.write(f"loaderprof: {shown}: {failure}; not all of the report could be written\n")
     with suppress(OSError):
         sys.stderr.write("\n" + screen(found, shown, sys.stderr.isatty()))
     return found
@@ -145,11 +149,13 @@ def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None
             be written.
     """
     from loaderprof import recording
+    from loaderprof.report.busy import sign
 
-    seen = recording.read(folder)
-    if rank is not None:
-        seen = _of_rank(seen, rank)
-    found = seen.findings()
+    with sign(f"reading {_shown(folder)}"):
+        seen = recording.read(folder)
+        if rank is not None:
+            seen = _of_rank(seen, rank)
+        found = seen.findings()
     if rank is None:
         with suppress(OSError):
             (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")

@@ -32,6 +32,6 @@ def test_the_kept_recording_reads_and_says_the_same(name: str) -> None:
 
 def test_each_screenshot_is_in_the_documentation_and_all_are_small() -> None:
     folder = SAMPLES.parent / "docs" / "screenshots"
-    shown = re.findall(r"\(screenshots/([\w.-]+\.png)\)", (folder.parent / "reading-a-report.md").read_text())
+    shown = re.findall(r"\(../screenshots/([\w.-]+\.png)\)", (folder.parent / "reports" / "page.md").read_text())
     assert sorted(shown) == sorted(path.name for path in folder.iterdir())
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_500_000

@@ -24,6 +24,7 @@ from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.errors import OutputError, RecordingError, UsageError
 from loaderprof.recording import Recording, StackSamples
 from loaderprof.report import chrome, metrics
+from loaderprof.report.busy import sign
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -54,7 +55,8 @@ def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
     path = None if output == "-" else Path(output) if output else folder / form.file
     if path is not None and path.exists() and not force:
         raise OutputError(f"{path} exists already", "replace it with --force, or name another file with -o")
-    content = form.make(recording.read(folder))
+    with sign(f"reading {folder}"):
+        content = form.make(recording.read(folder))
     if path is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

@@ -67,11 +67,12 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     assert stamped[:60].all()
     assert all(stamped[loop.position == place].all() for place in range(8))
     assert loop.span_s == pytest.approx(seconds, rel=0.1)
-    # The steps that were stamped are as long as all of them.
-    assert loop.step[stamped & loop.steady].mean() == pytest.approx(loop.mean(loop.step), rel=0.3)
+    # The steps that were stamped are as long as the others, and known as well: they keep the loop on a core.
+    usual = np.median((loop.step / loop.count)[~stamped])
+    assert np.median(loop.step[stamped]) == pytest.approx(usual, rel=0.3)
     assert loop.step[stamped].min() > 0.00039
     cpu = loop.step_cpu[stamped & np.isfinite(loop.step_cpu)]
-    assert np.median(cpu) == pytest.approx(0.0004, rel=0.5)
+    assert np.median(cpu) == pytest.approx(np.median(loop.step[stamped]), rel=0.3)
     assert len(loop.made.wall) > 20
     assert np.median(loop.made.wall) > 0.00039
     assert any("is so quick" in note or "are so quick" in note for note in notes)

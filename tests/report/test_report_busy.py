@@ -1,0 +1,48 @@
+"""The sign of life while a recording is read: on a terminal, once it takes long, and nothing of it is left."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+
+import pytest
+from terminals import Terminal
+
+from loaderprof.report.busy import sign
+
+SCRIPT = """
+import sys, time
+from loaderprof.report.busy import sign
+
+with sign("reading [bold]a\\x1b[2Jb"):
+    time.sleep(float(sys.argv[1]))
+print("done", flush=True)
+"""
+
+
+def test_what_takes_long_says_so(terminal: Callable[..., Terminal]) -> None:
+    seen = terminal("-c", SCRIPT, "2").read_until(rb"done")
+    assert b"reading [bold]a" in seen
+    # A name that holds the code to clear the screen does not clear it.
+    assert b"\x1b[2J" not in seen
+    # The line is taken away, and the cursor is back.
+    assert seen.rindex(b"\x1b[2K") < seen.index(b"done")
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+
+
+def test_what_is_quick_says_nothing(terminal: Callable[..., Terminal]) -> None:
+    assert b"reading" not in terminal("-c", SCRIPT, "0").read_until(rb"done")
+
+
+def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", told)
+    with sign("reading"):
+        pass
+    assert told.getvalue() == ""
+
+
+def test_what_fails_inside_still_fails() -> None:
+    with pytest.raises(ValueError, match="no"), sign("reading"):
+        raise ValueError("no")
