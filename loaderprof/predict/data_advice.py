@@ -71,12 +71,12 @@ def _on_disk(scene: Scene, base: Model, decoded: Model, needed: int, where: str 
     worst = faster(decoded, scene.parts, "read", 1.0 / longer)
     before = base.pace_s()
     return Change(
-        "cache-on-disk", "Store samples decoded, as arrays of uint8 in one file, and map it: gains from the second epoch on",
+        "cache-on-disk", "Store samples decoded, as arrays in one file that is mapped: gains from the second epoch on",
         f"Decoding is {scene.share('decode') or 0.0:.0%} of making a batch, and {needed / (1 << 30):.3g} GiB of samples do "
         "not fit in memory.", where, {"kind": "cache", "place": "disk"}, {"cache": None},
         faster(decoded, scene.parts, "read", 1.0 / max(1.0, longer * BYTE_OF_FLOAT)), Costs(0.0, 0, "a script that runs once"),
-        "images = np.lib.format.open_memmap('images.npy', 'w+', np.uint8, (len(files), height, width, 3))  # once\n"
-        "images = np.load('images.npy', mmap_mode='r')  # in the dataset",
+        "decoded = np.lib.format.open_memmap('decoded.npy', 'w+', np.uint8, (len(files), *shape))  # filled once\n"
+        "decoded = np.load('decoded.npy', mmap_mode='r')  # in the dataset",
         min(1.0, before / worst.pace_s()), cheaper=frozenset({"decode"}),
     )  # fmt: skip
 

@@ -68,11 +68,11 @@ CHANGES: dict[str, Change] = {
         code="self.cache = [self.load(i) for i in range(len(self))]  # in the dataset, before the workers start",
     ),
     "cache-on-disk": Change(
-        "Where samples do not fit in memory: store them decoded, as arrays of uint8 in one file that is mapped",
+        "Where samples do not fit in memory: store them decoded, as arrays in one file that is mapped",
         setting=False,
         code=(
-            'images = np.lib.format.open_memmap("images.npy", "w+", np.uint8, (len(files), height, width, 3))  # once\n'
-            'images = np.load("images.npy", mmap_mode="r")  # in the dataset'
+            'decoded = np.lib.format.open_memmap("decoded.npy", "w+", np.uint8, (len(files), *shape))  # filled once\n'
+            'decoded = np.load("decoded.npy", mmap_mode="r")  # in the dataset'
         ),
     ),
     "shards": Change(
