@@ -53,7 +53,7 @@ def test_speedscope_shows_it(tmp_path: Path, speedscope: Path, name: str) -> Non
         # The page is named after the profile once it has been read.
         page.wait_for_function("document.title !== 'speedscope'", timeout=20_000)
         page.get_by_text("Sandwich").click()
-        wanted = {"speedscope": "step;odd", "collapsed": "step", "chrome": "ProfilerStep"}[name]
+        wanted = {"speedscope": "step;odd", "collapsed": "step", "chrome": "worker"}[name]
         page.get_by_text(wanted).first.wait_for(timeout=20_000)
         browser.close()
     assert complaints == []
