@@ -54,6 +54,21 @@ def test_a_handle_in_a_dataset_is_named(tmp_path: Path) -> None:
     assert found(Holder(path=tmp_path))["handle"] is None
 
 
+class Compose(Holder):
+    """Stands for a library's chain of transforms."""
+
+
+class ToTensor:
+    """Stands for one of them."""
+
+
+def test_a_chain_of_transforms_is_named_in_its_order() -> None:
+    chain = Compose(transforms=[ToTensor(), Holder()])
+    assert found(Holder(inner=Holder(transform=chain)))["transforms"] == "ToTensor, Holder"
+    assert found(Holder(transforms=[ToTensor()]))["transforms"] is None
+    assert found(Holder(transform=Compose(transforms="ab")))["transforms"] is None
+
+
 def helper() -> int:
     from torch.utils.data import get_worker_info
 

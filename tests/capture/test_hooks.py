@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch.utils import data as torch_data
 
 from loaderprof import files, recording
@@ -161,6 +163,16 @@ def test_no_code_of_the_users_runs(plain: Plain) -> None:
     with Timers(plain, None):
         assert plain[0] == 1
     assert describe.size([Loud(a=b"12"), Proxy(), (b"3", "4")]) == (4, 0, 4, 0)
+
+
+def test_floats_of_a_batch_are_counted() -> None:
+    floats, bytes_ = torch.zeros(6), torch.zeros(5, dtype=torch.uint8)
+    assert describe.size({"image": floats, "more": (bytes_, np.zeros(2, np.float64), np.zeros(1, np.int64))}) == (
+        53,
+        4,
+        4,
+        40,
+    )
 
 
 def test_locals_are_not_kept() -> None:
