@@ -182,10 +182,13 @@ def _row(name: str, found: list[Point]) -> str:
     return f"| {name} | {len(found)} | {median:.1%} | {p90:.1%} | {errors.max():.1%} | {held:.0%} |"
 
 
-def document(found: list[Point], noise: list[float], command: str) -> Iterator[str]:
-    """Yield the page that is kept in docs."""
+def document(found: list[Point], noise: list[float], workers: int, times: int) -> Iterator[str]:
+    """Yield the page that is kept in docs: of runs with so many workers, all settings measured so many times."""
+    command = (
+        f"python tests/benchmarks/prediction_accuracy.py --workers {workers} --keep DIR --write docs/predictions.md"
+    )
     yield "# How good predictions are\n"
-    yield f"Made by `{command}` on {os.cpu_count()} cores; see there for what is measured, and how."
+    yield f"Made by `{command}`, typed {times} times, on {os.cpu_count()} cores; see there for what is measured, and how."
     yield "The error is of the predicted speedup over the base setting; `*` marks an interval that does not hold what was measured.\n"
     yield from table(found, noise)
     yield "What one run cannot show:\n"
@@ -217,6 +220,7 @@ def main() -> int:
         base["prefetch_factor"] = 2
     found: list[Point] = []
     noise: list[float] = []
+    times = 1
     with tempfile.TemporaryDirectory() as scratch:
         keep = asked.again or asked.keep or Path(scratch)
         keep.mkdir(exist_ok=True)
@@ -239,9 +243,10 @@ def main() -> int:
                 )
             found += mine
             noise += seen.noise()
+            times = len(list(folder.glob(MEASURED)))
     print("\n".join(table(found, noise)))
     if asked.write:
-        asked.write.write_text("\n".join(document(found, noise, " ".join(["python", *sys.argv]))) + "\n")
+        asked.write.write_text("\n".join(document(found, noise, asked.workers, times)) + "\n")
     errors = np.abs([each.error for each in found])
     median, p90, share = *np.quantile(errors, (0.5, 0.9)), statistics.mean(each.held for each in found)
     return 0 if median <= PROMISED[0] and p90 <= PROMISED[1] and share >= PROMISED[2] else 1
