@@ -17,7 +17,7 @@ import sys, time
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLE_S, STEP_S = float(sys.argv[1]), float(sys.argv[2])
+SAMPLE_S, STEP_S, COUNT = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[4])
 
 def busy(seconds):
     until = time.perf_counter() + seconds
@@ -26,7 +26,7 @@ def busy(seconds):
 
 class Quick(Dataset):
     def __len__(self):
-        return 600
+        return COUNT
     def __getitem__(self, index):
         busy(SAMPLE_S)
         return index
@@ -40,14 +40,14 @@ if __name__ == "__main__":
             weights.sum().backward()
             busy(STEP_S)
             seen += batch.tolist()
-    print(time.perf_counter() - begun, seen == 3 * list(range(600)))
+    print(time.perf_counter() - begun, seen == 3 * list(range(COUNT)))
 """
 
 
-def ran(folder: Path, sample_s: float, step_s: float, workers: int) -> tuple[Loop, float, list[str]]:
+def ran(folder: Path, sample_s: float, step_s: float, workers: int, count: int) -> tuple[Loop, float, list[str]]:
     """Return the loop as recorded, the seconds that the script saw, and the notes of the findings."""
     (folder / "train.py").write_text(SCRIPT)
-    typed = ["train.py", str(sample_s), str(step_s), str(workers)]
+    typed = ["train.py", *map(str, (sample_s, step_s, workers, count))]
     done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", *typed, cwd=folder)
     assert done.returncode == 0, done.stderr
     seconds, all_there = done.stdout.split()
@@ -58,7 +58,7 @@ def ran(folder: Path, sample_s: float, step_s: float, workers: int) -> tuple[Loo
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path, workers: int) -> None:
-    loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers)
+    loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers, 600)
     stamped = loop.count == 1
     assert loop.batches == 1800
     assert [epoch.batches for epoch in loop.epochs] == [600] * 3
@@ -79,6 +79,6 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
 
 
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
-    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0)
+    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
     assert notes == []
