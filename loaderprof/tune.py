@@ -90,7 +90,7 @@ class Search:
                 f"round {number} of at most {search.MAX_ROUNDS}, {words.plural(len(racing), 'candidate')}"
             )
             # Every other round backwards: a pace that drifts then favours nobody.
-            far = number > 1 and board.gain(leader) > FAR_AHEAD
+            far = number > 1 and board.gain(board.best(racing)) > FAR_AHEAD
             self._round(racing if number % 2 else racing[::-1], search.length(board), with_present=not far)
             racing = search.still_in(board, racing)
         return search.choice(board, racing)
