@@ -33,8 +33,6 @@ from loaderprof.search import PREFETCH, Limits, Needs, change, normal, worker_co
 BASE, WINDOW = Span(48, 1.2, 12.0), Span(16, 0.6, 8.0)
 # Shorter epochs than this are mostly border, and are measured whole.
 SHORT_EPOCH_S = 3.0
-# Of epochs that take as long as this with the present settings one is enough, of shorter ones it takes two.
-WHOLE_EPOCH_S = 1.0
 # What an epoch's end leaves of a window counts from so many batches on.
 MIN_BATCHES = 8
 # A loop may validate or write a checkpoint within a window.
@@ -190,21 +188,13 @@ class Windows:
         assert self._base is not None, "base() comes first"
         span = replace(
             WINDOW, min_batches=math.ceil(max(WINDOW.min_batches, 3 * settings.num_workers) * length),
-            min_s=WINDOW.min_s * length, epochs=self._epochs(),
+            min_s=WINDOW.min_s * length, epochs=2 if self._by_epoch else 0,
         )  # fmt: skip
         wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
         event = self._complete(wanted, span)
         rate = _rate(event)
         self._note(settings, event, rate)
         return rate * (self._base.batch_size or 1)
-
-    def _epochs(self) -> int:
-        """Return how many whole epochs a window has; 0: it lies within one."""
-        length = self._job.facts["length"]
-        if not self._by_epoch or self._base is None:
-            return 0
-        batches_per_s = self._base.rate / (self._base.batch_size or 1)
-        return 1 if length is not None and length / batches_per_s >= WHOLE_EPOCH_S else 2
 
     def _complete(self, wanted: Mapping[str, Any], span: Span) -> dict[str, Any]:
         """Return a window that no epoch's or job's end has cut short."""

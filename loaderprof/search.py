@@ -27,14 +27,12 @@ NOISE = 0.04
 SURE, DOUBTFUL = 2.0, 3.0
 # As good as the best: enters the race, stays in it, is taken if it is cheaper.
 CLOSE, BEHIND, TIED = 0.95, 0.97, 0.98
-ENTRANTS = 3
-MIN_ROUNDS, MAX_ROUNDS = 3, 5
+ENTRANTS = 5
+MIN_ROUNDS, MAX_ROUNDS = 3, 8
 # A noisy machine makes windows longer, up to so many times.
-LONGEST = 1.5
-# A race is over when none of those left may be this much faster than the one that would be taken, by `SURE` standard
-# errors, and when the gain over the present settings is known to so much either way.
-REGRET = 0.05
-GAIN_ERROR = 0.06
+LONGEST = 3.0
+# An interval no wider than this on either side answers the question.
+NARROW = 0.03
 # A gain below this is not worth a change of code; `advice` has the same.
 WORTH = 1.03
 # Share of what is free now that a setting may take: the job's own need varies, and other programs want some.
@@ -256,14 +254,14 @@ def length(board: Board) -> float:
 
 
 def settled(board: Board, racing: Sequence[Settings], rounds: int) -> bool:
-    """Return whether another round would change little: nobody left may be much better, and the gain is known well enough."""
+    """Return whether another round would change nothing: what is left is tied, and its gain known well enough."""
     if rounds < MIN_ROUNDS:
         return rounds >= 1 and list(racing) == [board.present]
-    chosen = choice(board, racing)
-    gaps = [board.behind(chosen, each) for each in racing if each != chosen]
-    if any(gap + SURE * error > math.log(1 + REGRET) for gap, error in gaps):
+    best = board.best(racing)
+    if any(board.behind(each, best)[1] > NARROW for each in racing if each != best):
         return False
-    return chosen == board.present or ratios.is_within(board.ratio(chosen, board.present), GAIN_ERROR)
+    ratio = board.ratio(best, board.present)
+    return best == board.present or (ratio is not None and (ratio.high - ratio.low) / 2 <= NARROW * ratio.value)
 
 
 def choice(board: Board, racing: Sequence[Settings]) -> Settings:

@@ -34,8 +34,6 @@ LOG = "tune.log"
 LIMIT_S = {"windows": 180.0, "runs": 900.0}
 # Borders of epochs below this share of an epoch are not worth a word.
 BORDER_SHARE = 0.02
-# Where the present settings are this far behind, a race's first round is enough of them: slow windows are long ones.
-FAR_AHEAD = 1.3
 
 
 @dataclass(slots=True)
@@ -90,8 +88,7 @@ class Search:
                 f"round {number} of at most {search.MAX_ROUNDS}, {words.plural(len(racing), 'candidate')}"
             )
             # Every other round backwards: a pace that drifts then favours nobody.
-            far = number > 1 and board.gain(board.best(racing)) > FAR_AHEAD
-            self._round(racing if number % 2 else racing[::-1], search.length(board), with_present=not far)
+            self._round(racing if number % 2 else racing[::-1], search.length(board))
             racing = search.still_in(board, racing)
         return search.choice(board, racing)
 
@@ -108,11 +105,10 @@ class Search:
         if others := self._allowed(others):
             self._round([*leaders, *others], 1.0)
 
-    def _round(self, chosen: Sequence[Settings], length: float, *, with_present: bool = True) -> None:
+    def _round(self, chosen: Sequence[Settings], length: float) -> None:
         """Measure settings one after the other, the present ones first."""
         self.board.rounds.append({})
-        first = [self.board.present] if with_present or self.board.present in chosen else []
-        self._fill([*first, *(each for each in chosen if each != self.board.present)], length)
+        self._fill([self.board.present, *(each for each in chosen if each != self.board.present)], length)
 
     def _fill(self, chosen: Sequence[Settings], length: float) -> None:
         """Measure settings into the round under way."""
