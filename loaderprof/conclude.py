@@ -23,6 +23,7 @@ from loaderprof.predict import job
 from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
+from loaderprof.predict.weigh import unevenness
 from loaderprof.predict.whatif import what_if
 from loaderprof.recording import Recording
 
@@ -204,7 +205,7 @@ def _facts(recording: Recording, each: job.Studied, studied: Sequence[job.Studie
     return Facts(
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
-        job.share_of(each, studied), decoders_of(recording.meta),
+        job.share_of(each, studied), decoders_of(recording.meta), unevenness(each.loop),
     )  # fmt: skip
 
 
@@ -281,8 +282,8 @@ def _notes(loop: Loop) -> Iterator[str]:
     stamped = int((loop.count == 1).sum())
     if loop.batches >= 2 * max(1, stamped):
         yield (
-            f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped, at less "
-            "than 1 % of the time; of the others the sums are known"
+            f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped; of the "
+            "others the sums are known"
         )
 
 

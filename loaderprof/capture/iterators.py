@@ -130,6 +130,7 @@ class Iteration:
         self.stat = SchedStat()
         self.device = DeviceClock()
         self.workers = len(workers)
+        self.pace = process.paces.setdefault(self.loader, [0, 0])
         # How many batches follow a stamped one unstamped; how many have been stamped in this epoch.
         self.group = self.stamped = 0
         # When the last stamped batch, or the first of those summed, was asked for, and how many batches ago that is.
@@ -150,7 +151,9 @@ class Iteration:
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
         """Note that an epoch began on workers that are kept."""
-        self.stamped = self.t_stamped = self.group = 0
+        # What was summed before the loop left the last epoch is that epoch's.
+        self._flush()
+        self.stamped = self.t_stamped = 0
         self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
 
     @unseen
@@ -209,7 +212,7 @@ class Iteration:
     def _pace(self, asked: int) -> None:
         """Decide how many batches are summed before the next one is stamped, by how quickly they follow one another."""
         self.stamped += 1
-        pace = process.paces.setdefault(self.loader, [0, 0])
+        pace, pressure = self.pace, self.journal.pressure()
         if self.t_stamped:
             pace[0] += self.between
             pace[1] += asked - self.t_stamped
@@ -222,8 +225,8 @@ class Iteration:
             group = min(MAX_GROUP, int(cost * pace[0] / (STAMP_BUDGET * max(1, pace[1]))))
             # A sum of one batch would say less of it than a stamp, for nearly as much.
             self.group = group if group > 1 else 0
-        if self.journal.pressure() > 1:
-            self.group = max(self.group, 2 * self.journal.pressure())
+        if pressure > 1:
+            self.group = max(self.group, 2 * pressure)
         if self.fetches is not None:
             self.fetches.sparse = self.group > 0
 

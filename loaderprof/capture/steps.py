@@ -74,6 +74,10 @@ class DeviceClock:
                 starved = asked.elapsed_time(start)
                 busy = before.elapsed_time(ended) if before is not None else 0.0
                 journal.write(layout.DEVICE, 0, 0, iterator, cuda.current_device(), int(starved * 1e6), int(busy * 1e6))
-                self._free.extend({id(event): event for event in (before, ended, asked) if event is not None}.values())
+                self._free.append(asked)
+                if ended is not asked:
+                    self._free.append(ended)
+                if before is not None:
+                    self._free.append(before)
         except Exception:
             self._broken = True

@@ -206,7 +206,7 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("remote-latency", "read", "Remote reads", lambda scene: _remote(scene)),
     Kind("network-file-system", "read", "Reads from a network file system", lambda scene: _reads(scene).over_network),
     Kind("mapped-file", "read", "Page faults of a mapped file", lambda scene: _mapped(scene)),
-    Kind("small-files", "read", "Many small files", lambda scene: small_files(scene)),
+    Kind("small-files", "read", "Many small files", small_files),
     Kind("disk-read", "read", "Reads from the disk", _from_device),
     Kind("archive-read", "read", "Reads from an archive", _uses(r"tarfile|zipfile", "read")),
     Kind("table-rows", "read", "Rows looked up in a table in memory", _uses(r"i?LocIndexer|_LocationIndexer|\.i?loc\b", "read")),

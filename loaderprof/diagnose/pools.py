@@ -259,8 +259,9 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
             for key in work:
                 work[key] *= truly / waiting if key[0] == "read" and waiting > 0 else 1.0
             waiting = truly
+    whole = sum(work.values())
     pieces = tuple(
-        Work(stage, name, shown_place(recording, place), count / sum(work.values()))
+        Work(stage, name, shown_place(recording, place), count / whole)
         for (stage, name, place), count in sorted(work.items(), key=lambda item: -item[1])
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()

@@ -43,7 +43,7 @@ def expect(change: Change, scene: Scene, base: Model, before_s: float, facts: Fa
     """Return how fast the job is with a change, also where that is no gain."""
     after = change.model.pace_s()
     speedup = _of_job(change.samples * before_s / after if after > 0 else 1.0, facts.job_share)
-    low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after, unevenness(scene.loop))
+    low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after, facts.uneven)
     floor = _floor(change, scene)
     low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
     high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high

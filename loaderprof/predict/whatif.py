@@ -11,7 +11,7 @@ from loaderprof.predict.change import Change, Facts, may_be_full
 from loaderprof.predict.delivery_advice import in_process
 from loaderprof.predict.edits import with_batch_size, with_settings
 from loaderprof.predict.removal import Model
-from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect, interval, unevenness
+from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, expect, interval
 
 # Settings of which one run tells what they would do.
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
@@ -53,17 +53,15 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
         models = [with_batch_size(model, ratio, growth, growth) for model in models for growth in GROWTHS]
         likely = with_batch_size(likely, ratio, *(WITH_DEVICE if facts.cuda else WITHOUT))
     before_s = base.pace_s()
-    uneven = unevenness(scene.loop)
-    spans = [
-        interval(ratio * before_s / model.pace_s(), base.settings.num_workers, 0.0, model.pace_s(), uneven)
-        for model in models
-    ]
-    gains = [end for span in spans for end in span] if len(models) > 1 else [ratio * before_s / likely.pace_s()]
-    saturated = may_be_full(scene) and workers != base.settings.num_workers
+    ends: list[float] = []
+    for model in models if len(models) > 1 else ():
+        after_s = model.pace_s()
+        ends += interval(ratio * before_s / after_s, base.settings.num_workers, 0.0, after_s, facts.uneven)
+    if may_be_full(scene) and workers != base.settings.num_workers:
+        ends += (1.0 / SATURATED, SATURATED)
     change = Change(
         "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
-        floor=min(*gains, 1.0 / SATURATED) if saturated else min(gains),
-        ceiling=max(*gains, SATURATED) if saturated else max(gains),
+        floor=min(ends, default=None), ceiling=max(ends, default=None),
         error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
     )  # fmt: skip
     return expect(change, scene, base, before_s, facts)

@@ -84,8 +84,7 @@ def job_s(number: int) -> float:
 
 def likely(number: int, points: list[Settings], kept: Path) -> list[Settings]:
     """Return the points that are not predicted to be far slower than the best."""
-    wanted = [asdict(point) for point in points]
-    expected = predict(recording.read(kept / str(number)), [{**each, "pin_memory": False} for each in wanted])
+    expected = predict(recording.read(kept / str(number)), [asdict(point) for point in points])
     speeds = [each.speedup or 0.0 if each is not None else 1.0 for each in expected]
     return [point for point, speed in zip(points, speeds, strict=True) if speed >= HOPELESS * max(speeds)]
 
