@@ -149,9 +149,10 @@ def verify(
     Raises:
         LoaderprofError: the change is no setting, or the job cannot be run again or measured.
     """
-    if pairs < 1 or not limit_s > 0:
+    if pairs < 1 or not limit_s > 0 or not precision >= 0:
         raise UsageError(
-            "verify needs at least one pair and some seconds", f"loaderprof verify {folder} --runs 3 --seconds 60"
+            "verify needs at least one pair, some seconds, and a precision of 0 or more",
+            f"loaderprof verify {folder} --runs 3 --seconds 60",
         )
     folder = folder.absolute()
     seen = recording.read(folder)

@@ -44,9 +44,11 @@ if __name__ == "__main__":
 """
 
 
-def ran(folder: Path, sample_s: float, step_s: float, workers: int, count: int) -> tuple[Loop, float, list[str]]:
+def ran(
+    folder: Path, sample_s: float, step_s: float, workers: int, count: int, script: str = SCRIPT
+) -> tuple[Loop, float, list[str]]:
     """Return the loop as recorded, the seconds that the script saw, and the notes of the findings."""
-    (folder / "train.py").write_text(SCRIPT)
+    (folder / "train.py").write_text(script)
     typed = ["train.py", *map(str, (sample_s, step_s, workers, count))]
     done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", *typed, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -76,6 +78,18 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     assert len(loop.made.wall) > 20
     assert np.median(loop.made.wall) > 0.00039
     assert any("are so quick" in note for note in notes)
+
+
+def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) -> None:
+    """On workers that are kept the next epoch goes on with the same iterator."""
+    left = SCRIPT.replace("for batch in train_loader:", "for number, batch in enumerate(train_loader):").replace(
+        "seen += batch.tolist()", "seen += batch.tolist()\n            if number == 400: break"
+    )
+    loop, _, _ = ran(tmp_path, 0.0004, 0.0004, 1, 600, left.replace("list(range(COUNT))", "list(range(401))"))
+    # Of the last epoch what was not yet written when it was left may be missing.
+    assert [epoch.batches for epoch in loop.epochs[:2]] == [401, 401]
+    assert 330 < loop.epochs[2].batches <= 401
+    assert (np.diff(loop.asked) > 0).all()
 
 
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:

@@ -107,5 +107,13 @@ def test_a_window_over_a_watched_loop_tells_how_long_its_lock_is_held(tmp_path: 
         assert pid == child.pid
         assert held > 0.5 * taken > 2
         accounts = {thread: cpu for of, thread, cpu, _ in sample["threads"] if of == pid}
-        assert {"MainThread", "maker_0", "maker_1", "maker_2"} <= set(accounts)
+        makers = {"maker_0", "maker_1", "maker_2"}
+        assert {"MainThread", *makers} <= set(accounts)
+        looks = {thread: (taken, asleep) for of, thread, taken, asleep in sample["locks"] if of == pid}
+        assert makers <= set(looks)
+        assert min(taken for taken, _ in looks.values()) > 5
+        if not any(asleep for _, asleep in looks.values()):
+            pytest.skip("the kernel does not tell where threads sleep")
+        # One of the three runs at a time, the others sleep on the lock.
+        assert sum(looks[maker][1] for maker in makers) > sum(looks[maker][0] for maker in makers) / 3
         assert accounts["maker_0"] > accounts["MainThread"]

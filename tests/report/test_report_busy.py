@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -35,14 +36,16 @@ def test_what_is_quick_says_nothing(terminal: Callable[..., Terminal]) -> None:
     assert b"reading" not in terminal("-c", SCRIPT, "0").read_until(rb"done")
 
 
-def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_said_or_started_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     told = io.StringIO()
     monkeypatch.setattr(sys, "stderr", told)
     with sign("reading"):
-        pass
+        assert not [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
     assert told.getvalue() == ""
 
 
-def test_what_fails_inside_still_fails() -> None:
-    with pytest.raises(ValueError, match="no"), sign("reading"):
-        raise ValueError("no")
+def test_what_fails_on_a_terminal_still_fails(terminal: Callable[..., Terminal]) -> None:
+    failing = SCRIPT.replace("time.sleep(", "raise ValueError(")
+    shown = terminal("-c", failing, "3")
+    assert b"ValueError: 3.0" in shown.read_until(rb"ValueError: .*\n")
+    assert shown.end() == 1
