@@ -297,7 +297,9 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
                 f"on {scene.cores:g} cores"
             )
         if kind.id == "interpreter-lock" and scene.parts.pool is not None and scene.parts.pool.makers > 1:
-            return f"{scene.maker()} take turns at the interpreter's lock ({scene.parts.lock_holder})"
+            if scene.parts.takes_turns():
+                return f"{scene.maker()} take turns at the interpreter's lock ({scene.parts.lock_holder})"
+            return f"{scene.maker()} hold the interpreter's lock while the loop steps ({scene.parts.lock_holder})"
         if kind.id == "interpreter-lock":
             return f"{kind.title} ({scene.parts.lock_holder})"
         if kind.id == "bound-workers":

@@ -23,14 +23,18 @@ AS_FAST = 1.02
 
 
 def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    """Threads that take turns at the interpreter's lock: processes for what computes, threads for what waits."""
-    pool = scene.parts.pool
-    if pool is None or pool.kind != "threads" or pool.locked < LOCKED_SHARE:
+    """Threads at the interpreter's lock, one another's or the loop's: processes for what computes, threads for waiting."""
+    pool, turns = scene.parts.pool, scene.parts.takes_turns()
+    if pool is None or pool.kind != "threads" or not (turns or scene.parts.lock_holder):
         return
     model = unlocked(base, pool, scene.cores)
     cores = min(float(pool.makers), scene.cores)
     computing = _dearest(scene, reading=False)
     why = f"{pool.words()} compute on {pool.cores or 1.0:.1f} cores at once, because one lock lets one of them run Python."
+    if not turns:
+        why = (
+            f"{pool.words()} hold the interpreter's lock while they compute, and the loop waits for it in its own step."
+        )
     if pool.waiting < MOSTLY_COMPUTING:
         yield Change(
             "processes", "Use processes for the threads: ProcessPoolExecutor in place of ThreadPoolExecutor", why,
