@@ -150,15 +150,14 @@ class Windows:
             needs=self.needs(), predicted={}, by_epoch=self._by_epoch,
             any_order=version(facts["torch"]) >= (2, 7), pin=bool(facts["cuda"]),
         )  # fmt: skip
-        if not self._by_epoch:
-            self._base = replace(self._base, predicted=self._predictions(event, settings, limits))
+        self._base = replace(self._base, predicted=self._predictions(event, settings, limits))
         return self._base
 
     def _present_window(self) -> dict[str, Any]:
         """Return the first window, of whole epochs where they are short."""
         event: dict[str, Any] = {}
         for _ in range(ENDINGS):
-            span = Span(BASE.min_batches, BASE.min_s, BASE.max_s, 2) if self._by_epoch else BASE
+            span = replace(BASE, by_epoch=self._by_epoch)
             try:
                 event = self._job.measure({}, span, PATIENCE_S)
             except EndedError:
@@ -188,7 +187,7 @@ class Windows:
         assert self._base is not None, "base() comes first"
         span = replace(
             WINDOW, min_batches=math.ceil(max(WINDOW.min_batches, 3 * settings.num_workers) * length),
-            min_s=WINDOW.min_s * length, epochs=2 if self._by_epoch else 0,
+            min_s=WINDOW.min_s * length, by_epoch=self._by_epoch,
         )  # fmt: skip
         wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
         event = self._complete(wanted, span)
@@ -237,7 +236,9 @@ class Windows:
     def _predictions(self, event: Mapping[str, Any], settings: Settings, limits: Limits) -> dict[Settings, float]:
         seen = recording.read(self._job.folder)
         loops = [loop for loop in build(seen).loops if event["iterator"] in loop.iterators]
-        return predictions(seen, loops[0], settings, limits.cores, self._size) if loops else {}
+        if not loops:
+            return {}
+        return predictions(seen, loops[0], settings, limits.cores, self._size, by_epoch=self._by_epoch)
 
 
 class Runs:
@@ -290,7 +291,10 @@ class Runs:
         return Base(
             settings=self._present, rate=rate, loader=loop.name, assigned=None, where=self._target.where,
             batch_size=size if isinstance(size, int) else None, limits=limits, needs=self._needs,
-            predicted=predictions(seen, loop, self._present, limits.cores, in_batch), by_epoch=self._pace == "epochs",
+            predicted=predictions(
+                seen, loop, self._present, limits.cores, in_batch, by_epoch=self._pace == "epochs"
+            ),
+            by_epoch=self._pace == "epochs",
             any_order=not iterable and version(loop.process.header.get("torch")) >= (2, 7),
             pin=len(seen.tables["device"]) > 0,
             iterable=iterable,
@@ -341,9 +345,18 @@ def present_settings(facts: Mapping[str, Any]) -> Settings:
 
 
 def predictions(
-    seen: Recording, loop: Loop, present: Settings, cores: float, size: tuple[int, int] | None
+    seen: Recording, loop: Loop, present: Settings, cores: float, size: tuple[int, int] | None, *, by_epoch: bool
 ) -> dict[Settings, float]:
-    """Return batches per second by the replay, for every count of workers and depth; empty where it errs too much."""
+    """Return batches per second by the replay for what a search may try; empty where it errs too much.
+
+    Args:
+        seen: the recording of the present settings.
+        loop: its loop.
+        present: these settings.
+        cores: the CPU budget.
+        size: bytes and tensors of a batch; None: not measured.
+        by_epoch: with the borders of epochs; else the steady pace.
+    """
     base = model(loop, break_down(seen, loop), cores, None, size=size)
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     if base is None or wait is None or step is None or wait + step <= 0:
@@ -351,25 +364,28 @@ def predictions(
     if abs(base.run().steady_step_s / (wait + step) - 1) > MODEL_ERROR:
         return {}
     grid = [
-        normal(replace(present, num_workers=workers, prefetch_factor=factor, in_order=in_order))
+        normal(
+            replace(present, num_workers=workers, prefetch_factor=factor, in_order=in_order, persistent_workers=kept)
+        )
         for workers in worker_counts(cores, present.num_workers)
         for factor in PREFETCH
         for in_order in (True, False)
+        for kept in ((False, True) if by_epoch else (present.persistent_workers,))
     ]
-    return {each: _pace(base, each) for each in dict.fromkeys(grid)}
+    return {each: _pace(base, each, by_epoch) for each in dict.fromkeys(grid)}
 
 
-def _pace(base: Model, settings: Settings) -> float:
+def _pace(base: Model, settings: Settings, by_epoch: bool) -> float:
     wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-    step_s = with_settings(base, **wanted).run().steady_step_s
+    changed = with_settings(base, **wanted)
+    step_s = changed.pace_s() if by_epoch else changed.run().steady_step_s
     return 1.0 / step_s if step_s > 0 else 0.0
 
 
 def _rate(event: Mapping[str, Any]) -> float:
     """Return batches per second of a window, steps in which the loop did something else left out."""
     if event["epochs"]:
-        measured = event["epochs"][1:]
-        return float(sum(count for _, count in measured) / sum(ns for ns, _ in measured) * 1e9)
+        return float(sum(count for _, count in event["epochs"]) / sum(ns for ns, _ in event["epochs"]) * 1e9)
     steps, waits = (np.array(event[key], dtype=float) for key in ("step_ns", "wait_ns"))
     stalls = (steps > STALL_RATIO * np.median(steps)) & (steps > STALL_SHARE * (steps.sum() + waits.sum()))
     batches = event["batches"] - int(stalls.sum()) * event["group"]

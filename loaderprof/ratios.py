@@ -64,10 +64,14 @@ def of_pairs(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
     logs = [math.log(after / before) for before, after in pairs]
     mean = sum(logs) / len(logs)
     spread = math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1))
-    half = _t(len(logs) - 1) * spread / math.sqrt(len(logs))
+    return of_log(mean, spread / math.sqrt(len(logs)), len(logs) - 1)
+
+
+def of_log(log: float, error: float, freedom: int) -> Ratio:
+    """Return a ratio by its logarithm, the standard error of that, and the degrees of freedom that told the error."""
     # An interval of a ratio beyond these ends says nothing more; JSON takes no infinity.
-    half = min(half, 20.0)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    half = min(_t(freedom) * error, 20.0)
+    return Ratio(math.exp(log), math.exp(log - half), math.exp(log + half))
 
 
 def is_within(ratio: Ratio | None, precision: float) -> bool:

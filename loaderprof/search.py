@@ -1,8 +1,8 @@
 """Which loader settings to measure next, and which of those measured are the best: the search of `tune`.
 
-A ladder of worker counts, the neighbours of its best rungs, then a race of those that are close, round by round with
-the present settings in every round, so that a machine whose pace drifts slows all alike. The replay leaves out what is
-far behind. Pure: numbers in, settings out.
+A ladder of worker counts, the neighbours of its best rungs, a race of those that are close, and a proof that the winner
+gains over the present settings: round by round, so that a machine whose pace drifts slows all of a round alike. The
+replay leaves out what is far behind. Pure: numbers in, settings out.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from loaderprof import ratios
 from loaderprof.predict.replay import Settings
+from loaderprof.ratios import Values
 
 PREFETCH = (1, 2, 4, 8)
 # Settings that the replay puts this far behind its best are not measured: its error is 13 % at 90 % of settings from a
 # run with workers and 19 % from one without (docs/how-it-works.md), and twice that is left for the worst of them.
 HOPELESS = 0.65
-# Neighbours that the replay finds no better than their leader are not measured, but for the next deeper queue, lest the
+# Queues that the replay finds no better than their leader's are not measured, but for the next deeper one, lest the
 # replay be wrong: each candidate more is one more chance for noise to look like a gain.
 PROMISE = 1.01
-# Logarithm by which a window is off at least, before repeats tell: 4 % from run to run (see `ratios.RUN_TO_RUN`).
-NOISE = 0.04
-# Standard errors: two sides of 95 %, and what a single look at many settings is let off with.
-SURE, DOUBTFUL = 2.0, 3.0
-# As good as the best: enters the race, stays in it, is taken if it is cheaper.
-CLOSE, BEHIND, TIED = 0.95, 0.97, 0.98
-ENTRANTS = 5
-MIN_ROUNDS, MAX_ROUNDS = 3, 8
+# Logarithm by which a window is off before repeats tell, 4 % from run to run (see `ratios.RUN_TO_RUN`), and how many
+# repeats it takes to outweigh that.
+NOISE, PRIOR = 0.04, 3
+# Standard errors: surely behind, on one side.
+SURE = 1.7
+# As good as the best: stays in the race, is taken if it is cheaper.
+BEHIND, TIED = 0.97, 0.98
+ENTRANTS = 4
+MAX_ROUNDS, MAX_PROOFS = 4, 4
 # A noisy machine makes windows longer, up to so many times.
 LONGEST = 3.0
-# An interval no wider than this on either side answers the question.
+# So well two candidates need to be told apart, and the gain be known.
 NARROW = 0.03
 # A gain below this is not worth a change of code; `advice` has the same.
 WORTH = 1.03
@@ -84,9 +88,31 @@ def obstacle(settings: Settings, limits: Limits, needs: Needs) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Logarithms of speeds told apart from those of rounds, by least squares.
+
+    Attributes:
+        place: where settings stand in the arrays.
+        level: logarithm of samples per second in a usual round.
+        covariance: of the levels, for windows that are off by a standard deviation of 1.
+        noise: that standard deviation.
+        freedom: how many windows told it, those assumed among them.
+    """
+
+    place: dict[Settings, int]
+    level: Values
+    covariance: Values
+    noise: float
+    freedom: int
+
+
 @dataclass(slots=True)
 class Board:
-    """What was measured: samples per second, round by round; the present settings are in every round.
+    """What was measured: samples per second, round by round.
+
+    A round is a stretch of time in which the machine's pace counts as one; rounds share settings, by which the others
+    are compared.
 
     Attributes:
         present: the settings that the script has.
@@ -97,58 +123,74 @@ class Board:
     present: Settings
     rounds: list[dict[Settings, float]] = field(default_factory=list)
     failed: dict[Settings, str] = field(default_factory=dict)
+    _fitted: tuple[int, _Fit] | None = None
 
     @property
     def measured(self) -> list[Settings]:
         """All settings with a result, in the order in which they came up."""
         return list(dict.fromkeys(settings for each in self.rounds for settings in each))
 
-    def rates(self, settings: Settings) -> list[float]:
-        """Return the results of some settings."""
-        return [each[settings] for each in self.rounds if settings in each]
+    def windows(self, settings: Settings) -> int:
+        """Return how often settings were measured."""
+        return sum(settings in each for each in self.rounds)
+
+    def rate(self, settings: Settings) -> ratios.Ratio:
+        """Return samples per second in a usual round."""
+        fit = self._fit()
+        at = fit.place[settings]
+        return ratios.of_log(fit.level[at], fit.noise * math.sqrt(fit.covariance[at, at]), fit.freedom)
 
     def gain(self, settings: Settings) -> float:
-        """Return how many times as fast as the present settings, over the rounds that have both."""
-        logs = self._logs(settings)
-        return math.exp(sum(logs) / len(logs)) if logs else 0.0
-
-    def _logs(self, settings: Settings) -> list[float]:
-        return [
-            math.log(each[settings] / each[self.present])
-            for each in self.rounds
-            if settings in each and self.present in each
-        ]
+        """Return how many times as fast as the present settings."""
+        fit = self._fit()
+        return math.exp(fit.level[fit.place[settings]] - fit.level[fit.place[self.present]])
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a window's logarithm, from settings measured in several rounds."""
-        squares, freedom = 0.0, 0
-        for settings in self.measured:
-            logs = self._logs(settings)
-            if settings != self.present and len(logs) > 1:
-                mean = sum(logs) / len(logs)
-                squares += sum((log - mean) ** 2 for log in logs)
-                freedom += len(logs) - 1
-        # Both windows of a pair are off.
-        return max(NOISE, math.sqrt(squares / freedom / 2)) if freedom else NOISE
+        """Standard deviation of a window's logarithm."""
+        return self._fit().noise
 
     def behind(self, settings: Settings, best: Settings) -> tuple[float, float]:
         """Return by how much settings are slower than the best ones, as a logarithm, and its standard error."""
-        shared = [each for each in self.rounds if settings in each and best in each]
-        if shared:
-            logs = [math.log(each[best] / each[settings]) for each in shared]
-            return sum(logs) / len(logs), self.noise * math.sqrt(2 / len(logs))
-        # Never in one round: by way of the present settings.
-        counts = [max(1, len(self._logs(each))) for each in (settings, best)]
-        return math.log(self.gain(best) / self.gain(settings)), self.noise * math.sqrt(sum(2 / n for n in counts))
+        fit = self._fit()
+        one, other = fit.place[best], fit.place[settings]
+        spread = fit.covariance[one, one] + fit.covariance[other, other] - 2 * fit.covariance[one, other]
+        return float(fit.level[one] - fit.level[other]), fit.noise * math.sqrt(max(0.0, spread))
 
-    def ratio(self, settings: Settings, to: Settings) -> ratios.Ratio | None:
-        """Return how many times as fast as others, from the rounds that have both; None below two."""
-        return ratios.of_pairs([(each[to], each[settings]) for each in self.rounds if settings in each and to in each])
+    def ratio(self, settings: Settings, to: Settings) -> ratios.Ratio:
+        """Return how many times as fast as others."""
+        gap, error = self.behind(to, settings)
+        return ratios.of_log(gap, error, self._fit().freedom)
 
     def best(self, among: Iterable[Settings] | None = None) -> Settings:
         """Return the fastest settings."""
         return max(self.measured if among is None else among, key=self.gain)
+
+    def _fit(self) -> _Fit:
+        count = sum(map(len, self.rounds))
+        if self._fitted is None or self._fitted[0] != count:
+            self._fitted = count, self._fit_anew()
+        return self._fitted[1]
+
+    def _fit_anew(self) -> _Fit:
+        place = {settings: number for number, settings in enumerate(self.measured)}
+        rounds = [each for each in self.rounds if each]
+        entries = [(place[one], at, math.log(rate)) for at, each in enumerate(rounds) for one, rate in each.items()]
+        logs = np.array([log for _, _, log in entries])
+        design = np.zeros((len(entries), len(place) + len(rounds)))
+        for row, (settings, at, _) in enumerate(entries):
+            design[row, settings] = design[row, len(place) + at] = 1.0
+        # Levels and rounds are known but for a constant between them; a usual round has none.
+        usual = np.append(np.zeros(len(place)), design[:, len(place) :].sum(axis=0))
+        full = np.vstack([design, usual])
+        inverse = np.linalg.pinv(full.T @ full)
+        found = inverse @ design.T @ logs
+        freedom = len(entries) - (len(place) + len(rounds) - 1)
+        left = float(((logs - design @ found) ** 2).sum()) if freedom > 0 else 0.0
+        noise = math.sqrt((PRIOR * NOISE**2 + left) / (PRIOR + max(0, freedom)))
+        spread = inverse @ design.T @ design @ inverse
+        size = len(place)
+        return _Fit(place, found[:size], spread[:size, :size], noise, PRIOR + max(0, freedom))
 
 
 def worker_counts(cores: float, present: int) -> list[int]:
@@ -197,10 +239,10 @@ def neighbours(
     if not leader.num_workers:
         return []
     others = [replace(leader, prefetch_factor=factor) for factor in PREFETCH]
-    if any_order and leader.num_workers > 1:
-        others.append(replace(leader, in_order=not leader.in_order))
     deeper = min((factor for factor in PREFETCH if factor > leader.prefetch_factor), default=None)
     others = [each for each in others if each.prefetch_factor == deeper or _promises(each, leader, predicted)]
+    if any_order and leader.num_workers > 1:
+        others.append(replace(leader, in_order=not leader.in_order))
     if by_epoch:
         others.append(replace(leader, persistent_workers=not leader.persistent_workers))
     if pin:
@@ -222,19 +264,18 @@ def leaders(board: Board) -> list[Settings]:
     for settings in sorted(board.measured, key=board.gain, reverse=True):
         by_count.setdefault(settings.num_workers, settings)
     first, *rest = by_count.values()
-    return [first, *(each for each in rest[:1] if _may_be_as_good(board, each, first))]
+    return [first, *(each for each in rest[:1] if not _beaten(board, each, first))]
 
 
 def entrants(board: Board) -> list[Settings]:
     """Return who enters the race: the best, and what may be as good after the few windows that it had."""
     best = board.best()
-    close = [each for each in board.measured if _may_be_as_good(board, each, best)]
-    return sorted(close, key=board.gain, reverse=True)[:ENTRANTS]
 
+    def order(settings: Settings) -> tuple[int, tuple[int, bool, float, bool]]:
+        # Of those that are tied the cheaper ones.
+        return round(board.behind(settings, best)[0] / -math.log(TIED)), _price(settings, board.present)
 
-def _may_be_as_good(board: Board, settings: Settings, best: Settings) -> bool:
-    gap, error = board.behind(settings, best)
-    return settings == best or gap < DOUBTFUL * error - math.log(CLOSE)
+    return sorted(still_in(board, board.measured), key=order)[:ENTRANTS]
 
 
 def still_in(board: Board, racing: Sequence[Settings]) -> list[Settings]:
@@ -253,19 +294,14 @@ def length(board: Board) -> float:
     return min(LONGEST, max(1.0, board.noise / NOISE))
 
 
-def settled(board: Board, racing: Sequence[Settings], rounds: int) -> bool:
-    """Return whether another round would change nothing: what is left is tied, and its gain known well enough."""
-    if rounds < MIN_ROUNDS:
-        return rounds >= 1 and list(racing) == [board.present]
+def settled(board: Board, racing: Sequence[Settings]) -> bool:
+    """Return whether those left in a race are told apart as well as need be."""
     best = board.best(racing)
-    if any(board.behind(each, best)[1] > NARROW for each in racing if each != best):
-        return False
-    ratio = board.ratio(best, board.present)
-    return best == board.present or (ratio is not None and (ratio.high - ratio.low) / 2 <= NARROW * ratio.value)
+    return all(board.behind(each, best)[1] <= NARROW for each in racing if each != best)
 
 
 def choice(board: Board, racing: Sequence[Settings]) -> Settings:
-    """Return the cheapest settings that are as good as the best; the present ones unless another is surely faster.
+    """Return the cheapest settings that are as good as the best.
 
     An order that is not fixed is a price of its own: it takes a sure gain.
     """
@@ -274,12 +310,22 @@ def choice(board: Board, racing: Sequence[Settings]) -> Settings:
     if not best.in_order and orderly and not _beaten(board, board.best(orderly), best):
         racing, best = orderly, board.best(orderly)
     gaps = {each: board.behind(each, best) for each in racing if each != best}
-    tied = [best, *(each for each, (gap, error) in gaps.items() if gap <= max(-math.log(TIED), error))]
-    chosen = min(tied, key=lambda each: _price(each, board.present))
-    ratio = board.ratio(chosen, board.present)
-    if chosen != board.present and (ratio is None or not ratio.significant or ratio.value < WORTH):
-        return board.present
-    return chosen
+    tied = [best, *(each for each, (gap, error) in gaps.items() if gap <= max(-math.log(TIED), error / 2))]
+    return min(tied, key=lambda each: _price(each, board.present))
+
+
+def proved(board: Board, chosen: Settings) -> bool:
+    """Return whether the gain over the present settings is known well enough: a large one needs fewer digits."""
+    if chosen == board.present:
+        return True
+    gain = board.ratio(chosen, board.present)
+    return gain.high < WORTH or (gain.high - gain.low) / 2 <= max(NARROW * gain.value, (gain.value - 1.0) / 4)
+
+
+def taken(board: Board, chosen: Settings) -> Settings:
+    """Return the settings to take: the present ones unless the chosen ones are surely faster, by what is worth it."""
+    gain = board.ratio(chosen, board.present)
+    return chosen if gain.low > 1.0 and gain.value >= WORTH else board.present
 
 
 def _price(settings: Settings, present: Settings) -> tuple[int, bool, float, bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from loaderprof import bench as benches
-from loaderprof import ratios, search, tuned, verify
+from loaderprof import search, tuned, verify
 from loaderprof.bench import Base, Bench
 from loaderprof.capture import launch
 from loaderprof.capture.steered import NoWindowError, RefusedError, Steered
@@ -73,7 +72,7 @@ class Search:
     left_out: list[str] = field(default_factory=list)
 
     def run(self) -> Settings:
-        """Search, and return the settings to take: a ladder of workers, the best ones' neighbours, a race."""
+        """Search, and return the settings to take: a ladder of workers, the best ones' neighbours, a race, a proof."""
         base, board = self.base, self.board
         board.rounds.append({board.present: base.rate})
         self._fill(self._allowed(search.ladder(board.present, base.limits.cores, base.predicted, base.by_epoch)), 1.0)
@@ -82,15 +81,20 @@ class Search:
             self._neighbours()
         racing = search.entrants(board)
         for number in range(1, search.MAX_ROUNDS + 1):
-            if search.settled(board, racing, number - 1) or not self._is_time():
+            if search.settled(board, racing) or not self._is_time():
                 break
             self.progress.stage = (
                 f"round {number} of at most {search.MAX_ROUNDS}, {words.plural(len(racing), 'candidate')}"
             )
-            # Every other round backwards: a pace that drifts then favours nobody.
-            self._round(racing if number % 2 else racing[::-1], search.length(board))
+            self._round(racing, search.length(board))
             racing = search.still_in(board, racing)
-        return search.choice(board, racing)
+        chosen = search.choice(board, racing)
+        for _ in range(search.MAX_PROOFS):
+            if search.proved(board, chosen) or not self._is_time():
+                break
+            self.progress.stage = "what the best gain"
+            self._round([board.present, chosen], search.length(board))
+        return search.taken(board, chosen)
 
     def _neighbours(self) -> None:
         board, any_order = self.board, self.base.any_order and not self.keep_order
@@ -106,9 +110,9 @@ class Search:
             self._round([*leaders, *others], 1.0)
 
     def _round(self, chosen: Sequence[Settings], length: float) -> None:
-        """Measure settings one after the other, the present ones first."""
+        """Measure settings one after the other; every other round backwards: a pace that drifts then favours nobody."""
         self.board.rounds.append({})
-        self._fill([self.board.present, *(each for each in chosen if each != self.board.present)], length)
+        self._fill(chosen if len(self.board.rounds) % 2 else chosen[::-1], length)
 
     def _fill(self, chosen: Sequence[Settings], length: float) -> None:
         """Measure settings into the round under way."""
@@ -270,7 +274,7 @@ def _result(typed: str, done: Search, chosen: Settings, seconds: float) -> Tuned
         notes.append("each worker must take its own share of an iterable dataset (get_worker_info), or all give all")
     ratio = board.ratio(chosen, present) if chosen != present else None
     measured = None if ratio is None else Measured(
-        round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), len(board.rates(chosen))
+        round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), board.windows(chosen)
     )  # fmt: skip
     tried = sorted(board.measured, key=board.gain, reverse=True)
     return Tuned(
@@ -285,15 +289,13 @@ def _result(typed: str, done: Search, chosen: Settings, seconds: float) -> Tuned
 
 
 def _tried(base: Base, board: Board, settings: Settings) -> Tried:
-    rates = board.rates(settings)
-    # Two windows have an interval that says nothing.
-    spread = ratios.of_pairs([(1.0, rate) for rate in rates]) if len(rates) > 2 else None
+    rate, windows = board.rate(settings), board.windows(settings)
     usual = base.predicted.get(board.present)
     predicted = base.predicted[settings] / usual if usual and settings in base.predicted else None
-    value, low, high = (spread.value, spread.low, spread.high) if spread else (statistics.mean(rates), None, None)
+    # One or two windows have an interval that says nothing.
+    low, high = (round(rate.low, 3), round(rate.high, 3)) if windows > 2 else (None, None)
     return Tried(
-        dataclasses.asdict(settings), round(value, 3), low and round(low, 3), high and round(high, 3), len(rates),
-        predicted and round(predicted, 3), None,
+        dataclasses.asdict(settings), round(rate.value, 3), low, high, windows, predicted and round(predicted, 3), None,
     )  # fmt: skip
 
 

@@ -53,13 +53,13 @@ class Span:
         min_batches: at least so many batches,
         min_s: and so many seconds,
         max_s: but no more batches after so many seconds.
-        epochs: whole epochs, after one that warms up; 0: a stretch within one.
+        by_epoch: whole epochs, not a stretch within one.
     """
 
     min_batches: int
     min_s: float
     max_s: float
-    epochs: int = 0
+    by_epoch: bool = False
 
 
 class Steered:
@@ -185,7 +185,7 @@ class Steered:
     def _order(self, settings: Mapping[str, Any], span: Span) -> None:
         order = {
             "window": self._windows, "settings": dict(settings), "min_batches": span.min_batches, "min_s": span.min_s,
-            "max_s": span.max_s, "epochs": span.epochs,
+            "max_s": span.max_s, "by_epoch": span.by_epoch,
         }  # fmt: skip
         with open(self.folder / windows.ORDERS, "a", encoding="utf-8") as file:
             file.write(json.dumps(order) + "\n")

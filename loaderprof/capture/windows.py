@@ -64,9 +64,9 @@ class Window:
     """One measurement under way: its order, and what was seen so far.
 
     Args:
-        order: `window` (its number), `settings`, `min_batches`, `min_s`, `max_s`, and `epochs`: whole epochs to measure,
-            0 for a stretch within one.
-        warm: the inner iterator has been in use, so that nothing has to settle.
+        order: `window` (its number), `settings`, `min_batches`, `min_s`, `max_s`, and `by_epoch`: measure whole epochs,
+            not a stretch within one.
+        warm: nothing has to settle: the inner iterator has been in use, or every epoch starts anew.
     """
 
     def __init__(self, order: Dict[str, Any], warm: bool) -> None:
@@ -82,6 +82,7 @@ class Window:
         self.group = 1
         self.open_ns = self.close_ns = 0
         self.size: Optional[Tuple[int, int]] = None
+        self.iterator: Optional[int] = None
 
     def settle(self, workers: int, prefetch: int, ready: int) -> None:
         """Note one more batch of the warm-up: over when every worker had two turns and the queue grows no more."""
@@ -110,11 +111,12 @@ class Window:
             self.done = self.enough(self.batches, self.elapsed_ns)
 
     def add_epoch(self, ns: int, batches: int) -> None:
-        """Note one whole epoch; the first is the warm-up."""
+        """Note one whole epoch, the first of which may be a warm-up."""
+        if not self.warm:
+            self.warm = True
+            return
         self.epochs.append((ns, batches))
-        measured = self.epochs[1:]
-        if len(measured) >= self.order["epochs"]:
-            self.done = self.enough(sum(count for _, count in measured), sum(ns for ns, _ in measured))
+        self.done = self.enough(sum(count for _, count in self.epochs), sum(ns for ns, _ in self.epochs))
 
     def enough(self, batches: int, ns: int) -> bool:
         """Whether so much is what was ordered."""
@@ -296,7 +298,7 @@ class Tuner:
         window, batches = self.window, self.batches
         if window is None or window.done or self.off:
             return
-        if not window.order["epochs"]:
+        if not window.order["by_epoch"]:
             window.done = True
             self._report(window, cut=True)
         elif batches:
@@ -311,7 +313,8 @@ class Tuner:
             return
         if window.size is None:
             window.size = describe.size(data)[:2]
-        if window.order["epochs"]:
+            window.iterator = getattr(getattr(self.inner, "_loaderprof", None), "number", None)
+        if window.order["by_epoch"]:
             return
         workers = self.settings["num_workers"]
         if not window.warm:
@@ -332,19 +335,21 @@ class Tuner:
         if self.window is not None and not self.window.done:
             return
         order, self.pending = self.pending or self._read_order(), None
-        by_epoch = self.window is not None and self.window.order["epochs"]
+        by_epoch = self.window is not None and self.window.order["by_epoch"]
         until = _NOW() + PATIENCE_S * 1e9
         while order is None and by_epoch and not self.batches and _NOW() < until:
             time.sleep(0.005)
             order = self._read_order()
         if order is None:
             return
-        if order["epochs"] and self.batches:
+        if order["by_epoch"] and self.batches:
             self.pending = order
             return
         settings = dict(self.present, **order["settings"])
         same = settings == self.settings and self.inner is not None
-        self.window = Window(order, warm=same and self.batches > 0)
+        # Workers that are kept start but once; others at every epoch.
+        kept = settings["num_workers"] and settings["persistent_workers"]
+        self.window = Window(order, warm=(same or not kept) if order["by_epoch"] else (same and self.batches > 0))
         if same:
             return
         self.settings = settings
@@ -367,7 +372,7 @@ class Tuner:
             event="window", window=window.order["window"], settings=self.settings, cut=cut, batches=window.batches,
             group=window.group, step_ns=window.step_ns, wait_ns=window.wait_ns, epochs=window.epochs,
             open_ns=window.open_ns, close_ns=window.close_ns, size=window.size,
-            iterator=getattr(getattr(self.inner, "_loaderprof", None), "number", None),
+            iterator=window.iterator,
         )  # fmt: skip
 
     def _tell(self, **event: Any) -> None:

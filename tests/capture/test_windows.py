@@ -57,7 +57,7 @@ def test_the_loop_gets_every_batch_once_and_in_order(
     kind: str, log: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EPOCHS", "12" if kind == "short" else "2")
-    span = Span(8, 0.0, 2.0, 1) if kind == "short" else SHORT
+    span = Span(8, 0.0, 2.0, by_epoch=True) if kind == "short" else SHORT
     windows = []
     with job(log, kind) as steered:
         # Once the job has ended, a further window would start it again.
@@ -108,12 +108,17 @@ def test_short_epochs_are_measured_whole(log: IO[bytes], monkeypatch: pytest.Mon
     monkeypatch.setenv("EPOCHS", "40")
     with job(log, "short") as steered:
         cut = steered.measure({}, Span(1000, 0.0, 60.0), 60.0)
-        seen = steered.measure({"num_workers": 1, "persistent_workers": True}, Span(8, 0.0, 60.0, 2), 60.0)
+        plain = steered.measure({"num_workers": 1}, Span(8, 0.0, 60.0, by_epoch=True), 60.0)
+        kept = [
+            steered.measure({"num_workers": 1, "persistent_workers": True}, Span(16, 0.0, 60.0, by_epoch=True), 60.0)
+            for _ in range(2)
+        ]
     assert cut["cut"]
     assert cut["batches"] < 8
-    assert [count for _, count in seen["epochs"]] == [8, 8, 8]
-    # The first of them starts the worker.
-    assert seen["open_ns"] > 0
+    assert [count for _, count in plain["epochs"]] == [8]
+    assert [[count for _, count in seen["epochs"]] for seen in kept] == [[8, 8], [8, 8]]
+    # A worker that starts at every epoch is part of each; one that is kept started before the first.
+    assert plain["open_ns"] > 5 * max(seen["open_ns"] for seen in kept)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_a_job_that_ends_first_is_told_apart(log: IO[bytes], tmp_path: Path) -> 
     with Steered([sys.executable, str(script)], tmp_path, log, None) as steered:
         assert steered.measure({}, Span(100, 0.0, 1.0), 60.0)["cut"]
         with pytest.raises(EndedError):
-            steered.measure({}, Span(100, 0.0, 1.0, 2), 60.0)
+            steered.measure({}, Span(100, 0.0, 1.0, by_epoch=True), 60.0)
 
 
 def test_a_job_that_stands_still_is_ended(log: IO[bytes], tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_a_feed_that_is_shut_keeps_the_rest() -> None:
 
 
 def window(**order: Any) -> Window:
-    return Window({"min_batches": 10, "min_s": 0.0, "max_s": 1.0, "epochs": 0, **order}, warm=False)
+    return Window({"min_batches": 10, "min_s": 0.0, "max_s": 1.0, "by_epoch": False, **order}, warm=False)
 
 
 def test_the_warm_up_ends_when_the_queue_grows_no_more() -> None:
