@@ -31,8 +31,9 @@ from loaderprof.search import PREFETCH, Limits, Needs, change, normal, worker_co
 
 # What a window holds: enough for a rate that is known to some 5 %. The first is longer: the replay is made from it.
 BASE, WINDOW = Span(48, 1.2, 12.0), Span(16, 0.6, 8.0)
-# Shorter epochs than this are mostly border, and are measured whole.
-SHORT_EPOCH_S = 3.0
+# Shorter epochs than this are measured whole: starting workers, and waiting for their first batch, is some percent of
+# what the best settings leave of them.
+SHORT_EPOCH_S = 6.0
 # What an epoch's end leaves of a window counts from so many batches on.
 MIN_BATCHES = 8
 # A loop may validate or write a checkpoint within a window.

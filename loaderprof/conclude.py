@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes, loop_side, machine, outside
+from loaderprof.diagnose import causes, endings, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.risks import risks_of
@@ -272,7 +272,7 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
         start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),
         notes=(*recording.notes, *(note for loop in timeline.loops[:1] for note in _notes(loop))), signal=meta.get("signal"),
         started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
-        loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()),
+        loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()), failure=endings.explained(recording),
     )  # fmt: skip
 
 

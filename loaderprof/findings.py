@@ -39,7 +39,10 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The run that was watched. `steps` counts batches taken by the loops; `cpu_budget` is in cores; `mode`: how."""
+    """The run that was watched. `steps` counts batches taken by the loops; `cpu_budget` is in cores; `mode`: how.
+
+    `failure` says why the job ended before its time, where its loader knows; None else.
+    """
 
     command: str
     exit_code: int | None
@@ -58,6 +61,7 @@ class Run:
     loaderprof: str | None = None
     gpus: tuple[str, ...] = ()
     mode: Literal["run", "attach"] = "run"
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,9 @@ FIELDS = {
         "iterator", "t_asked", "t_taken", "index_ns", "parked", "cpu_asked_ns", "cpu_taken_ns", "process_cpu_asked_ns",
         "process_cpu_taken_ns", "runq_ns", "task", "receive_ns", "receive_cpu_ns", "count", "wait_ns",
     ),
-    # raised 0: StopIteration. t_done: after the workers of the epoch were shut down.
-    END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns"),
+    # raised 0: StopIteration. t_done: after the workers of the epoch were shut down. error: which of the known ones
+    # (`capture/failures.py`), 0 for none. iterator 0: its making failed.
+    END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns", "error"),
     # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples.
     # count: batches that the counters and wall_ns are of, the last of which begun and done are; the others were too
     # short to carry a record each. threads_cpu_ns: CPU of the process's other threads during the last one, -1 unknown.

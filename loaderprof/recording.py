@@ -274,7 +274,7 @@ def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table
         table[name] = rows[name]
     for column, name in enumerate(layout.FIELDS[kind]):
         values = rows["v"][:, column]
-        if name in ("loader", "name", "caller", "file"):
+        if name in ("loader", "name", "caller", "file", "error"):
             values = np.array([texts.get(int(value), -1) for value in values], np.int64)
         elif name == "runq_ns":
             values = np.maximum(values, 0)

@@ -10,7 +10,7 @@ import time
 from typing import Any, List, Optional
 
 from loaderprof import journal as layout
-from loaderprof.capture import describe
+from loaderprof.capture import describe, failures
 from loaderprof.capture.fetches import DEPTH_PERIOD_NS, Fetches
 from loaderprof.capture.kernel import SchedStat
 from loaderprof.capture.process import INDEX, RECEIVE, RECEIVE_CPU, close_account, open_account, process, stand_aside
@@ -38,6 +38,9 @@ def iterator_init(original: Any) -> Any:
         begun, cpu, outer, spent = _NOW(), _CPU(), *open_account()
         try:
             original(self, loader, *args, **kwargs)
+        except BaseException as error:
+            _failed(begun, error)
+            raise
         finally:
             close_account(outer)
         if process.off or "_loaderprof" in self.__dict__:
@@ -96,6 +99,24 @@ def next_index(original: Any) -> Any:
             spent[INDEX] += _NOW() - begun
 
     return _next_index
+
+
+def _failed(begun: int, error: BaseException) -> None:
+    """Note that no iterator could be made."""
+    try:
+        journal = process.open()
+        if journal is not None:
+            _write_end(journal, 0, begun, error)
+    except Exception as failure:
+        stand_aside(failure)
+
+
+def _write_end(journal: Any, number: int, asked: int, error: BaseException) -> None:
+    raised = 0 if isinstance(error, StopIteration) else 1
+    known = failures.kind(error) if raised else None
+    journal.write(
+        layout.END, 0, 0, number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU(), journal.text(known) if known else 0
+    )  # fmt: skip
 
 
 class Iteration:
@@ -276,8 +297,7 @@ class Iteration:
     def _ended(self, asked: int, error: BaseException) -> None:
         self._flush()
         try:
-            raised = 0 if isinstance(error, StopIteration) else 1
-            self.journal.write(layout.END, 0, 0, self.number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU())
+            _write_end(self.journal, self.number, asked, error)
         except Exception as failure:
             stand_aside(failure)
 

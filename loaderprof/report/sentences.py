@@ -272,6 +272,8 @@ def next_try(findings: Findings) -> tuple[str, str]:
     """Return what to type, and what to mind, where there was not enough evidence."""
     if findings.run.mode == "attach":
         return again_command(findings), "or watch it again, for longer: loaderprof attach PID --duration 120"
+    if findings.run.failure:
+        return again_command(findings), "once what ended it is mended"
     if not findings.run.steps:
         return "for batch in loaderprof.watch(your_loader):", "records a loop whose loader is no torch DataLoader"
     steps = words.plural(findings.run.steps, "step")

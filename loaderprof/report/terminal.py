@@ -207,7 +207,12 @@ def _what_is_missing(findings: Findings, console: Console) -> RenderableType:
 def _warnings(findings: Findings, console: Console) -> RenderableType | None:
     table = _grid(14)
     room = console.width - 16
-    for label, items in (("Risk", [risk.text for risk in findings.risks]), ("Note", findings.run.notes)):
+    ended = [findings.run.failure] if findings.run.failure else []
+    for label, items in (
+        ("Ended", ended),
+        ("Risk", [risk.text for risk in findings.risks]),
+        ("Note", findings.run.notes),
+    ):
         for place, item in enumerate(items[:MAX_LINES]):
             table.add_row("" if place else label, shorten(words.clean(item), MAX_LINES * room - 8))
         if len(items) > MAX_LINES:

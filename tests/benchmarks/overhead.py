@@ -1,9 +1,14 @@
-"""What loaderprof costs a job: `python tests/benchmarks/overhead.py [--pairs N] [--only NAME] [--full]`.
+"""What loaderprof costs a job, and what others cost it.
 
-Each loop is run bare and with capture in turns (A B A B ...), and the CPU time (user + system) of the whole process tree
-is compared: capture is what runs inside the job. With `--full` a third run in each turn is `loaderprof run`, and what it
-takes beyond the job is told apart: samplers beside the job, and the report after it. `--inside` alternates epochs with
-and without capture in one process instead, where a machine's noise is smaller than from run to run.
+    python tests/benchmarks/overhead.py [--only NAME] [--pairs N]   bare and with capture in turns (A B A B ...)
+    python tests/benchmarks/overhead.py --full                      with the samplers beside the job, and the report
+    python tests/benchmarks/overhead.py --inside --pairs 500        epochs with and without capture in one process
+    python tests/benchmarks/overhead.py --instructions              counted by valgrind: no noise at all
+    python tests/benchmarks/overhead.py --peers                     other profilers on the same loops
+
+Compared is the CPU time (user + system) of the whole process tree; capture is what runs inside the job. Runs of one job
+differ by some percent on a shared machine, epochs of one process by less. Instructions are those of an emulated
+processor, which knows no noise and no caches; long loops less short ones, so that imports do not count.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +37,15 @@ LOOPS = {
     "tiny": ([PROGRAM, "tiny"], "batches of one 17 µs sample, no workers: the worst case"),
     "steps": ([PROGRAM, "steps"], "10,000 steps of 1 ms on cheap batches of a worker"),
 }
+# Parts of a loop (see PROGRAM) of which the difference is counted.
+LONG, SHORT = "4", "20"
+PEERS = {
+    "torch.profiler": [sys.executable, str(Path(__file__).with_name("under_torch_profiler.py"))],
+    "py-spy": ["py-spy", "record", "--subprocesses", "--rate", "100", "--format", "raw", "--output", "/dev/null", "--", sys.executable],
+    "scalene": ["scalene", "run"],
+    "viztracer": ["viztracer", "--quiet", "--"],
+    "TraceML": ["traceml", "run"],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,10 +56,14 @@ class Cost:
     wall_s: float
 
 
-def cost_of(command: list[str], environment: dict[str, str], folder: str) -> Cost:
+def cost_of(command: list[str], environment: dict[str, str], folder: str, *, python: bool = True) -> Cost:
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *command], env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, *command] if python else command,
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -113,20 +133,69 @@ def inside(name: str, pairs: int) -> None:
     )
 
 
+def counted(command: list[str], environment: dict[str, str], folder: str) -> int:
+    """Return the instructions that a process tree executes, by valgrind."""
+    tool = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", "--trace-children=yes"]
+    done = subprocess.run(
+        ["valgrind", *tool, sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return sum(int(each.replace(",", "")) for each in re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr))
+
+
+def instructions(name: str, folder: str) -> None:
+    """Count what a loop executes with capture and without."""
+    command = LOOPS[name][0]
+    journals = Path(tempfile.mkdtemp(dir=folder))
+    native = bare([*command, LONG], folder).wall_s
+    begun = time.perf_counter()
+    without = counted([*command, LONG], dict(os.environ), folder)
+    slower = (time.perf_counter() - begun) / native
+    environment = {**job_environment(journals, {}, os.environ), "SLOWER": str(slower)}
+    without -= counted([*command, SHORT], dict(os.environ), folder)
+    with_ = counted([*command, LONG], environment, folder) - counted([*command, SHORT], environment, folder)
+    print(
+        f"{name:8} {LOOPS[name][1]}\n         {without / 1e6:.0f} million instructions, capture {with_ / without - 1:+.2%}",
+        flush=True,
+    )  # fmt: skip
+
+
+def peers(name: str, pairs: int, folder: str) -> None:
+    """Run a loop bare and under each of the other profilers that are installed, in turns."""
+    command, words = LOOPS[name]
+    known = {peer: prefix for peer, prefix in PEERS.items() if shutil.which(prefix[0])}
+    costs: dict[str, list[Cost]] = {peer: [] for peer in ("bare", *known, "loaderprof run")}
+    for _ in range(pairs):
+        costs["bare"].append(bare(command, folder))
+        for peer, prefix in known.items():
+            costs[peer].append(
+                cost_of([*prefix, *command], dict(os.environ), tempfile.mkdtemp(dir=folder), python=False)
+            )
+        costs["loaderprof run"].append(profiled(command, folder)[0])
+    print(f"{name:8} {words}")
+    for peer, seen in costs.items():
+        cpu = [each.cpu_s / alone.cpu_s - 1 for each, alone in zip(seen, costs["bare"], strict=True)]
+        wall = [each.wall_s / alone.wall_s - 1 for each, alone in zip(seen, costs["bare"], strict=True)]
+        print(f"         {peer:16} {middle(cpu)} CPU, {middle(wall)} wall", flush=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="how often each is run")
     parser.add_argument("--only", action="append", choices=LOOPS, help="this loop alone; may be repeated")
     parser.add_argument("--full", action="store_true", help="run `loaderprof run` as well")
     parser.add_argument("--inside", action="store_true", help="alternate epochs in one process")
+    parser.add_argument("--instructions", action="store_true", help="count instructions")
+    parser.add_argument("--peers", action="store_true", help="run other profilers as well")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or LOOPS:
-            if not options.inside:
+            if options.peers:
+                peers(name, options.pairs, folder)
+            elif not (options.inside or options.instructions):
                 compare(name, options.pairs, options.full, folder)
             elif name != "decode":
-                inside(name, options.pairs)
+                inside(name, options.pairs) if options.inside else instructions(name, folder)
 
 
 if __name__ == "__main__":

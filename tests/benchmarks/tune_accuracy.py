@@ -1,15 +1,16 @@
 """How near `tune` comes to the best point of a grid, and in which part of the grid's time.
 
-    python tests/benchmarks/tune_accuracy.py                        every pipeline, the whole grid within the CPU budget
+    python tests/benchmarks/tune_accuracy.py                        every pipeline
     python tests/benchmarks/tune_accuracy.py --quick --case jpeg    a small grid of the pipelines whose name holds this
-    python tests/benchmarks/tune_accuracy.py --json FILE            keep the scores
+    python tests/benchmarks/tune_accuracy.py --write docs/tuning.md keep the table
     python tests/benchmarks/tune_accuracy.py --likely DIR           leave out hopeless points (see below)
 
-For each pipeline every point of the grid is measured in a process of its own; then `tune` runs; then the best points of
-the grid and tune's choice are measured again, in turn, because the best of many noisy points looks better than it is.
-The grid's time is that of one job from its start, times the points. With `--likely` points that
-`prediction_accuracy.py --keep DIR` predicts to be 15 % slower than the best are not measured, which halves the whole:
-it takes about two minutes a pipeline on 2 cores.
+The grid: num_workers 0, 1, 2, 4, 8, prefetch_factor 1, 2, 4, 8, persistent_workers and in_order. For each pipeline every
+point within the CPU budget is measured in a process of its own; then `tune` runs; then the best points of the grid and
+tune's choice are measured again, in turn, because the best of many noisy points looks better than it is. The grid's time
+is that of one job from its start, times the points: of the whole grid, and of the points within the budget. With
+`--likely` points that `prediction_accuracy.py --keep DIR` predicts to be 15 % slower than the best are not measured,
+which halves the whole: it takes about two minutes a pipeline on 2 cores.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ REGRET, TIME_SHARE = 0.05, 0.25
 
 
 def grid(quick: bool) -> list[Settings]:
-    """Return the points of the grid, as far as the CPU budget goes."""
-    cores = cpu_budget().cores
+    """Return the points of the grid."""
     counts, factors, flags = ((0, 2), (2, 8), (False,)) if quick else ((0, 1, 2, 4, 8), (1, 2, 4, 8), (False, True))
     points = [
         normal(Settings(workers, factor, in_order, kept))
@@ -56,7 +56,6 @@ def grid(quick: bool) -> list[Settings]:
         for factor in factors
         for in_order in ((True, False) if workers > 1 and not quick else (True,))
         for kept in flags
-        if workers <= cores
     ]
     return list(dict.fromkeys(points))
 
@@ -104,7 +103,17 @@ def tuned(number: int) -> tuple[Settings, float]:
 
 @dataclass(frozen=True)
 class Score:
-    """One pipeline: tune's choice, the best point, how far the choice is below it, and both times in seconds."""
+    """One pipeline.
+
+    Attributes:
+        case: its name.
+        choice: what `tune` chose.
+        best: the best point.
+        regret: how far the choice is below it.
+        tune_s: how long `tune` took.
+        grid_s: how long the whole grid takes.
+        allowed_s: how long its points within the CPU budget take.
+    """
 
     case: str
     choice: Settings
@@ -112,15 +121,18 @@ class Score:
     regret: float
     tune_s: float
     grid_s: float
+    allowed_s: float
 
     @property
     def passed(self) -> bool:
         return self.regret <= REGRET and self.tune_s <= TIME_SHARE * self.grid_s
 
 
-def score(number: int, grid_: list[Settings], points: list[Settings], rounds: int) -> Score:
+def score(number: int, whole: list[Settings], kept: Path | None, rounds: int) -> Score:
+    allowed = [point for point in whole if point.num_workers <= cpu_budget().cores]
+    points = likely(number, allowed, kept) if kept else allowed
     rates = {point: rate(number, point) for point in points}
-    grid_s = len(grid_) * job_s(number)
+    one_s = job_s(number)
     choice, tune_s = tuned(number)
     finalists = list(dict.fromkeys([*sorted(points, key=lambda point: -rates[point])[:TOP], choice]))
     logs: dict[Settings, list[float]] = {each: [] for each in finalists}
@@ -129,7 +141,8 @@ def score(number: int, grid_: list[Settings], points: list[Settings], rounds: in
             logs[each].append(math.log(rate(number, each)))
     means = {each: statistics.mean(values) for each, values in logs.items()}
     best = max(means, key=lambda each: means[each])
-    return Score(PIPELINES[number].name, choice, best, 1 - math.exp(means[choice] - means[best]), tune_s, grid_s)
+    regret = 1 - math.exp(means[choice] - means[best])
+    return Score(PIPELINES[number].name, choice, best, regret, tune_s, len(whole) * one_s, len(allowed) * one_s)
 
 
 def told(settings: Settings) -> str:
@@ -141,6 +154,33 @@ def chosen(part: str) -> Iterator[int]:
     return (number for number, pipeline in enumerate(PIPELINES) if part in pipeline.name)
 
 
+def page(scores: list[Score]) -> str:
+    """Return the table as a page."""
+    rows = [
+        f"| {one.case} | {told(one.choice)} | {told(one.best)} | {one.regret:.1%} | {one.tune_s:.0f} s | {one.tune_s / one.grid_s:.0%} | "
+        f"{one.tune_s / one.allowed_s:.0%} |"
+        for one in scores
+    ]
+    return "\n".join(
+        (
+            "# How good tuning is", "",
+            "Made by `python tests/benchmarks/tune_accuracy.py --write docs/tuning.md`, which says how it measures; on "
+            f"{cpu_budget().cores:g} cores, torch {torch.__version__.partition('+')[0]}.", "",
+            summary(scores), "",
+            "| pipeline | tune's choice | best point | below it | tune took | of the grid's time | of the points within the budget |",
+            "|---|---|---|---|---|---|---|", *rows, "",
+        )
+    )  # fmt: skip
+
+
+def summary(scores: list[Score]) -> str:
+    passed = sum(one.passed for one in scores)
+    return (
+        f"{passed} of {len(scores)} pipelines within {REGRET:.0%} of the best point, in at most {TIME_SHARE:.0%} of the "
+        "grid's time. Workers x prefetch_factor; 0: no workers."
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small grid")
@@ -149,7 +189,7 @@ def main() -> int:
     parser.add_argument(
         "--likely", type=Path, metavar="DIR", help="leave out points that are predicted to be far slower"
     )
-    parser.add_argument("--json", metavar="FILE", help="keep the scores")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*worker processes in total.*")
     multiprocessing.set_start_method("fork")
@@ -159,15 +199,14 @@ def main() -> int:
     print(f"{'pipeline':30} {'tune':24} {'best':24} {'regret':>7} {'tune':>6} {'grid':>6}", flush=True)
     scores = []
     for number in chosen(asked.case):
-        one = score(number, points, likely(number, points, asked.likely) if asked.likely else points, asked.rounds)
+        one = score(number, points, asked.likely, asked.rounds)
         scores.append(one)
         times = f"{one.tune_s:5.0f}s {one.grid_s:5.0f}s"
         print(f"{one.case:30} {told(one.choice):24} {told(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}", flush=True)  # fmt: skip
-        if asked.json:
-            Path(asked.json).write_text(json.dumps([asdict(each) for each in scores], indent=1))
-    passed = sum(each.passed for each in scores)
-    print(f"{passed} of {len(scores)} within {REGRET:.0%} of the best, in at most {TIME_SHARE:.0%} of the grid's time")
-    return 0 if passed == len(scores) else 1
+        if asked.write:
+            asked.write.write_text(page(scores))
+    print(summary(scores))
+    return 0 if all(each.passed for each in scores) else 1
 
 
 if __name__ == "__main__":

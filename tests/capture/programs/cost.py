@@ -1,4 +1,8 @@
-"""Loops whose own cost is known: `cost.py batches | memory | tiny | steps`; ALTERNATE=N: N pairs of epochs, off and on."""
+"""Loops that cost the same each time: `cost.py batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
+
+ALTERNATE=N: N pairs of epochs, with capture off and on. SLOWER=N: the machine is N times slower than a real one, as an
+emulator is; what capture takes its own cost for is scaled, so that it stamps as many batches as on a real one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import json
 import os
 import resource
 import sys
-import time
 from typing import Any
 
 import torch
@@ -14,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 
 def busy(seconds: float) -> None:
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
+    """About so much of CPU: a count, not a clock."""
+    for _ in range(round(seconds * 4e7)):
         pass
 
 
@@ -86,10 +89,21 @@ def alternate(loop: Any, pairs: int) -> None:
         print(json.dumps([costs[True], costs[False]]))
 
 
+def scale(slower: float) -> None:
+    from loaderprof.capture import fetches, iterators
+
+    for module in (iterators, fetches):
+        for name in ("STAMP_NS", "STAMP_OWN_NS", "FETCH_COST_NS", "LONG_FETCH_NS", "CALL_COST_NS", "DEPTH_PERIOD_NS"):
+            if name in vars(module):
+                setattr(module, name, int(getattr(module, name) * slower))
+
+
 if __name__ == "__main__":
     chosen = {"batches": batches, "memory": memory, "tiny": tiny, "steps": steps}[sys.argv[1]]
     torch.set_num_threads(1)
+    if "SLOWER" in os.environ:
+        scale(float(os.environ["SLOWER"]))
     if "ALTERNATE" in os.environ:
         alternate(chosen, int(os.environ["ALTERNATE"]))
     else:
-        chosen(1)
+        chosen(int(sys.argv[2]) if len(sys.argv) > 2 else 1)

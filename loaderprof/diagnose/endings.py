@@ -1,0 +1,56 @@
+"""Why a job ended before its time, in a sentence and with what to do, where its loader said so. Pure."""
+
+from __future__ import annotations
+
+from loaderprof.recording import Recording
+
+_SENTENCES = {
+    "missing-guard": (
+        'the script has no `if __name__ == "__main__":` around what starts the training, so that every worker, started '
+        "anew by spawn or forkserver, ran the training again: put it under one"
+    ),
+    "cuda-after-fork": (
+        "a worker, forked from a process that uses CUDA, used CUDA itself: leave tensors on the CPU in the dataset, or set "
+        'multiprocessing_context="spawn"'
+    ),
+    "unpicklable": (
+        "something that workers started by spawn or forkserver need cannot be pickled - a lambda, a local function or "
+        "class, an open file in the dataset or the collate function: define it at the top of a module, open files in the worker"
+    ),
+    "open-files": (
+        "the process ran out of open files{files}: each tensor of a batch in flight holds one: raise `ulimit -n`, lower "
+        'num_workers x prefetch_factor, or torch.multiprocessing.set_sharing_strategy("file_system")'
+    ),
+    "shared-memory": (
+        "/dev/shm was full{shm}, in which workers hand their batches over: lower num_workers x prefetch_factor, or make it "
+        "larger (docker run --shm-size=8g, or --ipc=host)"
+    ),
+    "killed-worker": (
+        "a worker was killed from outside, as the kernel does when memory runs out: fewer workers, smaller batches, or "
+        "arrays in place of lists of Python objects, which every worker copies little by little; `dmesg | tail` tells"
+    ),
+    "crashed-worker": (
+        "a worker crashed in native code: `PYTHONFAULTHANDLER=1 loaderprof run ...` shows where, as does num_workers=0"
+    ),
+    "timed-out": "no worker had a batch ready within the loader's `timeout`: a slow or hung read, which num_workers=0 shows",
+    "lost-worker": "a worker ended without a word; its own last lines, or num_workers=0, tell why",
+}
+# What an error of one process is the cause of in another comes later.
+_ORDER = tuple(_SENTENCES)
+
+
+def explained(recording: Recording) -> str | None:
+    """Return why the job ended, None where it ended well or for a reason that its loader does not know."""
+    code, signal = recording.meta.get("exit_code"), recording.meta.get("signal")
+    if not (code or signal):
+        return None
+    known = {recording.texts[number] for number in recording.tables["end"]["error"] if number >= 0}
+    kind = next((each for each in _ORDER if each in known), None)
+    if kind is None:
+        return None
+    limit = recording.meta.get("open_files_limit")
+    shm = recording.host[-1].get("shm", {}).get("total") if recording.host else None
+    return _SENTENCES[kind].format(
+        files=f" (its limit is {limit:g})" if isinstance(limit, int | float) and limit > 0 else "",
+        shm=f" ({shm / (1 << 20):,.0f} MiB)" if shm else "",
+    )
