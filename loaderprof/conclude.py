@@ -253,7 +253,7 @@ def _ranks(studied: Sequence[job.Studied]) -> tuple[results.Rank, ...]:
         if loop.main_thread and (process.rank or 0) not in ranks:
             wait, step = loop.mean(loop.wait), loop.mean(loop.step)
             total = wait + step if wait is not None and step is not None else None
-            ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.pid, total, wait)
+            ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.own_pid, total, wait)
     return tuple(ranks[number] for number in sorted(ranks))
 
 

@@ -12,6 +12,9 @@ from typing import Any
 FORMAT = 1
 META = "recording.json"
 JOURNALS = "journals"
+# Recordings of further nodes; a file that the ranks of one node hold locked while they are there.
+NODES = "nodes"
+MEMBERS = "members.lock"
 HOST = "host.jsonl"
 STACKS = "stacks.jsonl"
 FINDINGS = "findings.json"

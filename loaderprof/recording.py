@@ -22,7 +22,7 @@ import numpy as np
 from loaderprof import intake
 from loaderprof import journal as layout
 from loaderprof.errors import RecordingError
-from loaderprof.files import FORMAT, HOST, JOURNALS, META, STACKS
+from loaderprof.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
 MAX_LINES_BYTES = 256 << 20
 MAX_JOURNALS = 20_000
+MAX_NODES = 400
+# The kernel's own bound of process ids; ids of one node lie below it.
+MAX_PID = 1 << 22
 
 _RECORD = np.dtype(
     [("kind", "u1"), ("flags", "u1"), ("extra", "<u2"), ("thread", "<u4"), ("v", "<i8", 15)], align=False
@@ -40,7 +43,10 @@ Table = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of the job. `worker` is its DataLoader worker number, None elsewhere."""
+    """One process of the job. `worker` is its DataLoader worker number, None elsewhere.
+
+    `pid` is unique in the recording; `own_pid` is what its node calls it.
+    """
 
     number: int
     pid: int
@@ -49,6 +55,11 @@ class Process:
     worker: int | None
     rank: int | None
     header: dict[str, Any]
+
+    @property
+    def own_pid(self) -> int:
+        """The process id on its own node."""
+        return self.pid % MAX_PID
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +158,62 @@ def read(folder: str | os.PathLike[str]) -> Recording:
     meta, left_out = intake.meta(_read_meta(path))
     recording = Recording(path, meta)
     recording.notes.extend(f"{META}: {name} is damaged and was left out" for name in left_out)
-    journals = sorted((path / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (path / JOURNALS).is_dir() else []
     parts: dict[str, list[Table]] = {name: [] for name in KINDS}
-    for file in journals:
-        _read_journal(file, recording, parts)
+    _read_node(path, recording, parts, _Clock(0, 0))
+    recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
+    for number, node in enumerate(sorted((path / NODES).iterdir())[:MAX_NODES] if (path / NODES).is_dir() else (), 1):
+        _read_further_node(node, number, recording, parts)
     for name, kind in KINDS.items():
         recording.tables[name] = np.concatenate(parts[name]) if parts[name] else np.zeros(0, _dtype(kind))
-    recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
-    for line in _lines(path / STACKS):
+    return recording
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """What makes a further node's records those of one recording: added to its process ids and to its moments."""
+
+    pids: int
+    ns: int
+
+
+def _read_further_node(folder: Path, number: int, recording: Recording, parts: dict[str, list[Table]]) -> None:
+    """Read another node of the same job: its processes get ids of their own, its moments the first node's clock."""
+    try:
+        meta, _ = intake.meta(_read_meta(folder))
+        clocks = [each["started_unix_ns"] - each["started_ns"] for each in (meta, recording.meta)]
+    except (RecordingError, KeyError, TypeError):
+        recording.notes.append(f"{NODES}/{folder.name} is no recording of a node and was left out")
+        return
+    _read_node(folder, recording, parts, _Clock(number * MAX_PID, clocks[0] - clocks[1]))
+    recording.notes.append(
+        f"the node {meta.get('host') or folder.name} was merged; samples of machines are the first node's"
+    )
+
+
+def _read_node(folder: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock) -> None:
+    journals = sorted((folder / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (folder / JOURNALS).is_dir() else []
+    for file in journals:
+        _read_journal(file, recording, parts, clock)
+    for line in _lines(folder / STACKS):
+        _move(line, clock)
         recording.stacks.extend(_stack_samples(line))
         recording.threads.extend(_thread_uses(line))
         recording.gil.extend(_lock_samples(line))
         recording.locks.extend(_lock_looks(line))
         recording.open_files.extend(_open_files(line))
-    return recording
+
+
+def _move(line: dict[str, Any], clock: _Clock) -> None:
+    """Give a window of stack samples the first node's clock, and its processes their ids in the whole recording."""
+    if not clock.pids:
+        return
+    for key in ("t0", "t1"):
+        if isinstance(line.get(key), int):
+            line[key] += clock.ns
+    for key in ("stacks", "threads", "gil", "locks", "files"):
+        for row in line[key] if isinstance(line.get(key), list) else ():
+            if isinstance(row, list) and row and isinstance(row[0], int):
+                row[0] += clock.pids
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -191,7 +244,7 @@ def _dtype(kind: int) -> np.dtype[Any]:
     return np.dtype(fields + [(name, "i8") for name in layout.FIELDS[kind]])
 
 
-def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]]) -> None:
+def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock) -> None:
     if not file.is_file():
         recording.notes.append(f"{file.name} is no file and was left out")
         return
@@ -209,6 +262,8 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
         recording.notes.append(f"{file.name} is damaged and was left out")
         return
     number = len(recording.processes)
+    header["pid"] += clock.pids
+    header["ppid"] += clock.pids
     recording.processes.append(_process(number, header))
     records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
     texts = _texts(records[records["kind"] == layout.TEXT])
@@ -219,7 +274,7 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
         if len(rows):
             good = intake.possible(kind, rows["v"])
             damaged += len(rows) - int(good.sum())
-            parts[name].append(_table(kind, rows[good], number, offset))
+            parts[name].append(_table(kind, rows[good], number, offset, clock))
     if damaged:
         recording.notes.append(f"{damaged} damaged records of {file.name} were left out")
 
@@ -267,7 +322,7 @@ def _number_texts(texts: dict[int, str], recording: Recording) -> dict[int, int]
     return offset
 
 
-def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table:
+def _table(kind: int, rows: Table, process: int, texts: dict[int, int], clock: _Clock) -> Table:
     table = np.zeros(len(rows), _dtype(kind))
     table["process"] = process
     for name in ("flags", "extra", "thread"):
@@ -278,6 +333,11 @@ def _table(kind: int, rows: Table, process: int, texts: dict[int, int]) -> Table
             values = np.array([texts.get(int(value), -1) for value in values], np.int64)
         elif name == "runq_ns":
             values = np.maximum(values, 0)
+        elif name == "pid":
+            values = values + clock.pids
+        elif name.startswith("t_"):
+            # 0 stands for a moment that was not taken.
+            values = np.where(values > 0, values + clock.ns, values)
         table[name] = values
     return table
 

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from loaderprof import files
 from loaderprof.errors import LoaderprofError, OutputError
 
 if TYPE_CHECKING:
     from loaderprof.capture.launch import Exit
+    from loaderprof.capture.ranks import Place
     from loaderprof.capture.session import Session
     from loaderprof.findings import Findings
     from loaderprof.recording import Recording
@@ -50,7 +51,7 @@ def run(
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
     """
-    from loaderprof.capture import launch
+    from loaderprof.capture import launch, ranks
     from loaderprof.capture.session import Session, make_folder
     from loaderprof.status import StatusLine, wanted
     from loaderprof.view import check_terminal
@@ -58,16 +59,31 @@ def run(
     command = launch.job_command(job, module, launcher)
     if live:
         check_terminal()
-    folder = make_folder(output, _stem(job, launcher), force)
+    stem, mine = _stem(job, launcher), ranks.place(os.environ)
+    wanted_folder = ranks.folder(
+        output or (ranks.agreed(stem) if mine else None), stem, ranks.node(os.environ, command if launcher else ())
+    )
+    if mine and mine.local_rank:
+        _run_beside(command, settings, Path(wanted_folder or stem), mine)
+    folder = make_folder(wanted_folder, stem, force)
     session = Session(folder, _typed(job, module))
     session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again
+    if mine:
+        session.meta["group"] = mine.group
+        files.write_meta(folder, session.meta)
     environment = launch.job_environment(session.journals, settings, os.environ)
     if live:
         exit_ = _run_in_view(command, environment, session, _stem(job, launcher))
     else:
         if status and wanted(sys.stderr):
             session.add(StatusLine(session.journals, sys.stderr.fileno()))
-        exit_ = launch.supervise(command, environment, started=session.start, finished=lambda _: session.stop())
+        # Ranks that were launched beside this one are sampled with it, from their common parent.
+        exit_ = launch.supervise(
+            command, environment, started=lambda pid: session.start(os.getppid() if mine else pid),
+            finished=lambda _: session.stop(),
+        )  # fmt: skip
+    if mine:
+        ranks.wait_for_members(folder)
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
     session.finish(exit_.code, name)
     try:
@@ -79,6 +95,18 @@ def run(
     except Exception as error:  # noqa: BLE001 - the job's own end must not be hidden by ours
         sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {folder}\n")
     launch.leave_as(exit_)
+
+
+def _run_beside(command: Sequence[str], settings: Mapping[str, object], folder: Path, mine: Place) -> NoReturn:
+    """Run one of several ranks whose first records them all: with the hooks, without samplers and report."""
+    from loaderprof.capture import launch, ranks
+
+    joined = ranks.join(folder, mine)
+    if joined is None:
+        sys.stderr.write(f"loaderprof: rank {mine.rank} found no recording of its node and is not recorded\n")
+        launch.leave_as(launch.supervise(command, os.environ))
+    environment = launch.job_environment(joined[0], settings, os.environ)
+    launch.leave_as(launch.supervise(command, environment))
 
 
 def _run_in_view(command: Sequence[str], environment: Mapping[str, str], session: Session, name: str) -> Exit:

@@ -42,6 +42,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "workers",
         "dataset",
         "describe",
+        "failures",
         "kernel",
         "settings",
         "steps",

@@ -32,7 +32,7 @@ from loaderprof.errors import OutputError
 OWN_FILES = (
     files.META, files.META + ".new", files.HOST, files.STACKS, files.FINDINGS, files.PAGE,
     "chrome.json", "speedscope.json", "collapsed.txt", "openmetrics.txt", "steps.parquet",
-    "verified.json", "verify.log",
+    "verified.json", "verify.log", files.MEMBERS,
 )  # fmt: skip
 # A live journal is a shared mapping, which these file systems do badly or not at all.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "lustre", "gpfs", "beegfs", "9p", "ceph", "afs")
@@ -70,6 +70,8 @@ def _make_room(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, not a folder", "loaderprof run -o ANOTHER_FOLDER train.py")
     if folder.is_dir() and any(folder.iterdir()):
+        if {each.name for each in folder.iterdir()} == {files.NODES}:
+            return  # other nodes of this job were quicker
         if not force:
             raise OutputError(
                 f"{folder} is not empty", "name another folder with -o, or replace the recording with --force"
@@ -78,7 +80,8 @@ def _make_room(folder: Path, force: bool) -> None:
             raise OutputError(f"{folder} holds something that is no recording, so --force leaves it alone")
         for name in OWN_FILES:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / files.JOURNALS, ignore_errors=True)
+        for name in (files.JOURNALS, files.NODES):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _free_name(name: str) -> Path:

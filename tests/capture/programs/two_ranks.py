@@ -1,0 +1,33 @@
+"""Two ranks train together over gloo; the loader of rank 1 reads slowly, and rank 0 waits for it in its own step."""
+
+import time
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+
+class Slow(Dataset):
+    def __init__(self, milliseconds: float) -> None:
+        self.milliseconds = milliseconds
+
+    def __len__(self) -> int:
+        return 320
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(self.milliseconds / 1e3)
+        return torch.full((8,), float(index))
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 2))
+    for batch in DataLoader(Slow(8 if dist.get_rank() == 1 else 1), batch_size=4, num_workers=1):
+        model(batch).sum().backward()
+        time.sleep(0.005)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Ranks of one job: where a process stands among them, and real two-rank jobs, launched in each way, as one report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loaderprof import recording
+from loaderprof.capture import ranks
+
+PROGRAM = str(Path(__file__).parent / "programs" / "two_ranks.py")
+PROFILED = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "out"]
+
+
+def test_a_process_alone_has_no_place() -> None:
+    assert ranks.place({}) is None
+    assert ranks.place({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) is None
+    assert ranks.place({"RANK": "zero", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) is None
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "29500"},
+        {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"},
+        {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+    ],
+)
+def test_a_launchers_words_tell_the_place(environment: dict[str, str]) -> None:
+    place = ranks.place(environment)
+    assert place is not None
+    assert (place.rank, place.local_rank) == (5, 1)
+    other = ranks.place({**environment, **dict.fromkeys(set(environment) & {"MASTER_PORT", "SLURM_JOB_ID"}, "78")})
+    assert other is not None
+    assert (other.group == place.group) == ("OMPI_COMM_WORLD_RANK" in environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "command", "number"),
+    [
+        ({}, ["torchrun", "--nnodes=2", "--node-rank=1", "train.py"], 1),
+        ({}, ["accelerate", "launch", "--machine_rank", "2", "train.py"], 2),
+        ({"SLURM_NODEID": "3"}, [], 3),
+        ({}, ["torchrun", "--nproc-per-node=2", "train.py"], 0),
+    ],
+)
+def test_a_nodes_number(environment: dict[str, str], command: list[str], number: int) -> None:
+    assert ranks.node(environment, command) == number
+
+
+def test_further_nodes_record_into_the_first_ones_folder() -> None:
+    assert ranks.folder("out", "train", 0) == "out"
+    assert ranks.folder(None, "train", 0) is None
+    assert str(ranks.folder("out", "train", 3)).startswith("out/nodes/3-")
+    assert str(ranks.folder(None, "train", 3)).startswith("train-")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def torchrun(*words: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}",
+        *words,
+    ]
+
+
+def check(folder: Path, hosts: int) -> dict[str, Any]:
+    """What one report of both ranks has to say: rank 1 reads, and rank 0 does not wait for its own loader."""
+    found: dict[str, Any] = json.loads(recording.read(folder).findings().to_json())
+    assert found["run"]["world_size"] == 2
+    assert (found["verdict"]["bottleneck"], found["verdict"]["wait_share"] > 0.5) == ("read", True)
+    zero, one = found["ranks"]
+    assert [zero["rank"], one["rank"]] == [0, 1]
+    assert one["wait_s"] > 2 * zero["wait_s"]
+    assert len({each["host"] for each in found["ranks"]}) == hosts
+    # They step together, whoever is waited for.
+    assert zero["step_s"] == pytest.approx(one["step_s"], rel=0.1)
+    return found
+
+
+@pytest.mark.slow
+def test_ranks_under_one_launcher(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*PROFILED, "--", *torchrun("--nproc-per-node=2", PROGRAM)],
+        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    check(tmp_path / "out", hosts=1)
+    assert "rank 1 on " in done.stderr
+
+
+@pytest.mark.slow
+def test_each_rank_under_a_run_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        torchrun("--no-python", "--nproc-per-node=2", *PROFILED, PROGRAM),
+        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    check(tmp_path / "out", hosts=1)
+    assert done.stderr.count("Full report") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "members.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can give a process a host of its own"
+)
+def test_nodes_that_share_a_folder_are_merged(tmp_path: Path) -> None:
+    port = free_port()
+    jobs = []
+    for number in range(2):
+        launcher = [
+            sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}", "--nproc-per-node=1",
+            "--master-addr=127.0.0.1", f"--master-port={port}", PROGRAM,
+        ]  # fmt: skip
+        host = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', f"node{number}"]
+        jobs.append(
+            subprocess.Popen(
+                [*host, *PROFILED, "--", *launcher], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        )
+    assert [job.wait(timeout=110) for job in jobs] == [0, 0]
+    found = check(tmp_path / "out", hosts=2)
+    assert "the node node1 was merged; samples of machines are the first node's" in found["run"]["notes"]
+    # Processes of both nodes stand on one clock, and may share a process id.
+    seen = recording.read(tmp_path / "out")
+    takes = seen.tables["take"]
+    first = [
+        takes["t_taken"][takes["process"] == each.number].min()
+        for each in seen.processes
+        if each.rank is not None and each.worker is None
+    ]
+    assert abs(first[0] - first[1]) < 2e9
+    assert all(0 < each.own_pid < recording.MAX_PID for each in seen.processes)
