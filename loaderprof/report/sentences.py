@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -20,6 +21,9 @@ NOT_ENOUGH = "Not enough evidence for a verdict."
 
 LATE = 1.05
 """A rank is late above this multiple of the median: below 5 % a bottleneck is `none` by definition."""
+
+TOGETHER = 1.1
+"""Ranks whose steps differ by less than this step together: whoever is late holds up all."""
 
 _LIMIT_AFTER: dict[Stage, str] = {
     "device": "The step itself is the limit, so changes to the loader will not help.",
@@ -172,8 +176,20 @@ def late_rank(findings: Findings) -> str:
         usual = statistics.median(rank.wait_s or 0.0 for rank in waits)
         if (most.wait_s or 0.0) - usual > median * (LATE - 1):
             own, middle = words.duration(most.wait_s), words.duration(usual)
-            return f"{_named(most)} waits {own} a step, the median rank {middle}"
+            return f"{_named(most)} waits {own} a step, the median rank {middle}{_in_collective(waits, most)}"
     return f"all {len(ranks)} ranks are within 5 % of the median, {words.duration(median)} a step"
+
+
+def _in_collective(ranks: Sequence[Rank], late: Rank) -> str:
+    """Return how long another rank waits for the late one in its own step, where all step together; else nothing."""
+    steps = [rank.step_s or 0.0 for rank in ranks]
+    if max(steps) > TOGETHER * min(steps):
+        return ""
+    # The same step takes them the same work: what another rank takes beyond the late one's is waiting for it.
+    work = {rank.rank: (rank.step_s or 0.0) - (rank.wait_s or 0.0) for rank in ranks}
+    held = max(ranks, key=lambda rank: work[rank.rank])
+    waited = work[held.rank] - work[late.rank]
+    return f"; rank {held.rank} waits {words.duration(waited)} for it in its own step" if held is not late else ""
 
 
 def _named(rank: Rank) -> str:

@@ -111,6 +111,18 @@ def test_even_ranks_are_told_so() -> None:
     assert "all 8 ranks are within 5 % of the median" in render(replace(findings, ranks=even))
 
 
+def test_who_waits_for_the_late_rank_in_its_own_step() -> None:
+    findings = report_samples.ranks()
+    together = tuple(replace(rank, step_s=0.2, wait_s=0.15 if rank.rank == 5 else 0.01) for rank in findings.ranks)
+    shown = " ".join(render(replace(findings, ranks=together)).split())
+    assert (
+        "rank 5 on node1 waits 150 ms a step, the median rank 10 ms; rank 0 waits 140 ms for it in its own step"
+        in shown
+    )
+    apart = tuple(replace(rank, step_s=0.2 if rank.rank % 2 else 0.15) for rank in together)
+    assert "in its own step" not in " ".join(render(replace(findings, ranks=apart)).split())
+
+
 def test_changes_measured_already_are_not_sent_to_be_checked() -> None:
     shown = render(report_samples.gpu())
     assert "1.92x ± 0.06 measured in 5 pairs of runs" in shown
