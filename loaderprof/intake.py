@@ -69,7 +69,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     ),
     **dict.fromkeys(
         ("name", "where", "type", "start_method", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset",
-         "dataset_where", "sampler_where", "path", "handle", "transforms"), _is(str)),
+         "dataset_where", "sampler_where", "path", "handle", "transforms", "framework"), _is(str)),
 }  # fmt: skip
 # A counter that could not be read once goes back to 0; -1 stands for unknown.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}

@@ -21,10 +21,11 @@ from typing import Any, Dict, List, Optional
 MAGIC = b"loaderprof-journal 1\n"
 HEADER_BYTES = 4096
 RECORD_BYTES = 128
-# The first segment; each further one doubles the journal, so that a long one takes ten file descriptors, not hundreds.
-SEGMENT_RECORDS = 1024
+# The first segment, enough for a worker of a short epoch; each further one doubles the journal, so that a long one takes a
+# dozen file descriptors, not hundreds.
+SEGMENT_RECORDS = 256
 # A month-long run must not fill the disk: past this, hooks write one record for many batches.
-MAX_RECORDS = 256 * SEGMENT_RECORDS
+MAX_RECORDS = 1024 * SEGMENT_RECORDS
 _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size

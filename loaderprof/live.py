@@ -47,6 +47,7 @@ class Glance:
         costs: by stage, what making a batch costs as far as it was seen, the dearest first: seconds, or shares where
             only shares are known.
         samples: of stacks, where those are all there is.
+        load_s: making a batch took, whoever made it; the mean of all that were measured.
     """
 
     steps: int = 0
@@ -57,6 +58,7 @@ class Glance:
     workers: int | None = None
     costs: dict[Stage, float] = field(default_factory=dict)
     samples: int | None = None
+    load_s: float | None = None
 
     def likely(self) -> Stage | None:
         """Return the stage that is likely to be the limit; None where too little was seen."""
@@ -91,7 +93,10 @@ class Journals:
             return Glance()
         steps_per_s, wait_share = main.rates(now_ns)
         idle_s = (now_ns - main.last_ns) / 1e9 if main.last_ns else None
-        return Glance(main.steps, steps_per_s, wait_share, idle_s, main.ready, main.workers, self._sums.costs())
+        return Glance(
+            main.steps, steps_per_s, wait_share, idle_s, main.ready, main.workers, self._sums.costs(),
+            load_s=self._sums.load_s(),
+        )  # fmt: skip
 
     def _find(self) -> None:
         """Take up journals that are new; of workers the latest few, so that those of this epoch are among them."""
@@ -128,6 +133,7 @@ class _Sums:
         self._off_s: defaultdict[Stage, float] = defaultdict(float)
         # Of all batches: off the CPU, and of that blocked.
         self._all_off_s = self._all_blocked_s = 0.0
+        self._batches, self._made_s = 0, 0.0
         # By stage and what was clocked of it.
         self._clocked: Counter[tuple[Stage, str]] = Counter()
         self._clocked_s: defaultdict[tuple[Stage, str], float] = defaultdict(float)
@@ -143,8 +149,10 @@ class _Sums:
         reads = stage == "decode" and not never_reads(name)
         self._off_s["read" if reads else stage] += max(0.0, wall_s - cpu_s)
 
-    def batch(self, wall_s: float, cpu_s: float, runq_s: float) -> None:
+    def batch(self, count: int, wall_s: float, cpu_s: float, runq_s: float) -> None:
         """Add the making of one batch, or of several that share a record."""
+        self._batches += count
+        self._made_s += wall_s
         off_s = max(0.0, wall_s - cpu_s)
         self._all_off_s += off_s
         self._all_blocked_s += max(0.0, off_s - max(0.0, runq_s))
@@ -153,6 +161,10 @@ class _Sums:
         """Add what was clocked at every batch."""
         self._clocked[stage, what] += batches
         self._clocked_s[stage, what] += seconds
+
+    def load_s(self) -> float | None:
+        """Return seconds that making a batch took; None where none was measured."""
+        return self._made_s / self._batches if self._batches else None
 
     def costs(self) -> dict[Stage, float]:
         """Return seconds a batch by stage, of what was measured; the dearest first."""
@@ -237,8 +249,9 @@ class _Process:
                     batch, name = (self._number, row["batch"]), self._text(row["name"])
                     sums.operator(batch, name, bool(flags & 1), row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9)
                 elif kind == layout.FETCH:
-                    sums.batch(row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9, row["runq_ns"] / 1e9)
-                    sums.clock("collate", "collate", max(1, row["count"]), row["collate_ns"] / 1e9)
+                    count = max(1, row["count"])
+                    sums.batch(count, row["wall_ns"] / 1e9, row["cpu_ns"] / 1e9, row["runq_ns"] / 1e9)
+                    sums.clock("collate", "collate", count, row["collate_ns"] / 1e9)
                 elif kind == layout.PICKLE:
                     sums.clock("handover", "pickle", 1, (row["t_done"] - row["t_begun"]) / 1e9)
                 elif not flags & 1:  # else a new epoch of the same workers

@@ -38,7 +38,7 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(tmp_path: Path, kind
     written = opened(tmp_path)
     text = written.text("what it is called")
     for place, name in enumerate(layout.FIELDS[kind]):
-        if name in ("loader", "name", "caller", "file"):
+        if name in ("loader", "name", "caller", "file", "error"):
             values[place] = text
         if name in ("count", "wait_ns"):
             values[place] = 1
@@ -49,7 +49,7 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(tmp_path: Path, kind
     assert (row["process"], row["flags"], row["extra"]) == (0, 3, 65535)
     assert int(row["thread"]) == threading.get_ident() & 0xFFFFFFFF
     for place, field in enumerate(layout.FIELDS[kind]):
-        if field in ("loader", "name", "caller", "file"):
+        if field in ("loader", "name", "caller", "file", "error"):
             assert seen.texts[row[field]] == "what it is called"
         else:
             assert row[field] == values[place]

@@ -43,6 +43,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "dataset",
         "describe",
         "failures",
+        "iterables",
         "kernel",
         "settings",
         "steps",

@@ -21,6 +21,7 @@ from loaderprof.capture import fetches, hooks, iterators
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
+    from loaderprof.live import Journals
 
 Item = TypeVar("Item")
 READY_S = 20.0
@@ -34,6 +35,7 @@ class Profile:
         self._beside: subprocess.Popen[str] | None = None
         self._environment: dict[str, str | None] = {}
         self.folder: Path | None = None
+        self._journals: Journals | None = None
         self._findings: Findings | None = None
 
     def __enter__(self) -> Profile:
@@ -53,6 +55,36 @@ class Profile:
 
     def step(self) -> None:
         """Say that a training step ended. Steps are seen without it; it is here for loops written around it."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return how the loop is doing now, for a logger; what is not known yet is left out, all of it at first.
+
+        `steps` taken so far; of the last ten seconds `steps_per_s`, `wait_share`, and `wait_time_s`, which the loop waits
+        for a batch; `load_time_s`, which making a batch took whoever made it; `ready` batches
+        in the queue when the last one was asked for. Cheap enough for every logged step: it reads what is new.
+        """
+        try:
+            return self._look()
+        except Exception as error:  # noqa: BLE001 - the user's loop must run
+            _say(f"no metrics: {error}")
+            return {}
+
+    def _look(self) -> dict[str, float]:
+        from loaderprof.live import Journals
+
+        if self.folder is None:
+            return {}
+        if self._journals is None:
+            from loaderprof import files
+
+            self._journals = Journals(self.folder / files.JOURNALS)
+        seen = self._journals.look(time.perf_counter_ns())
+        wait = seen.wait_share / seen.steps_per_s if seen.wait_share is not None and seen.steps_per_s else None
+        found = {
+            "steps": seen.steps or None, "steps_per_s": seen.steps_per_s, "wait_share": seen.wait_share, "wait_time_s": wait,
+            "load_time_s": seen.load_s, "ready": seen.ready,
+        }  # fmt: skip
+        return {name: float(value) for name, value in found.items() if value is not None}
 
     @property
     def findings(self) -> Findings | None:

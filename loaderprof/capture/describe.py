@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from loaderprof.capture import dataset as dataset_facts
 
@@ -26,6 +26,8 @@ ENVIRONMENT = (
     "SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM",
 )  # fmt: skip
+# Frameworks that make loaders from settings of their own, by the module that goes over these.
+_FRAMEWORKS = (("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"))
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
 _PR_SET_PTRACER = 0x59616D61
 
@@ -109,8 +111,21 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
         "guarded": dataset_facts.guarded(),
+        "framework": _framework(),
         **_dataset(item, iterator),
     }
+
+
+def _framework() -> Optional[str]:
+    """Return what goes over the loader and has made it, by the modules of the functions under way; None: the user."""
+    frame: Any = sys._getframe(1)
+    names: Set[str] = set()
+    while frame is not None and len(names) < 64:
+        names.add(str(frame.f_globals.get("__name__")))
+        frame = frame.f_back
+    return next(
+        (framework for module, framework in _FRAMEWORKS if any(name.startswith(module) for name in names)), None
+    )
 
 
 def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:

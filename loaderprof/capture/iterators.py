@@ -36,6 +36,7 @@ FORGOTTEN = 2000
 def iterator_init(original: Any) -> Any:
     def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         begun, cpu, outer, spent = _NOW(), _CPU(), *open_account()
+        process.resting = process.rests()
         try:
             original(self, loader, *args, **kwargs)
         except BaseException as error:
@@ -158,7 +159,7 @@ class Iteration:
         self.t_stamped, self.between = 0, 1
         self._clear()
         journal.write(layout.ITERATOR, flags, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
-        for number, worker in enumerate(workers):
+        for number, worker in enumerate(() if process.resting else workers):
             journal.write(layout.WORKER, 0, 0, number, 0, 0, self.number, worker.pid or 0)
 
     @classmethod

@@ -18,6 +18,8 @@ from loaderprof.capture import describe
 from loaderprof.journal import Journal
 
 _NOW = time.perf_counter_ns
+# Of so many iterators all workers are recorded; of ten times as many, two in five.
+ALL_ITERATORS = 200
 
 
 class Process:
@@ -26,6 +28,8 @@ class Process:
     def __init__(self) -> None:
         self.directory = os.environ.get("LOADERPROF_JOURNALS") or None
         self.off = self.directory is None
+        # The workers about to be started keep no journal: those of many epochs before them did.
+        self.resting = False
         # When a dataset (by id) is due to be timed in depth again: short epochs share what may go into it.
         self.depth_due: Dict[int, int] = {}
         self.forget()
@@ -45,6 +49,16 @@ class Process:
         self.tables: Dict[int, Any] = {}
         # By loader: batches, and the nanoseconds that they took.
         self.paces: Dict[int, List[int]] = {}
+
+    def rests(self) -> bool:
+        """Return whether the workers of the next iterator are to keep no journal, so that the recording stays small.
+
+        After some hundred iterators those of fewer and fewer do; which ones wanders, lest always the same of several
+        loaders be left out.
+        """
+        number = self.iterators + 1
+        every = number // ALL_ITERATORS
+        return every > 1 and (number * 2654435761 >> 8) % every > 0
 
     def open(self) -> Optional[Journal]:
         """Return this process's journal, made on first use; None where capture is off."""

@@ -34,11 +34,12 @@ class WorkerEntry:
         self.__name__ = "_worker_loop"
 
     def __reduce__(self) -> Any:
-        return _restore_entry, (self.module, process.directory, process.off)
+        return _restore_entry, (self.module, process.directory, process.off or process.resting)
 
     @unseen
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
+            process.off = process.off or process.resting
             if not process.off:
                 _arm_worker(*_loop_arguments(self.original, args, kwargs))
         except Exception as error:

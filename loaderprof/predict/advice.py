@@ -21,6 +21,7 @@ from loaderprof.predict.data_advice import DATA_RULES
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
 from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
+from loaderprof.predict.knobs import spoken
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import STRAGGLER_RATIO, Model, without
 from loaderprof.predict.together import Offer, together
@@ -61,7 +62,8 @@ def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple
     ]
     offers.sort(key=lambda offer: -(offer.expected.low or 0.0))
     joint = together(offers, rules, scene, base, before_s, facts)
-    return (*(offer.change.advice(offer.expected) for offer in offers), *((joint,) if joint is not None else ()))
+    told = (*(offer.change.advice(offer.expected) for offer in offers), *((joint,) if joint is not None else ()))
+    return tuple(spoken(each, scene.loop.facts.get("framework")) for each in told)
 
 
 def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:

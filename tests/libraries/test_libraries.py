@@ -56,6 +56,14 @@ EXPECTED = {
     "transformers_getitem": Expected("transformers", "decode", ("okeniz",)),
     "webdataset_decode": Expected("webdataset", "decode", ("PIL.ImageFile",)),
     "webdataset_map": Expected("webdataset", "transform", ("features",)),
+    "accelerate_loop": Expected("accelerate", "transform", ("Smooth", "smoothed")),
+    "lightning_fit": Expected("lightning torchvision", "transform", ("Smooth", "smoothed")),
+    "transformers_trainer": Expected("transformers accelerate", "transform", ("Smooth", "smoothed")),
+    "fastai_learner": Expected("fastai fasthtml", "transform", ("Smooth", "smoothed")),
+    "geometric_graphs": Expected("torch_geometric", "transform", ("Smooth", "smoothed")),
+    "torchdata_stateful": Expected("torchdata", "transform", ("Smooth", "smoothed")),
+    "torchdata_nodes": Expected("torchdata", "transform", ("Smooth", "smoothed")),
+    "spdl_pipeline": Expected("spdl", "transform", ("Smooth", "smoothed")),
 }
 # No library asks the network for anything, nor for a newer version of itself.
 QUIET = {

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "loaderprof"
 HOME = FOLDER.rsplit(os.sep + PACKAGE + os.sep, 1)[0]
-HOOKED = frozenset({"torch.utils.data.dataloader", "torchdata.stateful_dataloader.stateful_dataloader"})
+HOOKED = frozenset(
+    {
+        "torch.utils.data.dataloader",
+        "torchdata.stateful_dataloader.stateful_dataloader",
+        "torchdata.nodes.loader",
+        "spdl.pipeline._pipeline",
+    }
+)
 
 
 class Finder:

@@ -1,0 +1,40 @@
+"""fastai's DataLoaders and Learner; the script's transform is the limit."""
+
+import numpy as np
+import torch
+from rows import Rows, smoothed
+from training import ask_for_torchvision
+
+ask_for_torchvision()
+from fastai.callback import progress  # noqa: E402, F401 - gives the learner `no_bar`
+from fastai.data.core import DataLoaders  # noqa: E402
+from fastai.data.load import DataLoader  # noqa: E402
+from fastai.learner import Learner  # noqa: E402
+
+
+class Smooth:
+    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
+        return smoothed(row)  # the limit
+
+
+class Pairs(Rows):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        row = super().__getitem__(index)
+        return row["values"], row["labels"]
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    loaders = DataLoaders(
+        DataLoader(Pairs(Smooth()), bs=8, shuffle=True, num_workers=1),
+        DataLoader(Pairs(Smooth(), 32), bs=8, num_workers=0),
+    )
+    learner = Learner(loaders, torch.nn.Linear(16, 2), loss_func=torch.nn.functional.cross_entropy, lr=0.01)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(2)
+    print("trained")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""An SPDL pipeline without a DataLoader: a stage of threads, and the script's transform in it is the limit."""
+
+import numpy as np
+import torch
+from rows import Rows, smoothed
+from spdl.pipeline import PipelineBuilder
+from training import train
+
+
+class Smooth:
+    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
+        return smoothed(row)  # the limit
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    rows = Rows(Smooth(), 1200)
+    pipeline = (
+        PipelineBuilder()
+        .add_source(range(len(rows)))
+        .pipe(rows.__getitem__, concurrency=1)
+        .aggregate(8)
+        .add_sink(4)
+        .build(num_threads=1)
+    )
+    with pipeline.auto_stop():
+        train(pipeline.get_iterator(timeout=60), 150, lambda batch: torch.stack([row["values"] for row in batch]))
+
+
+if __name__ == "__main__":
+    main()
