@@ -50,7 +50,7 @@ def conclude(recording: Recording) -> Findings:
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
         sources_agree=job.agreement(main, job_gains),
-        guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(),
+        guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(), makers_unseen=main.parts.makers_unseen,
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
@@ -225,6 +225,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     judgement = judge(
         each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
+        makers_unseen=each.parts.makers_unseen,
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
     verdict = _verdict(

@@ -427,7 +427,7 @@ def _unnamed(pid: int, thread: str | None) -> str:
 
 
 # Our frame in which a watched iterable is asked for a batch: what lies below it is the loader, not the loop.
-_WATCHED = re.compile(r"^(?:Watched\.)?__next__ \(.*/loaderprof/capture/.*\)$")
+_WATCHED = re.compile(r"^(?:[\w<>]+\.)*__next__ \(.*/loaderprof/capture/.*\)$")
 
 
 def _trimmed(frames: list[str]) -> list[str]:

@@ -66,6 +66,7 @@ class Breakdown:
         lock_holder: the line of a Python thread that computes beside the loop and holds the interpreter's lock.
         reads: how the bytes of a batch come.
         pool: the threads or processes that make the batches of a watched iterable; None where none were seen.
+        makers_unseen: such make them, but too few samples show what they do.
     """
 
     measured: int
@@ -92,6 +93,7 @@ class Breakdown:
     asked_bytes: float | None
     pool: Pool | None = None
     reads: Reads | None = None
+    makers_unseen: bool = False
 
     def takes_turns(self) -> bool:
         """Return whether the makers are threads that take turns at the interpreter's lock."""
@@ -134,6 +136,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=None if pool else threads,
         lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
+        makers_unseen=pools.too_little_seen(recording, loop, pool),
     )  # fmt: skip
 
 

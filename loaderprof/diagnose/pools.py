@@ -17,6 +17,7 @@ import numpy as np
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.stages import split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Loop
+from loaderprof.files import WATCHED_FRAME
 from loaderprof.findings import Stage
 from loaderprof.recording import Recording, StackSamples
 
@@ -169,6 +170,22 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
 def _waits_for_them(loop: Loop) -> bool:
     """Return whether the loop's thread waits for its makers more than it works for a batch itself."""
     return float(np.sum(loop.made.blocked)) > float(np.sum(loop.made.cpu))
+
+
+def too_little_seen(recording: Recording, loop: Loop, pool: Pool | None) -> bool:
+    """Return whether others may make a watched loop's batches, of whom too few samples tell what they do.
+
+    The loop's own thread then waits at a queue or a lock, which tells nothing of what it waits for; or no stacks could be
+    taken of it.
+    """
+    if pool is not None or not loop.facts.get("watched") or not _waits_for_them(loop):
+        return False
+    asking = waiting = 0
+    for sample in recording.stacks:
+        if sample.pid == loop.process.pid and WATCHED_FRAME in sample.frames:
+            asking += sample.count
+            waiting += sample.count if _MACHINERY.search(split_frame(sample.frames[-1])[1]) else 0
+    return waiting > 0.5 * asking or not asking
 
 
 def reading_stacks(recording: Recording, loop: Loop, sources: dict[str, str]) -> list[StackSamples]:

@@ -64,6 +64,7 @@ def judge(
     sources_agree: bool | None,
     guessed: float = 0.0,
     locked: bool = False,
+    makers_unseen: bool = False,
 ) -> Judgement:
     """Return the bottleneck.
 
@@ -75,10 +76,13 @@ def judge(
         disturbed: other processes took a good part of the CPU, or the training was not seen itself.
         guessed: share of the bottleneck's time whose stage nothing told.
         locked: the makers take turns at the interpreter's lock.
+        makers_unseen: threads or processes make the batches, of which too little was seen.
         sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
     """
     if steps < MIN_STEPS:
         return Judgement("unknown", (), "low", f"only {steps} steps were measured, {MIN_STEPS} are needed")
+    if makers_unseen:
+        return Judgement("unknown", (), "low", "what makes the batches was not seen: too few stack samples show it")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
     stage = primary(gains, locked)

@@ -10,7 +10,7 @@ from torch_geometric.nn import GCNConv
 
 class Smooth:
     def __call__(self, graph: Data) -> Data:  # the limit
-        graph.x = torch.from_numpy(np.stack([smoothed(row, 30) for row in graph.x.numpy()]))  # the limit
+        graph.x = torch.from_numpy(np.stack([smoothed(row, 30) for row in graph.x.numpy()]))
         return graph
 
 

@@ -13,8 +13,8 @@ import lightning  # noqa: E402
 
 
 class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
-        return smoothed(row)  # the limit
+    def __call__(self, row: np.ndarray) -> np.ndarray:
+        return smoothed(row)
 
 
 class Model(lightning.LightningModule):

@@ -22,8 +22,8 @@ class Rows(Dataset):
         return {"values": torch.from_numpy(self.transform(self.rows[index])), "labels": torch.tensor(index % 2)}
 
 
-def smoothed(row: np.ndarray, rounds: int = 60) -> np.ndarray:
+def smoothed(row: np.ndarray, rounds: int = 60) -> np.ndarray:  # the limit
     """About two milliseconds of real work; 16 numbers."""
     for _ in range(rounds):
-        row = np.sort(np.convolve(row, np.ones(5, np.float32) / 5, mode="same"))
+        row = np.sort(np.convolve(row, np.ones(5, np.float32) / 5, mode="same"))  # the limit
     return row[::128].astype(np.float32)

@@ -8,14 +8,14 @@ from training import train
 
 
 class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
-        return smoothed(row)  # the limit
+    def __call__(self, row: np.ndarray) -> np.ndarray:
+        return smoothed(row)
 
 
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    rows = Rows(Smooth(), 1200)
+    rows = Rows(Smooth(), 7200)
     pipeline = (
         PipelineBuilder()
         .add_source(range(len(rows)))
@@ -25,7 +25,7 @@ def main() -> None:
         .build(num_threads=1)
     )
     with pipeline.auto_stop():
-        train(pipeline.get_iterator(timeout=60), 150, lambda batch: torch.stack([row["values"] for row in batch]))
+        train(pipeline.get_iterator(timeout=60), 900, lambda batch: torch.stack([row["values"] for row in batch]))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from training import train
 
 
 class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
-        return smoothed(row)  # the limit
+    def __call__(self, row: np.ndarray) -> np.ndarray:
+        return smoothed(row)
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     rows = Rows(Smooth())
     node = ParallelMapper(SamplerWrapper(SequentialSampler(rows)), rows.__getitem__, num_workers=1, method="thread")
     loader = Loader(Batcher(node, batch_size=8))
-    train(loader, 150, lambda batch: torch.stack([row["values"] for row in batch]))
+    train(loader, 900, lambda batch: torch.stack([row["values"] for row in batch]))
 
 
 if __name__ == "__main__":

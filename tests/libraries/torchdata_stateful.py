@@ -8,8 +8,8 @@ from training import train
 
 
 class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
-        return smoothed(row)  # the limit
+    def __call__(self, row: np.ndarray) -> np.ndarray:
+        return smoothed(row)
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E4
 
 
 class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:  # the limit
-        return smoothed(row)  # the limit
+    def __call__(self, row: np.ndarray) -> np.ndarray:
+        return smoothed(row)
 
 
 class Model(torch.nn.Module):
