@@ -38,7 +38,7 @@ LOOPS = {
     "steps": ([PROGRAM, "steps"], "10,000 steps of 1 ms on cheap batches of a worker"),
 }
 # Parts of a loop (see PROGRAM) of which the difference is counted.
-LONG, SHORT = "4", "20"
+LONG, SHORT = "2", "20"
 PEERS = {
     "torch.profiler": [sys.executable, str(Path(__file__).with_name("under_torch_profiler.py"))],
     "py-spy": ["py-spy", "record", "--subprocesses", "--rate", "100", "--format", "raw", "--output", "/dev/null", "--", sys.executable],
@@ -136,6 +136,8 @@ def inside(name: str, pairs: int) -> None:
 def counted(command: list[str], environment: dict[str, str], folder: str) -> int:
     """Return the instructions that a process tree executes, by valgrind."""
     tool = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", "--trace-children=yes"]
+    # Tables of names are then laid out alike in every run.
+    environment = {**environment, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         ["valgrind", *tool, sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, check=True
     )  # fmt: skip

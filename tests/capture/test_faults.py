@@ -109,10 +109,10 @@ def test_journals_nowhere(bare: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 KiB."""
+    """A disk on which the recording of one process fits, and not that of its worker."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=84k", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small file system can be mounted by root only")
     try:
