@@ -148,12 +148,13 @@ def instructions(name: str, folder: str) -> None:
     """Count what a loop executes with capture and without."""
     command = LOOPS[name][0]
     journals = Path(tempfile.mkdtemp(dir=folder))
-    native = bare([*command, LONG], folder).wall_s
+    native_s = bare([*command, LONG], folder).cpu_s - bare([*command, SHORT], folder).cpu_s
     begun = time.perf_counter()
-    without = counted([*command, LONG], dict(os.environ), folder)
-    slower = (time.perf_counter() - begun) / native
-    environment = {**job_environment(journals, {}, os.environ), "SLOWER": str(slower)}
-    without -= counted([*command, SHORT], dict(os.environ), folder)
+    long = counted([*command, LONG], dict(os.environ), folder)
+    between = time.perf_counter()
+    without = long - counted([*command, SHORT], dict(os.environ), folder)
+    emulated_s = (between - begun) - (time.perf_counter() - between)
+    environment = {**job_environment(journals, {}, os.environ), "SLOWER": str(emulated_s / native_s)}
     with_ = counted([*command, LONG], environment, folder) - counted([*command, SHORT], environment, folder)
     print(
         f"{name:8} {LOOPS[name][1]}\n         {without / 1e6:.0f} million instructions, capture {with_ / without - 1:+.2%}",
