@@ -30,7 +30,7 @@ MODULES = {
     "replay": ("predict/replay.py", ["tests/predict/test_replay.py", "-k", "not real"]),
     "timeline": (
         "diagnose/timeline.py",
-        ["tests/diagnose/test_timeline.py", "tests/test_epochs.py", "tests/test_zipped.py"],
+        ["tests/diagnose/test_timeline.py", "tests/test_background.py", "tests/test_epochs.py", "tests/test_zipped.py"],
     ),
     "verdict": ("diagnose/verdict.py", ["tests/diagnose/test_verdict.py"]),
     "recording": ("recording.py", ["tests/test_recording.py", "tests/diagnose/test_pools.py"]),
@@ -78,7 +78,8 @@ def faults(node: ast.AST) -> list[ast.AST]:
     elif isinstance(node, ast.BoolOp):
         made.append(_with(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And()))
     elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        made.append(_with(node, value=node.value + 1))
+        # One more in a thousand million makes no difference.
+        made.append(_with(node, value=node.value + 1 if abs(node.value) < 1000 else node.value * 2))
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         made.append(node.operand)
     elif isinstance(node, ast.IfExp | ast.If):

@@ -41,6 +41,9 @@ def test_waits_and_steps_are_those_of_the_loop(tmp_path: Path) -> None:
     assert loop.wait.tolist() == pytest.approx(waits)
     assert loop.step.tolist() == pytest.approx(steps)
     assert loop.asked.tolist() == pytest.approx([0.25, 0.76, 0.98, 1.01])
+    # All of a step is the thread's CPU here, and the process has no other.
+    assert loop.step_cpu.tolist() == pytest.approx(steps)
+    assert loop.step_process_cpu.tolist() == pytest.approx(steps)
     assert loop.position.tolist() == [0, 1, 2, 3]
     assert loop.batches == 4
     (epoch,) = loop.epochs
@@ -307,6 +310,10 @@ def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> Non
     )
     assert made.pickle_cpu.tolist() == pytest.approx([0.5] * 6)
     assert (made.asked_bytes[2], made.device_bytes[2]) == pytest.approx((100, 30))
+    # The single worker makes one after the other, as the loop takes one a second.
+    assert made.begun.tolist() == pytest.approx([0, 1, 2, 3, 4, 5])
+    assert (made.done - made.begun).tolist() == pytest.approx(made.wall.tolist())
+    assert made.put.tolist() == pytest.approx(made.done.tolist())
     assert made.warm.tolist() == [False] + [True] * 5
     assert made.task.tolist() == list(range(6))
 
@@ -325,6 +332,34 @@ def test_a_record_of_several_short_batches_is_spread_over_them(made: Made) -> No
     assert batches.wall.tolist() == pytest.approx([0.002, 0.002, 0.002, 0.004])
     assert batches.cpu.sum() == pytest.approx(0.005)
     assert batches.blocked.sum() == pytest.approx(0.005)
+    # The process's other threads were looked at during the last one only.
+    assert np.isfinite(batches.threads_cpu).tolist() == [False, False, False, True]
+    assert batches.threads_cpu[3] == pytest.approx(0.005)
+
+
+def test_a_record_of_two_batches_is_split_in_two(made: Made) -> None:
+    main = made.process()
+    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
+    main.take(number, 0, 1)
+    worker = made.process(worker=0, pid=500)
+    ms = 1_000_000
+    worker.journal.write(
+        layout.FETCH, 0, 16, 0, 3, 100 * ms, 104 * ms, 104 * ms, 5 * ms, 0, 0, 0, 0, 0, 0, 10 * ms, -1, 2
+    )
+    batches = loops(made)["train"].made
+    assert batches.wall.tolist() == pytest.approx([0.006, 0.004])
+    assert not np.isfinite(batches.threads_cpu).any()
+
+
+def test_batches_that_another_rank_makes_itself_are_its_own(made: Made) -> None:
+    for rank in range(2):
+        process = made.process(environment={"RANK": str(rank)})
+        number = process.iterator(TRAIN, 0, 0)
+        for batch in range(4):
+            process.fetch(-1, batch, 10.0 * batch, Fetch(cpu=0.25 + 0.25 * rank))
+            process.take(number, 10.0 * batch, 10.0 * batch + 1)
+    found = build(made.read()).loops
+    assert sorted(loop.made.wall.tolist() for loop in found) == [[0.25] * 4, [0.5] * 4]
 
 
 def test_epochs_of_made_batches_are_told_apart_by_their_task_numbers(tmp_path: Path) -> None:

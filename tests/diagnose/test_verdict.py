@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, MIN_STEPS, SURE_STEPS, judge, primary
+from loaderprof.diagnose.verdict import (
+    CLOSE,
+    LOADER,
+    LOCK_GAIN,
+    MAX_GUESSED,
+    MIN_GAIN,
+    MIN_STEPS,
+    MODEL_ERROR,
+    SURE_STEPS,
+    judge,
+    primary,
+)
 from loaderprof.findings import STAGES, Stage
 
 GAINS = st.dictionaries(st.sampled_from([*LOADER, "host", "device"]), st.floats(0.5, 50), max_size=8)
@@ -101,11 +112,35 @@ def test_without_gains_nothing_is_concluded() -> None:
         ({"sources_agree": False}, "medium"),
         ({"sources_agree": True}, "high"),
         ({"disturbed": True, "steps": SURE_STEPS - 1}, "low"),
+        ({"disturbed": True, "steps": SURE_STEPS}, "medium"),
+        ({"steps": SURE_STEPS}, "high"),
+        ({"model_error": MODEL_ERROR}, "high"),
+        ({"guessed": MAX_GUESSED}, "high"),
+        ({"guessed": MAX_GUESSED + 0.01}, "medium"),
     ],
 )
 def test_confidence_falls_with_what_speaks_against(more: dict[str, Any], confidence: str) -> None:
     gains: dict[Stage, float] = {"decode": 2.0, "read": 1.5}
     assert judged(gains, **more).confidence == confidence
+
+
+def test_makers_that_take_turns_are_told_as_that_where_it_gains_enough() -> None:
+    enough = 1 + LOCK_GAIN
+    assert primary({"decode": 3.0, "contention": enough}, locked=True) == "contention"
+    assert primary({"decode": 3.0, "contention": enough}) == "decode"
+    assert primary({"decode": 3.0, "contention": enough - 0.01}, locked=True) == "decode"
+    assert primary({"decode": 3.0}, locked=True) == "decode"
+
+
+def test_makers_whom_nobody_saw_leave_no_verdict() -> None:
+    judgement = judged({"read": 5.0}, makers_unseen=True)
+    assert (judgement.stage, judgement.confidence) == ("unknown", "low")
+    assert "too few stack samples" in judgement.reason
+
+
+def test_what_lies_on_a_border() -> None:
+    assert primary({"host": 1.25, "device": 1.25}) == "host"
+    assert primary({"decode": 1 + CLOSE, "device": 2.0}) == "decode"
 
 
 @given(gains=GAINS)

@@ -136,6 +136,21 @@ def test_threads_that_are_spread_badly_wait_beside_an_idle_core() -> None:
     assert many.steady_step_s == pytest.approx(0.01, rel=0.02)
 
 
+def test_three_threads_spread_badly_over_two_cores() -> None:
+    # One core has two of them half of the time, and now and then all three: a quarter of a core is idle.
+    of = costs(fetch_cpu_s=0.01, imbalance=1.0)
+    evenly = run(costs(fetch_cpu_s=0.01), Settings(3), cores=2.0).steady_step_s
+    assert run(of, Settings(3), cores=2.0).steady_step_s == pytest.approx(evenly * 2 / 1.75, rel=0.02)
+    # A single core has nobody beside it.
+    assert run(of, Settings(3), cores=1.0) == run(costs(fetch_cpu_s=0.01), Settings(3), cores=1.0)
+
+
+def test_a_loop_waits_for_a_core_after_it_was_blocked_only_where_none_is_free() -> None:
+    of = costs(fetch_cpu_s=0.001, step_s=0.01, wake_s=0.004)
+    assert run(of, Settings(1)).steady_step_s == pytest.approx(0.01)
+    assert run(of, Settings(1), cores=1.0, neighbours=1.0).steady_step_s == pytest.approx(0.014)
+
+
 def test_steady_state_is_the_same_however_long_the_replay() -> None:
     # Eight workers with eight batches each, of which the last ones are made while the loop steps on alone.
     of, how = costs(fetch_cpu_s=0.01, step_cpu_s=0.005), Settings(8, 8)
@@ -166,6 +181,7 @@ def test_a_slow_batch_holds_up_those_behind_it_only_in_order() -> None:
     assert any_order.steady_step_s == pytest.approx(0.015 / 4, rel=0.1)
     assert in_order.parked > 0.5
     assert any_order.parked == 0
+    assert in_order.held_s == 0
 
 
 def test_prefetching_rides_out_slow_batches() -> None:
