@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,18 @@ from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.risks import risks_of
 from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
-from loaderprof.diagnose.verdict import MIN_GAIN, Judgement, judge
+from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.predict import job
 from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
-from loaderprof.predict.weigh import unevenness
+from loaderprof.predict.weigh import REPRODUCED, unevenness
 from loaderprof.predict.whatif import what_if
 from loaderprof.recording import Recording
 
+# Cores that other programs kept busy: from here on they are worth a word.
+NOTICED = 0.2
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
 
 
@@ -58,7 +61,7 @@ def conclude(recording: Recording) -> Findings:
         kind = next(each for each in causes.CATALOGUE if each.id == "validation")
     verdict = _verdict(main, scene, judgement, kind, job.job_ceiling(studied))
     return Findings(
-        run=run,
+        run=replace(run, notes=(*run.notes, *_about_the_replay(main, others or 0.0))),
         verdict=verdict,
         stages=_stages(main),
         causes=causes.examine(scene, judgement.stage, kind, judgement.others) if judgement.stage != "unknown" else (),
@@ -206,6 +209,7 @@ def _facts(recording: Recording, each: job.Studied, studied: Sequence[job.Studie
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
         job.share_of(each, studied), decoders_of(recording.meta), unevenness(each.loop),
+        abs(each.model_error or 0.0),
     )  # fmt: skip
 
 
@@ -286,6 +290,17 @@ def _notes(loop: Loop) -> Iterator[str]:
             f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped; of the "
             "others the sums are known"
         )
+
+
+def _about_the_replay(main: job.Studied, others: float) -> Iterator[str]:
+    """Yield why predictions are less sure, or not to be trusted, where the replay does not reproduce the run itself."""
+    error = main.model_error
+    if error is None or abs(error) <= REPRODUCED:
+        return
+    off = f"the replay of the run as it was is {abs(error):.0%} {'slower' if error > 0 else 'quicker'} than the run"
+    why = f", in which other programs kept {others:.1f} cores busy" if others > NOTICED else ""
+    than = "cannot be trusted" if abs(error) > MODEL_ERROR else "are less sure by that"
+    yield f"{off}{why}: predictions {than}"
 
 
 def _torch(recording: Recording) -> str | None:

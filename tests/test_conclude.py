@@ -221,3 +221,19 @@ def test_an_iterator_made_for_every_batch_is_start_up(tmp_path: Path) -> None:
     found = one_loop(tmp_path / "r", plan).findings()
     assert found.verdict.bottleneck == "startup"
     assert found.verdict.headline.startswith("Workers start again at every epoch of loader: 9.")
+
+
+@pytest.mark.parametrize(
+    ("blocked", "said"),
+    [
+        # Waits that making a batch explains; waits that it explains but for a little, and hardly at all.
+        (0.1, None),
+        (0.092, "are less sure by that"),
+        (0.05, "cannot be trusted"),
+    ],
+)
+def test_a_replay_that_does_not_reproduce_its_run_is_told(tmp_path: Path, blocked: float, said: str | None) -> None:
+    plan = Plan(wait=0.1, step=0.01, fetch=Fetch(blocked=blocked))
+    notes = [each for each in one_loop(tmp_path / "r", plan).findings().run.notes if each.startswith("the replay of")]
+    assert len(notes) == (said is not None)
+    assert all(str(said) in each and " quicker than the run" in each for each in notes)
