@@ -24,10 +24,12 @@ from loaderprof.predict import job
 from loaderprof.predict.advice import advise
 from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
-from loaderprof.predict.weigh import REPRODUCED, unevenness
+from loaderprof.predict.weigh import unevenness
 from loaderprof.predict.whatif import what_if
 from loaderprof.recording import Recording
 
+# A replay of the run as it was that is further off than this does not know it well, and says so.
+REPRODUCED = 0.03
 # Cores that other programs kept busy: from here on they are worth a word.
 NOTICED = 0.2
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
@@ -209,7 +211,6 @@ def _facts(recording: Recording, each: job.Studied, studied: Sequence[job.Studie
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
         job.share_of(each, studied), decoders_of(recording.meta), unevenness(each.loop),
-        abs(each.model_error or 0.0),
     )  # fmt: skip
 
 
@@ -293,14 +294,14 @@ def _notes(loop: Loop) -> Iterator[str]:
 
 
 def _about_the_replay(main: job.Studied, others: float) -> Iterator[str]:
-    """Yield why predictions are less sure, or not to be trusted, where the replay does not reproduce the run itself."""
+    """Yield why predictions are less sure where the replay does not reproduce the run itself."""
     error = main.model_error
     if error is None or abs(error) <= REPRODUCED:
         return
     off = f"the replay of the run as it was is {abs(error):.0%} {'slower' if error > 0 else 'quicker'} than the run"
     why = f", in which other programs kept {others:.1f} cores busy" if others > NOTICED else ""
-    than = "cannot be trusted" if abs(error) > MODEL_ERROR else "are less sure by that"
-    yield f"{off}{why}: predictions {than}"
+    then = "it cannot predict changes well" if abs(error) > MODEL_ERROR else "predictions may be off by as much"
+    yield f"{off}{why}: {then}"
 
 
 def _torch(recording: Recording) -> str | None:

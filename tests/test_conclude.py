@@ -228,8 +228,8 @@ def test_an_iterator_made_for_every_batch_is_start_up(tmp_path: Path) -> None:
     [
         # Waits that making a batch explains; waits that it explains but for a little, and hardly at all.
         (0.1, None),
-        (0.092, "are less sure by that"),
-        (0.05, "cannot be trusted"),
+        (0.092, "may be off by as much"),
+        (0.05, "cannot predict changes well"),
     ],
 )
 def test_a_replay_that_does_not_reproduce_its_run_is_told(tmp_path: Path, blocked: float, said: str | None) -> None:

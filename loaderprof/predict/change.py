@@ -28,8 +28,7 @@ class Facts:
     """What advice needs beyond the scene: the job's measured rate, memory, and which device the step ran on.
 
     `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's. `decoders`: None
-    where they were not tried on the job's files. `uneven`: see `weigh.unevenness`. `model_error`: the share by which
-    the replay of the run as it was is off.
+    where they were not tried on the job's files. `uneven`: see `weigh.unevenness`.
     """
 
     samples_per_s: float | None
@@ -40,7 +39,6 @@ class Facts:
     job_share: float = 1.0
     decoders: Decoders | None = None
     uneven: float = 0.0
-    model_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,6 @@ UNSEEN_S = 0.4e-3
 MIN_STRETCHES, STRETCH_S, STRETCH_BATCHES = 3, 1.0, 20
 UNEVENNESS, MOST_UNEVEN = 2.0, 0.15
 MAX_ERROR = 0.8
-# A replay of the run as it was that is further off than this knows it less well, and says so.
-REPRODUCED = 0.03
 
 
 def weigh(change: Change, scene: Scene, base: Model, before_s: float, facts: Facts) -> Expected | None:
@@ -45,7 +43,7 @@ def expect(change: Change, scene: Scene, base: Model, before_s: float, facts: Fa
     """Return how fast the job is with a change, also where that is no gain."""
     after = change.model.pace_s()
     speedup = _of_job(change.samples * before_s / after if after > 0 else 1.0, facts.job_share)
-    low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after, facts)
+    low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after, facts.uneven)
     floor = _floor(change, scene)
     low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
     high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
@@ -80,13 +78,12 @@ def unevenness(loop: Loop) -> float:
 
 
 def interval(
-    speedup: float, workers: int, unbounded_per_log: float, after_s: float, facts: Facts
+    speedup: float, workers: int, unbounded_per_log: float, after_s: float, uneven: float
 ) -> tuple[float, float]:
     """Return the interval of a speedup from a run with so many workers, which leads to batches of `after_s`."""
     bound = ERROR_BOUND if workers else ERROR_BOUND_NO_WORKERS
     moved = abs(math.log(max(speedup, 1e-9)))
     width = min(bound, ERROR_FLOOR + ERROR_PER_LOG * moved) + unbounded_per_log * moved
-    width = math.hypot(width, min(MOST_UNEVEN, UNEVENNESS * facts.uneven))
-    width = math.hypot(width, min(MOST_UNEVEN, max(0.0, facts.model_error - REPRODUCED)))
+    width = math.hypot(width, min(MOST_UNEVEN, UNEVENNESS * uneven))
     width = min(MAX_ERROR, width + UNSEEN_S / after_s if after_s > 0 else MAX_ERROR)
     return speedup * (1 - width), speedup * (1 + width)

@@ -56,7 +56,7 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
     ends: list[float] = []
     for model in models if len(models) > 1 else ():
         after_s = model.pace_s()
-        ends += interval(ratio * before_s / after_s, base.settings.num_workers, 0.0, after_s, facts)
+        ends += interval(ratio * before_s / after_s, base.settings.num_workers, 0.0, after_s, facts.uneven)
     if may_be_full(scene) and workers != base.settings.num_workers:
         ends += (1.0 / SATURATED, SATURATED)
     change = Change(
