@@ -65,6 +65,8 @@ def run(
     )
     if mine and mine.local_rank:
         _run_beside(command, settings, Path(wanted_folder or stem), mine)
+    if mine and output is None and wanted_folder is not None:
+        wanted_folder = ranks.free(wanted_folder)
     folder = make_folder(wanted_folder, stem, force)
     session = Session(folder, _typed(job, module))
     session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again

@@ -85,9 +85,20 @@ def folder(wanted: str | None, stem: str, number: int) -> str | None:
 
 
 def agreed(stem: str) -> str:
-    """Return a folder's name that all ranks of a node come to by themselves: by when what launched them began."""
+    """Return a folder's name that all ranks of a node come to by themselves: by when what launched them began.
+
+    A shell that launches one job after another gives all of them the same name; see `free` and `join`.
+    """
     began = time.localtime(_began(os.getppid()))
     return f"{stem}-{time.strftime('%m%d-%H%M%S', began)}"
+
+
+def free(name: str) -> str:
+    """Return the name, or the first of NAME-2, NAME-3 ... that is not taken."""
+    path, number = Path(name), 2
+    while path.exists():
+        path, number = Path(f"{name}-{number}"), number + 1
+    return str(path)
 
 
 def _began(pid: int) -> float:
@@ -106,12 +117,13 @@ def join(folder: Path, mine: Place) -> tuple[Path, IO[str]] | None:
     """
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        with suppress(OSError, ValueError, AttributeError):
-            meta = json.loads((folder / files.META).read_text(encoding="utf-8"))
-            if meta.get("group") == mine.group and not meta.get("ended_ns"):
-                mark = open(folder / files.MEMBERS, "a", encoding="utf-8")  # noqa: SIM115 - held to this process's end
-                fcntl.flock(mark, fcntl.LOCK_SH)
-                return Path(meta.get("live_journals") or folder / files.JOURNALS), mark
+        for place in (folder, *folder.parent.glob(f"{folder.name}-*")):
+            with suppress(OSError, ValueError, AttributeError):
+                meta = json.loads((place / files.META).read_text(encoding="utf-8"))
+                if meta.get("group") == mine.group and not meta.get("ended_ns"):
+                    mark = open(place / files.MEMBERS, "a", encoding="utf-8")  # noqa: SIM115 - held to this process's end
+                    fcntl.flock(mark, fcntl.LOCK_SH)
+                    return Path(meta.get("live_journals") or place / files.JOURNALS), mark
         time.sleep(_POLL_S)
     return None
 

@@ -147,3 +147,30 @@ def test_nodes_that_share_a_folder_are_merged(tmp_path: Path) -> None:
     ]
     assert abs(first[0] - first[1]) < 2e9
     assert all(0 < each.own_pid < recording.MAX_PID for each in seen.processes)
+
+
+def test_one_job_after_another_from_the_same_shell(tmp_path: Path) -> None:
+    """As in a batch script of SLURM, where the script itself is the first of several tasks."""
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    environment = {**os.environ, "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "train.py"]
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == "trained\n"
+    first, second = sorted(path.name for path in tmp_path.glob("train-*"))
+    assert second == f"{first}-2"
+
+
+def test_a_rank_without_its_first_one_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE_S", 0.2)
+    mine = ranks.Place(1, 1, "job")
+    assert ranks.join(tmp_path / "out", mine) is None
+    for name, group, ended in (("out", "job", 1), ("out-2", "another", None), ("out-3", "job", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recording.json").write_text(json.dumps({"group": group, "ended_ns": ended}))
+    joined = ranks.join(tmp_path / "out", mine)
+    assert joined is not None
+    assert joined[0] == tmp_path / "out-3" / "journals"
+    joined[1].close()
