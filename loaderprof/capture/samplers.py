@@ -32,6 +32,8 @@ STACK_BUDGET = 0.005
 WINDOW_S = 2
 RATE_HZ = 25
 FIRST_WINDOW_AFTER_S = 2
+# From one look at whether a window is due, or over, to the next; and, in a window, from one look at who sleeps on a lock.
+PERIOD_S, LOOK_PERIOD_S = 0.25, 0.05
 LAST_WINDOW_S = 1.0
 # Starting py-spy on a process costs it about 30 ms of CPU, so only so many are looked at in a window.
 MAX_PROCESSES = 5
@@ -235,7 +237,7 @@ class StackSampler:
     """py-spy over the job in short windows: non-blocking, by process id, as often as its budget allows."""
 
     def __init__(self) -> None:
-        self.period_s = 0.25
+        self.period_s = PERIOD_S
         self.missing: str | None = None
         self.cpu_s = 0.0
         self.rate_hz, self.window_s = RATE_HZ, WINDOW_S
@@ -262,6 +264,8 @@ class StackSampler:
             return None if running else self._collect()
         due = self._due(job)
         self._start(due, locks=bool(due) and job.watches(due[0]))
+        if self._running and self._locks_of is not None:
+            self.period_s = LOOK_PERIOD_S
         return None
 
     def last_window(self) -> dict[str, Any] | None:
@@ -355,6 +359,7 @@ class StackSampler:
             elif "ermission" in error:
                 self.missing = "not measured: py-spy was refused (loaderprof env tells what to type)"
         self._running = []
+        self.period_s = PERIOD_S
         if not window.stacks:
             return None
         threads = [

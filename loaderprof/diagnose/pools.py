@@ -83,11 +83,13 @@ class Pool:
         waiting: share of their work in which they waited for a read.
         locked: share of their work in which they waited for the interpreter's lock; 0 for processes.
         held: share of the time in which a thread held that lock; None: not measured.
+        held_at_most: the same, as far as so few looks can tell.
         work: what they did, dearest first; shares add up to 1.
         samples: stack samples at work.
         pids: the child processes among them.
         beside: the kinds of other makers of the same pipeline.
         overlapped: they work while the loop steps; else the loop waits for them and they for the loop.
+        step_locked_s: seconds of a step in which the loop's own thread slept on a lock; None: not measured.
     """
 
     kind: Kind
@@ -98,11 +100,13 @@ class Pool:
     waiting: float
     locked: float
     held: float | None
+    held_at_most: float | None
     work: tuple[Work, ...]
     samples: int
     pids: frozenset[int]
     beside: tuple[Kind, ...] = ()
     overlapped: bool = True
+    step_locked_s: float | None = None
 
     def share(self, stage: Stage) -> float:
         """Return the share of their work that is of one stage."""
@@ -122,8 +126,8 @@ class Pool:
 
     def holds_lock(self) -> bool:
         """Return whether their process's lock is held nearly all of the time, as far as was measured."""
-        if self.held is not None:
-            return self.held >= HELD
+        if self.held_at_most is not None:
+            return self.held_at_most >= HELD
         return (self.cores or 0.0) + self.runq <= ONE_CORE
 
     def words(self) -> str:
@@ -162,9 +166,12 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
     wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
     waits = wait / (wait + step) if wait + step > 0 else 0.0
     overlapped = chosen.busy / chosen.makers > IN_TURN * waits or waits > ALWAYS_WAITS
+    asleep = _asleep(recording, [(loop.process.pid, "MainThread")]) if chosen.kind == "threads" else None
     return replace(
-        chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped and _waits_for_them(loop)
-    )
+        chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped and _waits_for_them(loop),
+        # What it sleeps while it waits for a batch is for the batch.
+        step_locked_s=None if asleep is None else max(0.0, asleep * (wait + step) - wait),
+    )  # fmt: skip
 
 
 def _waits_for_them(loop: Loop) -> bool:
@@ -264,9 +271,9 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     busy = sum(working[who] / total[who] for who in makers)
     waiting = sum(reading[who] / total[who] for who in makers)
     cores, runq = _used(recording, makers)
-    held = _held(recording, makers[0][0]) if kind == "threads" else None
+    held, held_at_most = _held(recording, makers[0][0]) if kind == "threads" else (None, None)
     locked = 0.0
-    if kind == "threads" and len(makers) > 1:
+    if kind == "threads" and len(makers) > 1 and (held_at_most is None or held_at_most >= HELD):
         asleep = _asleep(recording, makers)
         in_turn = None if asleep is None else max(0.0, asleep - (len(makers) - busy))
         locked = _locked(busy - waiting, cores, runq, held, in_turn)
@@ -282,13 +289,15 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
         for (stage, name, place), count in sorted(work.items(), key=lambda item: -item[1])
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
-    return Pool(kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, pieces, at_work, pids)
+    return Pool(
+        kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, held_at_most, pieces, at_work, pids
+    )
 
 
 def _locked(
     computing: float, cores: float | None, runq: float, held: float | None, in_turn: float | None = None
 ) -> float:
-    """Return how many threads at once wait for the interpreter's lock; 0 where it is not held all the time.
+    """Return how many threads at once wait for the interpreter's lock, which may be held nearly all of the time.
 
     Args:
         computing: threads that were in code that computes, on average, by stacks.
@@ -301,34 +310,40 @@ def _locked(
         return 0.0
     if in_turn is not None and held is not None:
         # Where others hold the lock the makers are not what takes turns.
-        return in_turn if held >= HELD and (cores is None or cores >= OWN_HOLD * held) else 0.0
+        return in_turn if cores is None or cores >= OWN_HOLD * held else 0.0
     if computing < LOCKED_THREADS:
         return 0.0
     if held is not None:
-        return computing - held if held >= HELD else 0.0
+        return computing - held
     # Threads that wait for the lock sleep; those that compute without it run, or wait for a core.
     return max(0.0, computing - cores - runq) if cores is not None and cores + min(runq, 1.0) >= HELD else 0.0
 
 
-def _held(recording: Recording, pid: int) -> float | None:
-    """Return the share of the time in which a thread of a process held the interpreter's lock; None: not measured."""
+def _held(recording: Recording, pid: int) -> tuple[float, float] | tuple[None, None]:
+    """Return the share of the time in which a thread of a process held the interpreter's lock, and what it is at most.
+
+    The second is two standard errors above the first. Both are None where it was not measured.
+    """
     held = sum(count for of, count, _ in recording.gil if of == pid)
     taken = sum(count for of, _, count in recording.gil if of == pid)
-    return min(1.0, held / taken) if taken >= MIN_SAMPLES else None
+    if taken < MIN_SAMPLES:
+        return None, None
+    share = min(1.0, held / taken)
+    return share, min(1.0, share + 2 * (share * (1 - share) / taken) ** 0.5)
 
 
-def _asleep(recording: Recording, makers: list[tuple[int, str]]) -> float | None:
-    """Return how many of the makers at once slept on a lock, be it for work; None where the kernel did not tell."""
+def _asleep(recording: Recording, threads: list[tuple[int, str]]) -> float | None:
+    """Return how many of some threads at once slept on a lock, be it for work; None where the kernel did not tell."""
     looks: Counter[tuple[int, str]] = Counter()
     asleep: Counter[tuple[int, str]] = Counter()
     for each in recording.locks:
         looks[each.pid, each.thread] += each.looks
         asleep[each.pid, each.thread] += each.asleep
-    known = [who for who in makers if looks[who]]
+    known = [who for who in threads if looks[who]]
     # A kernel that does not show where threads sleep shows none of them asleep.
     if sum(looks[who] for who in known) < MIN_SAMPLES or not asleep.total():
         return None
-    return len(makers) / len(known) * sum(asleep[who] / looks[who] for who in known)
+    return len(threads) / len(known) * sum(asleep[who] / looks[who] for who in known)
 
 
 def _used(recording: Recording, makers: list[tuple[int, str]]) -> tuple[float | None, float]:

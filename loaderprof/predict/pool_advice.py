@@ -20,6 +20,8 @@ MAX_REQUESTS = 64
 ONLY_WAITING = 0.95
 # As fast as the fastest: fewer requests, or threads alone, are then simpler.
 AS_FAST = 1.02
+# What goes to processes and comes back is pickled, which this run did not.
+PICKLING_ERROR_PER_LOG = 0.1
 
 
 def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
@@ -40,7 +42,7 @@ def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
             "processes", "Use processes for the threads: ProcessPoolExecutor in place of ThreadPoolExecutor", why,
             computing, {"kind": "code", "makers": "processes"}, {"makers": "threads"}, model,
             Costs(max(0.0, cores - 1.0), None, "one line; what tasks take and return must pickle"),
-            f"pool = ProcessPoolExecutor({round(cores)})",
+            f"pool = ProcessPoolExecutor({round(cores)})", error_per_log=PICKLING_ERROR_PER_LOG,
         )  # fmt: skip
         return
     yield Change(
@@ -50,6 +52,7 @@ def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(max(0.0, cores - 1.0), None, "a few lines; what tasks take and return must pickle"),
         f"downloads, compute = ThreadPoolExecutor({pool.makers}), ProcessPoolExecutor({round(cores)})\n"
         "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()",
+        error_per_log=PICKLING_ERROR_PER_LOG,
     )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from loaderprof.diagnose.breakdown import Breakdown
 from loaderprof.diagnose.pools import LOCKED_SHARE, Pool
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.predict.removal import Model
+from loaderprof.predict.replay import Seconds
 
 # Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
 HELD_UP = 0.1
-# A step that waits for the lock now and then is at times let through at once: so short are its shortest ones.
+# A step that waits for the lock now and then is at times let through at once: this share of the steps.
 LET_THROUGH = 0.1
 
 
@@ -47,7 +48,7 @@ def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
 def unlocked(base: Model, pool: Pool, budget: float) -> Model:
     """Return the model without the interpreter's lock between makers and loop: as many processes, on `budget` cores."""
     costs = base.costs
-    costs = replace(costs, step_blocked_s=np.minimum(costs.step_blocked_s, _quick(costs.step_blocked_s)))
+    costs = replace(costs, step_blocked_s=_own_blocking(costs.step_blocked_s, pool))
     if pool.overlapped:
         return replace(base, costs=costs, cores=budget)
     # One at a time they compute all the time that the loop waits; each batch's computing then takes its share of the
@@ -59,5 +60,13 @@ def unlocked(base: Model, pool: Pool, budget: float) -> Model:
     return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * kept), cores=budget)
 
 
-def _quick(blocked: np.ndarray) -> float:
-    return float(np.quantile(blocked, LET_THROUGH)) if len(blocked) else 0.0
+def _own_blocking(blocked: Seconds, pool: Pool) -> Seconds:
+    """Return the blocked seconds of steps without their waits for the interpreter's lock.
+
+    Where nobody saw whether the loop's thread slept on a lock, the shortest steps tell what is their own.
+    """
+    if not blocked.any():
+        return blocked
+    if pool.step_locked_s is not None:
+        return blocked * max(0.0, 1 - pool.step_locked_s / float(blocked.mean()))
+    return np.minimum(blocked, float(np.quantile(blocked, LET_THROUGH)))

@@ -101,6 +101,28 @@ def test_threads_that_compute_one_at_a_time_wait_for_the_lock(tmp_path: Path) ->
     assert [(work.stage, work.where) for work in found.work] == [("decode", "train.py:20")]
 
 
+@pytest.mark.parametrize(("windows", "waits"), [(1, True), (8, False)])
+def test_few_looks_do_not_rule_the_lock_out(tmp_path: Path, windows: int, waits: bool) -> None:
+    run = Run(tmp_path / "r")
+    parsing(run)
+    run.lock(33)
+    for _ in range(1, windows):
+        run.stacks(run.main.pid, ["<module> (/home/me/train.py:60)", "next (<watched>)"], 50)
+        run.stack_lines[-1]["gil"] = [[run.main.pid, 33]]
+    found = pool(run)
+    assert found.held == pytest.approx(0.66)
+    assert found.holds_lock() is waits
+    assert (found.locked > 0) is waits
+
+
+def test_a_step_that_sleeps_on_the_lock_is_told_from_one_that_sleeps(tmp_path: Path) -> None:
+    # The loop waits 50 ms for a batch, in which it sleeps on a lock too, and steps for 10 ms: 6 of these are the lock's.
+    run = Run(tmp_path / "r")
+    parsing(run)
+    run.stack_lines[0]["locks"] = [[run.main.pid, "MainThread", 60, 56]]
+    assert pool(run).step_locked_s == pytest.approx(0.006, abs=1e-4)
+
+
 def test_without_a_look_at_the_lock_the_account_tells(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     parsing(run)
