@@ -148,10 +148,9 @@ class Windows:
         self._base = Base(
             settings=settings, rate=_rate(event) * per_batch, loader=str(loader.get("name") or "loader"),
             assigned=loader.get("assigned"), where=loader.get("where"), batch_size=size if isinstance(size, int) else None, limits=limits,
-            needs=self.needs(), predicted={}, by_epoch=self._by_epoch,
+            needs=self.needs(), predicted=self._predictions(event, settings, limits), by_epoch=self._by_epoch,
             any_order=version(facts["torch"]) >= (2, 7), pin=bool(facts["cuda"]),
         )  # fmt: skip
-        self._base = replace(self._base, predicted=self._predictions(event, settings, limits))
         return self._base
 
     def _present_window(self) -> dict[str, Any]:
@@ -276,7 +275,8 @@ class Runs:
         self._target = verify.Target(loop.name, loop.facts.get("where"))
         self._present = present_settings(loop.facts)
         pace = verify.pace(seen, self._target, {})
-        self._pace = "epochs" if pace.epochs is not None else "steady"
+        by_epoch = pace.epochs is not None
+        self._pace = "epochs" if by_epoch else "steady"
         rate = getattr(pace, self._pace)
         if rate is None:
             raise verify.TrialError(
@@ -292,10 +292,7 @@ class Runs:
         return Base(
             settings=self._present, rate=rate, loader=loop.name, assigned=None, where=self._target.where,
             batch_size=size if isinstance(size, int) else None, limits=limits, needs=self._needs,
-            predicted=predictions(
-                seen, loop, self._present, limits.cores, in_batch, by_epoch=self._pace == "epochs"
-            ),
-            by_epoch=self._pace == "epochs",
+            predicted=predictions(seen, loop, self._present, limits.cores, in_batch, by_epoch=by_epoch), by_epoch=by_epoch,
             any_order=not iterable and version(loop.process.header.get("torch")) >= (2, 7),
             pin=len(seen.tables["device"]) > 0,
             iterable=iterable,

@@ -191,7 +191,9 @@ def _read_further_node(folder: Path, number: int, recording: Recording, parts: d
 
 
 def _read_node(folder: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock) -> None:
-    journals = sorted((folder / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (folder / JOURNALS).is_dir() else []
+    # The bound is of the whole recording, whatever its nodes.
+    room = max(0, MAX_JOURNALS - len(recording.processes))
+    journals = sorted((folder / JOURNALS).glob("*.lpj"))[:room] if (folder / JOURNALS).is_dir() else []
     for file in journals:
         _read_journal(file, recording, parts, clock)
     for line in _lines(folder / STACKS):

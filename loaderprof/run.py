@@ -52,7 +52,7 @@ def run(
         LoaderprofError: a mistake that shows before the job starts.
     """
     from loaderprof.capture import launch, ranks
-    from loaderprof.capture.session import Session, make_folder
+    from loaderprof.capture.session import Session, free_name, make_folder
     from loaderprof.status import StatusLine, wanted
     from loaderprof.view import check_terminal
 
@@ -66,7 +66,7 @@ def run(
     if mine and mine.local_rank:
         _run_beside(command, settings, Path(wanted_folder or stem), mine)
     if mine and output is None and wanted_folder is not None:
-        wanted_folder = ranks.free(wanted_folder)
+        wanted_folder = str(free_name(wanted_folder))
     folder = make_folder(wanted_folder, stem, force)
     session = Session(folder, _typed(job, module))
     session.meta["job"] = {"launcher": launcher, "settings": dict(settings)}  # for `verify` to run it again

@@ -123,7 +123,7 @@ class Board:
     present: Settings
     rounds: list[dict[Settings, float]] = field(default_factory=list)
     failed: dict[Settings, str] = field(default_factory=dict)
-    _fitted: tuple[int, _Fit] | None = None
+    _fitted: tuple[int, _Fit] | None = field(default=None, init=False, repr=False)
 
     @property
     def measured(self) -> list[Settings]:

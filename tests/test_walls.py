@@ -43,7 +43,6 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "dataset",
         "describe",
         "failures",
-        "iterables",
         "kernel",
         "settings",
         "steps",
@@ -236,3 +235,17 @@ def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> 
     assert {name for name in more if name.startswith("loaderprof")} <= WORKER
     assert "loaderprof.capture.hooks" in more
     assert {name for name in more if not name.startswith("loaderprof")} <= {"sitecustomize"}
+
+
+def test_what_is_waited_for_is_what_the_hooks_know() -> None:
+    import importlib.util
+
+    from loaderprof.capture import hooks, iterables, launch
+
+    spec = importlib.util.spec_from_file_location("injected", launch.INJECT / "sitecustomize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    injected = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(injected)
+    assert set(hooks.PATCHED_MODULES) == injected.HOOKED
+    assert set(iterables.ITERATORS) == set(hooks.PATCHED_MODULES) - {hooks.TORCH, hooks.STATEFUL}

@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Any, Callable, List, Tuple
 
-from loaderprof.capture import iterables, settings
+from loaderprof.capture import settings
 from loaderprof.capture.fetches import fetch_hook
 from loaderprof.capture.iterators import iterator_init, next_data, next_index, reset
 from loaderprof.capture.process import process, stand_aside
@@ -24,7 +24,7 @@ from loaderprof.capture.workers import WorkerEntry, patch_pickler, pin_hook
 
 TORCH = "torch.utils.data.dataloader"
 STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
-PATCHED_MODULES = (TORCH, STATEFUL, *iterables.ITERATORS)
+PATCHED_MODULES = (TORCH, STATEFUL, "torchdata.nodes.loader", "spdl.pipeline._pipeline")
 
 
 def begin(directory: str) -> None:
@@ -46,7 +46,9 @@ def patch(module_name: str) -> None:
     if getattr(module, "_loaderprof_patched", False):
         return
     module._loaderprof_patched = True  # type: ignore[attr-defined]
-    if module_name in iterables.ITERATORS:
+    if module_name not in (TORCH, STATEFUL):
+        from loaderprof.capture import iterables
+
         iterables.patch(module)
         return
     settings.install(module)

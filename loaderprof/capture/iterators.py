@@ -145,7 +145,7 @@ class Iteration:
             due = process.depth_due
             if len(due) > 1000:
                 due.clear()
-            if workers and _NOW() >= due.get(id(loader.dataset), 0):
+            if workers and not process.resting and _NOW() >= due.get(id(loader.dataset), 0):
                 # These workers, forked before this, are timed in depth; those of the epochs right after are not.
                 due[id(loader.dataset)] = _NOW() + DEPTH_PERIOD_NS
         self.queue = getattr(iterator, "_data_queue", None)
@@ -339,17 +339,18 @@ class Watched:
         iteration = self._loaderprof
         if iteration is None or process.off or iteration.journal is not process.journal:
             return next(self._iterator)
-        return iteration.take(self, _next_watched)
+        return iteration.take(self, next_watched)
+
+    @unseen
+    def pull(self, _: Any = None) -> Any:
+        """Take the next item of what is watched."""
+        return next(self._iterator)
 
 
 @unseen
-def _next_watched(watched: Watched) -> Any:
+def next_watched(watched: Any) -> Any:
+    """Take an item by its `pull`, as a batch that this process makes."""
     fetches = process.fetching.get(threading.get_ident())
     if fetches is None:
-        return next(watched._iterator)
-    return fetches.fetch(_pull, watched, None)
-
-
-@unseen
-def _pull(watched: Watched, _: Any) -> Any:
-    return next(watched._iterator)
+        return watched.pull()
+    return fetches.fetch(type(watched).pull, watched, None)

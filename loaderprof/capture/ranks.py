@@ -4,7 +4,7 @@
 train.py` each rank has a `loaderprof run` of its own: the first of a node leads and records, the others only put their
 hooks into its recording. Further nodes record into the folder `nodes` of the first one's, where that is shared.
 
-Standard library only: the supervisor imports this before it starts the job.
+Must not import torch, nor start a thread: the supervisor imports this before it starts the job.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import psutil
 
 from loaderprof import files
 from loaderprof.capture import describe
@@ -87,27 +89,11 @@ def folder(wanted: str | None, stem: str, number: int) -> str | None:
 def agreed(stem: str) -> str:
     """Return a folder's name that all ranks of a node come to by themselves: by when what launched them began.
 
-    A shell that launches one job after another gives all of them the same name; see `free` and `join`.
+    A shell that launches one job after another gives all of them the same name; the leader takes the first that is free
+    (`session.free_name`), and the others find it by its group (`join`).
     """
-    began = time.localtime(_began(os.getppid()))
+    began = time.localtime(psutil.Process(os.getppid()).create_time())
     return f"{stem}-{time.strftime('%m%d-%H%M%S', began)}"
-
-
-def free(name: str) -> str:
-    """Return the name, or the first of NAME-2, NAME-3 ... that is not taken."""
-    path, number = Path(name), 2
-    while path.exists():
-        path, number = Path(f"{name}-{number}"), number + 1
-    return str(path)
-
-
-def _began(pid: int) -> float:
-    with suppress(OSError, ValueError, IndexError, StopIteration):
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        lines = Path("/proc/stat").read_text().splitlines()
-        booted = next(int(line.split()[1]) for line in lines if line.startswith("btime"))
-        return booted + ticks / os.sysconf("SC_CLK_TCK")
-    return time.time()
 
 
 def join(folder: Path, mine: Place) -> tuple[Path, IO[str]] | None:

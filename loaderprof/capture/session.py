@@ -49,7 +49,7 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
     Raises:
         OutputError: it exists and holds something, or cannot be written.
     """
-    folder = Path(wanted) if wanted else _free_name(f"{stem}-{time.strftime('%m%d-%H%M')}")
+    folder = Path(wanted) if wanted else free_name(f"{stem}-{time.strftime('%m%d-%H%M')}")
     try:
         _make_room(folder, force)
         (folder / files.JOURNALS).mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,8 @@ def _make_room(folder: Path, force: bool) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _free_name(name: str) -> Path:
+def free_name(name: str) -> Path:
+    """Return the name, or the first of NAME-2, NAME-3 ... that is not taken."""
     path, number = Path(name), 2
     while path.exists():
         path, number = Path(f"{name}-{number}"), number + 1

@@ -165,13 +165,17 @@ def instructions(name: str, folder: str) -> None:
 def peers(name: str, pairs: int, folder: str) -> None:
     """Run a loop bare and under each of the other profilers that are installed, in turns."""
     command, words = LOOPS[name]
+    # TraceML takes the script's arguments apart from its own.
+    apart = {"TraceML": [command[0], "--args", *command[1:]] if command[1:] else command}
     known = {peer: prefix for peer, prefix in PEERS.items() if shutil.which(prefix[0])}
     costs: dict[str, list[Cost]] = {peer: [] for peer in ("bare", *known, "loaderprof run")}
     for _ in range(pairs):
         costs["bare"].append(bare(command, folder))
         for peer, prefix in known.items():
             costs[peer].append(
-                cost_of([*prefix, *command], dict(os.environ), tempfile.mkdtemp(dir=folder), python=False)
+                cost_of(
+                    [*prefix, *apart.get(peer, command)], dict(os.environ), tempfile.mkdtemp(dir=folder), python=False
+                )
             )
         costs["loaderprof run"].append(profiled(command, folder)[0])
     print(f"{name:8} {words}")

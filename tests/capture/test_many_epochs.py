@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,4 +63,3 @@ def test_which_rest_wanders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1_000 < len(kept) < 1_500
     # Of two loaders in turns neither is left out.
     assert 0.4 < sum(number % 2 for number in kept[400:]) / len(kept[400:]) < 0.6
-    assert os.environ.get("LOADERPROF_JOURNALS") is None

@@ -318,17 +318,38 @@ def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> Non
     assert made.task.tolist() == list(range(6))
 
 
-def test_a_record_of_several_short_batches_is_spread_over_them(made: Made) -> None:
+def record_of_several(made: Made, count: int, threads_cpu_ns: int) -> Any:
+    """Batches that took 10 ms together, the last of them 4, and 5 ms of CPU."""
     main = made.process()
     number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
     main.take(number, 0, 1)
     worker = made.process(worker=0, pid=500)
     ms = 1_000_000
-    # Four batches took 10 ms, the last of them 4; the CPU was 5 ms.
     worker.journal.write(
-        layout.FETCH, 0, 16, 0, 3, 100 * ms, 104 * ms, 104 * ms, 5 * ms, 0, 0, 0, 0, 0, 0, 10 * ms, 5 * ms, 4
+        layout.FETCH,
+        0,
+        16,
+        0,
+        3,
+        100 * ms,
+        104 * ms,
+        104 * ms,
+        5 * ms,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        10 * ms,
+        threads_cpu_ns,
+        count,
     )
-    batches = loops(made)["train"].made
+    return loops(made)["train"].made
+
+
+def test_a_record_of_several_short_batches_is_spread_over_them(made: Made) -> None:
+    batches = record_of_several(made, 4, threads_cpu_ns=5_000_000)
     assert batches.wall.tolist() == pytest.approx([0.002, 0.002, 0.002, 0.004])
     assert batches.cpu.sum() == pytest.approx(0.005)
     assert batches.blocked.sum() == pytest.approx(0.005)
@@ -338,15 +359,7 @@ def test_a_record_of_several_short_batches_is_spread_over_them(made: Made) -> No
 
 
 def test_a_record_of_two_batches_is_split_in_two(made: Made) -> None:
-    main = made.process()
-    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
-    main.take(number, 0, 1)
-    worker = made.process(worker=0, pid=500)
-    ms = 1_000_000
-    worker.journal.write(
-        layout.FETCH, 0, 16, 0, 3, 100 * ms, 104 * ms, 104 * ms, 5 * ms, 0, 0, 0, 0, 0, 0, 10 * ms, -1, 2
-    )
-    batches = loops(made)["train"].made
+    batches = record_of_several(made, 2, threads_cpu_ns=-1)
     assert batches.wall.tolist() == pytest.approx([0.006, 0.004])
     assert not np.isfinite(batches.threads_cpu).any()
 

@@ -1,8 +1,7 @@
-"""fastai's DataLoaders and Learner; the script's transform is the limit."""
+"""fastai's DataLoaders and Learner; a transform of its rows is the limit."""
 
-import numpy as np
 import torch
-from rows import Rows, smoothed
+from rows import Rows
 from training import ask_for_torchvision
 
 ask_for_torchvision()
@@ -10,11 +9,6 @@ from fastai.callback import progress  # noqa: E402, F401 - gives the learner `no
 from fastai.data.core import DataLoaders  # noqa: E402
 from fastai.data.load import DataLoader  # noqa: E402
 from fastai.learner import Learner  # noqa: E402
-
-
-class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:
-        return smoothed(row)
 
 
 class Pairs(Rows):
@@ -27,8 +21,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     loaders = DataLoaders(
-        DataLoader(Pairs(Smooth()), bs=8, shuffle=True, num_workers=1),
-        DataLoader(Pairs(Smooth(), 32), bs=8, num_workers=0),
+        DataLoader(Pairs(), bs=8, shuffle=True, num_workers=1),
+        DataLoader(Pairs(32), bs=8, num_workers=0),
     )
     learner = Learner(loaders, torch.nn.Linear(16, 2), loss_func=torch.nn.functional.cross_entropy, lr=0.01)
     with learner.no_bar(), learner.no_logging():

@@ -1,20 +1,14 @@
-"""Lightning's Trainer with a validation loader beside the training one; the script's transform is the limit."""
+"""Lightning's Trainer with a validation loader beside the training one; a transform of its rows is the limit."""
 
 import warnings
 
-import numpy as np
 import torch
-from rows import Rows, smoothed
+from rows import Rows
 from torch.utils.data import DataLoader
 from training import ask_for_torchvision
 
 ask_for_torchvision()
 import lightning  # noqa: E402
-
-
-class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:
-        return smoothed(row)
 
 
 class Model(lightning.LightningModule):
@@ -46,8 +40,8 @@ def main() -> None:
     )  # fmt: skip
     trainer.fit(
         model,
-        DataLoader(Rows(Smooth()), batch_size=8, shuffle=True, num_workers=1),
-        DataLoader(Rows(Smooth(), 32), batch_size=8),
+        DataLoader(Rows(), batch_size=8, shuffle=True, num_workers=1),
+        DataLoader(Rows(32), batch_size=8),
     )
     print(f"weight {model.layer.weight.sum().item():.6f}")
 

@@ -1,21 +1,15 @@
 """An SPDL pipeline without a DataLoader: a stage of threads, and the script's transform in it is the limit."""
 
-import numpy as np
 import torch
-from rows import Rows, smoothed
+from rows import Rows
 from spdl.pipeline import PipelineBuilder
 from training import train
-
-
-class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:
-        return smoothed(row)
 
 
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    rows = Rows(Smooth(), 7200)
+    rows = Rows(7200)
     pipeline = (
         PipelineBuilder()
         .add_source(range(len(rows)))

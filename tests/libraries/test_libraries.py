@@ -59,14 +59,14 @@ EXPECTED = {
     "transformers_getitem": Expected("transformers", "decode", ("okeniz",)),
     "webdataset_decode": Expected("webdataset", "decode", ("PIL.ImageFile",)),
     "webdataset_map": Expected("webdataset", "transform", ("features",)),
-    "accelerate_loop": Expected("accelerate", "transform", ("Smooth", "smoothed"), at="rows"),
-    "lightning_fit": Expected("lightning torchvision", "transform", ("Smooth", "smoothed"), at="rows"),
-    "transformers_trainer": Expected("transformers accelerate", "transform", ("Smooth", "smoothed"), at="rows"),
-    "fastai_learner": Expected("fastai fasthtml", "transform", ("Smooth", "smoothed"), at="rows"),
-    "geometric_graphs": Expected("torch_geometric", "transform", ("Smooth", "smoothed")),
-    "torchdata_stateful": Expected("torchdata", "transform", ("Smooth", "smoothed"), at="rows"),
-    "torchdata_nodes": Expected("torchdata", "transform", ("Smooth", "smoothed"), at="rows"),
-    "spdl_pipeline": Expected("spdl", "transform", ("Smooth", "smoothed"), at="rows"),
+    "accelerate_loop": Expected("accelerate", "transform", ("smoothed", "Smooth"), at="rows"),
+    "lightning_fit": Expected("lightning torchvision", "transform", ("smoothed", "Smooth"), at="rows"),
+    "transformers_trainer": Expected("transformers accelerate", "transform", ("smoothed", "Smooth"), at="rows"),
+    "fastai_learner": Expected("fastai fasthtml", "transform", ("smoothed", "Smooth"), at="rows"),
+    "geometric_graphs": Expected("torch_geometric", "transform", ("smoothed", "Smooth")),
+    "torchdata_stateful": Expected("torchdata", "transform", ("smoothed", "Smooth"), at="rows"),
+    "torchdata_nodes": Expected("torchdata", "transform", ("smoothed", "Smooth"), at="rows"),
+    "spdl_pipeline": Expected("spdl", "transform", ("smoothed", "Smooth"), at="rows"),
 }
 # No library asks the network for anything, nor for a newer version of itself.
 QUIET = {

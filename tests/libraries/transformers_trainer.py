@@ -1,19 +1,13 @@
-"""Hugging Face's Trainer, which pulls all micro-batches of a step before it; the script's transform is the limit."""
+"""Hugging Face's Trainer, which pulls all micro-batches of a step before it; a transform of its rows is the limit."""
 
 import tempfile
 
-import numpy as np
 import torch
-from rows import Rows, smoothed
+from rows import Rows
 from training import ask_for_torchvision
 
 ask_for_torchvision()
 from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402
-
-
-class Smooth:
-    def __call__(self, row: np.ndarray) -> np.ndarray:
-        return smoothed(row)
 
 
 class Model(torch.nn.Module):
@@ -35,7 +29,7 @@ def main() -> None:
             remove_unused_columns=False,
         )  # fmt: skip
         model = Model()
-        trainer = Trainer(model, arguments, train_dataset=Rows(Smooth()))
+        trainer = Trainer(model, arguments, train_dataset=Rows())
         trainer.remove_callback(PrinterCallback)  # it prints how long it took
         trainer.train()
     print("trained")
