@@ -22,10 +22,9 @@ from loaderprof.journal import Journal
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
-# Two snapshots and a record cost 14 us in a loop of their own and about 30 us between batches, which leave none of it
-# in the processor's caches (tests/benchmarks/overhead.py); a batch too short to carry that at this share is
-# measured one in K.
-FETCH_COST_NS = 30_000
+# Two snapshots and a record cost 14 us in a loop of their own and about 50 us between batches, which leave none of it
+# in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K.
+FETCH_COST_NS = 50_000
 FETCH_BUDGET = 0.003
 LONG_FETCH_NS = 4_700_000
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.

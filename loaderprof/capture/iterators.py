@@ -20,14 +20,15 @@ from loaderprof.capture.unseen import unseen
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
-# A stamped batch costs the loop's process about this much where workers make it, and where it is made there
-# (tests/benchmarks/overhead.py). Batches too quick to carry that at this share are stamped one in K, and those between
-# are summed: one record for all of them.
-STAMP_NS, STAMP_OWN_NS = 25_000, 50_000
-STAMP_BUDGET = 0.005
-MAX_GROUP = 64
-# So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch.
-LEARNT, FIRST = 64, 8
+# A stamped batch, with the sum of those after it, costs the loop's process about this much where workers make it, and
+# where it is made there (docs/overhead.md). Batches of which that would be more than this share are stamped one in K, so
+# that it is the budget's, and those between are summed: one record for all of them.
+STAMP_NS, STAMP_OWN_NS = 50_000, 100_000
+STAMP_MOST, STAMP_BUDGET = 0.01, 0.003
+MAX_GROUP = 256
+# So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch, in
+# which workers catch up.
+LEARNT, FIRST, FIRST_OWN = 64, 8, 2
 # Of a pace, what was longer ago than some of these batches counts for half.
 FORGOTTEN = 2000
 
@@ -181,8 +182,28 @@ class Iteration:
     @unseen
     def take(self, iterator: Any, original: Any) -> Any:
         """Take one batch through the original, with its stamps or, where it is too quick for these, summed with others."""
-        if self.group:
-            return self._take_fast(iterator, original)
+        if not self.group:
+            return self._take_stamped(iterator, original)
+        if not self.count:
+            self._open()
+        asked = _NOW()
+        try:
+            data = original(iterator)
+        except BaseException as error:
+            self._ended(asked, error)
+            raise
+        taken = _NOW()
+        if not self.count:
+            self.t_first = asked
+        self.count += 1
+        self.t_last = taken
+        self.wait_ns += taken - asked
+        if self.count >= self.group:
+            self._flush()
+        return data
+
+    @unseen
+    def _take_stamped(self, iterator: Any, original: Any) -> Any:
         thread, (before, spent) = threading.get_ident(), open_account()
         # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
         outer = process.fetching.get(thread)
@@ -242,36 +263,16 @@ class Iteration:
                 pace[:] = pace[0] // 2, pace[1] // 2
         self.t_stamped, self.between = asked, 1
         self.group = 0
-        if pace[0] >= LEARNT and self.stamped >= max(FIRST, 2 * self.workers):
-            cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
-            group = min(MAX_GROUP, int(cost * pace[0] / (STAMP_BUDGET * max(1, pace[1]))))
-            # A sum of one batch would say less of it than a stamp, for nearly as much.
-            self.group = group if group > 1 else 0
+        first = max(FIRST, 2 * self.workers) if self.workers else FIRST_OWN
+        if pace[0] >= LEARNT and self.stamped >= first:
+            share = (STAMP_NS if self.fetches is None else STAMP_OWN_NS) * pace[0] / max(1, pace[1])
+            self.group = min(MAX_GROUP, int(share / STAMP_BUDGET)) if share > STAMP_MOST else 0
         if pressure > 1:
             self.group = max(self.group, 2 * pressure)
         if self.fetches is not None:
             self.fetches.sparse = self.group > 0
-
-    @unseen
-    def _take_fast(self, iterator: Any, original: Any) -> Any:
-        """Take one batch of a loop so fast that stamping each would cost too much: sums only."""
-        if self.count == 0:
-            self._open()
-        asked = _NOW()
-        try:
-            data = original(iterator)
-        except BaseException as error:
-            self._ended(asked, error)
-            raise
-        taken = _NOW()
-        if self.count == 0:
-            self.t_first = asked
-        self.count += 1
-        self.t_last = taken
-        self.wait_ns += taken - asked
-        if self.count >= self.group:
-            self._flush()
-        return data
+            if self.fetches.sparse:
+                self.fetches.countdown = 1
 
     def _open(self) -> None:
         """Note where a stamped step ended, before batches that are summed."""

@@ -9,7 +9,7 @@ import functools
 import os
 import threading
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Set, Tuple
 
 from loaderprof import journal as layout
 from loaderprof.capture import describe
@@ -19,6 +19,8 @@ from loaderprof.capture.unseen import unseen
 
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
+# Tasks of this worker whose making is recorded, until their pickling is too.
+_measured: Set[int] = set()
 
 
 class WorkerEntry:
@@ -80,6 +82,8 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
         if fetches.pending is None:
             return put(item, *args, **kwargs)
         task = item[0] if isinstance(item, tuple) and isinstance(item[0], int) else -1
+        # The queue's own thread may pickle it before `put` returns.
+        _measured.add(task)
         result = put(item, *args, **kwargs)
         try:
             fetches.put(task)
@@ -103,10 +107,13 @@ def patch_pickler() -> None:
         def dumps(cls, item: Any, *args: Any, **kwargs: Any) -> Any:
             if "worker" not in process.header or process.off or not isinstance(item, tuple):
                 return base.dumps(item, *args, **kwargs)
+            task = item[0] if item and isinstance(item[0], int) else -1
+            if task not in _measured:
+                return base.dumps(item, *args, **kwargs)
+            _measured.discard(task)
             cpu, begun = _CPU(), _NOW()
             raw = base.dumps(item, *args, **kwargs)
             done = _NOW()
-            task = item[0] if item and isinstance(item[0], int) else -1
             if task >= 0 and done - begun > 20_000:
                 _dumped(task, begun, done, _CPU() - cpu, len(raw))
             return raw

@@ -21,8 +21,8 @@ def cpu_budget(recording: Recording) -> float:
     return float(cores) if isinstance(cores, int | float) and cores > 0 else 1.0
 
 
-# What one record of each kind costs in the job, seconds of CPU: benchmarks in docs/overhead.md.
-RECORD_COST_S = {"take": 4e-6, "fetch": 15e-6, "operator": 3e-6, "pickle": 2.5e-6, "sample": 1.5e-6}
+# What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
+RECORD_COST_S = {"take": 25e-6, "fetch": 50e-6, "operator": 5e-6, "pickle": 5e-6, "sample": 5e-6}
 PROCESS_COST_S = 1.5e-3
 
 

@@ -67,7 +67,7 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     assert stamped.sum() < 1800 / 2
     # The beginning of a loader is stamped, and a little of each later epoch.
     assert stamped[:60].all()
-    assert all(stamped[loop.position == place].all() for place in range(8))
+    assert all(stamped[loop.position == place].all() for place in range(8 if workers else 2))
     assert loop.span_s == pytest.approx(seconds, rel=0.1)
     # The steps that were stamped are as long as the others, and known as well: they keep the loop on a core.
     usual = np.median((loop.step / loop.count)[~stamped])
