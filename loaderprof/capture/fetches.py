@@ -30,6 +30,8 @@ LONG_FETCH_NS = 4_700_000
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
 CALL_COST_NS = 1_600
 DEPTH_BUDGET = 0.002
+# So much of that may be saved up, for several datasets to be timed one right after the other.
+DEPTH_SAVED_NS = 10_000_000_000
 # Texts of a journal beyond which files of samples get no name: a long run would else write names for ever.
 MAX_TEXTS = 1000
 # 0, for our own tests: every batch but the first of a process.
@@ -65,7 +67,7 @@ class Fetches:
         self.depth_due = process.depth_due.get(self.dataset, 0)
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
-        self.samples = 0
+        self.samples = self.enter_ns = 0
         # Only some batches reach the hook, chosen by their loop; all of these are measured.
         self.sparse = False
 
@@ -82,7 +84,8 @@ class Fetches:
                 return original(fetcher, index)
         collate = fetcher.collate_fn
         # The first batch of a process is its warm-up.
-        table = self._enter() if self.seen > 0 and _NOW() >= self.depth_due and not process.tables else None
+        due = self.seen > 0 and _NOW() >= max(self.depth_due, process.depth_free) and not process.tables
+        table = self._enter() if due else None
         fetcher.collate_fn = _timed_collate(collate, self.collate, table)
         threads = _threads_cpu() if self.countdown <= 1 else 0
         begun = _NOW()
@@ -124,7 +127,9 @@ class Fetches:
 
     def _enter(self) -> Any:
         try:
+            begun = _NOW()
             table = process.tables[threading.get_ident()] = self.timers.__enter__()
+            self.enter_ns = _NOW() - begun
             return table
         except Exception as error:
             self.timers.__exit__()
@@ -168,9 +173,7 @@ class Fetches:
         if table is None:
             journal.write(layout.SETUP, 0, 0, self.worker, *describe.may_use())
             return
-        cost = max(DEPTH_PERIOD_NS, int(table.calls * CALL_COST_NS / DEPTH_BUDGET))
-        self.depth_due = process.depth_due[self.dataset] = _NOW() + min(cost, 600 * DEPTH_PERIOD_NS)
-        number = self.seen
+        begun, number = _NOW(), self.seen
         for collating, rows in enumerate((table.rows, table.collate_rows)):
             for name, (calls, wall_ns, cpu_ns) in rows.items():
                 if calls:
@@ -183,6 +186,13 @@ class Fetches:
                 layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator,
                 journal.text(file, MAX_TEXTS) if file else 0,
             )  # fmt: skip
+        now, calls_ns = _NOW(), table.calls * CALL_COST_NS
+        due, free = (
+            min(int(spent / DEPTH_BUDGET), 600 * DEPTH_PERIOD_NS)
+            for spent in (calls_ns, calls_ns + self.enter_ns + now - begun)
+        )
+        self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, due)
+        process.depth_free = max(process.depth_free, now - DEPTH_SAVED_NS) + free
 
 
 def _threads_cpu() -> int:

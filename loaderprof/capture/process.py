@@ -32,6 +32,8 @@ class Process:
         self.resting = False
         # When a dataset (by id) is due to be timed in depth again: short epochs share what may go into it.
         self.depth_due: Dict[int, int] = {}
+        # When any may: datasets made anew all the time share it too.
+        self.depth_free = 0
         self.forget()
 
     def forget(self) -> None:

@@ -96,3 +96,27 @@ def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
     loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
     assert notes == []
+
+
+def test_datasets_made_anew_share_what_timing_in_depth_may_cost(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("""
+import time
+from torch.utils.data import DataLoader, Dataset
+
+class Slow(Dataset):
+    def __len__(self):
+        return 3
+    def __getitem__(self, index):
+        time.sleep(0.006)
+        return index
+
+for _ in range(300):
+    for batch in DataLoader(Slow()):
+        pass
+""")
+    done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", "train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = recording.read(tmp_path / "seen").tables["fetch"]
+    deep = int((made["flags"] & 1).sum())
+    # Ten seconds' worth of it is there at the beginning, of which a batch takes half a second or one.
+    assert 0 < deep < 100
