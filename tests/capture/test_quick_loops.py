@@ -110,8 +110,8 @@ class Slow(Dataset):
         time.sleep(0.006)
         return index
 
-for _ in range(300):
-    for batch in DataLoader(Slow()):
+for dataset in [Slow() for _ in range(300)]:
+    for batch in DataLoader(dataset):
         pass
 """)
     done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", "train.py", cwd=tmp_path)
