@@ -105,12 +105,12 @@ from torch.utils.data import DataLoader, Dataset
 
 class Slow(Dataset):
     def __len__(self):
-        return 3
+        return 8
     def __getitem__(self, index):
         time.sleep(0.006)
         return index
 
-for dataset in [Slow() for _ in range(300)]:
+for dataset in [Slow() for _ in range(150)]:
     for batch in DataLoader(dataset):
         pass
 """)
