@@ -6,11 +6,11 @@ emulator is; what capture takes its own cost for is scaled, so that it stamps as
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import sys
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -49,22 +49,24 @@ class Memory(Dataset):
         return ((self.x[index % 4096] - 0.5) / 0.25).clamp(-1, 1).flip(0)
 
 
-def batches(share: int) -> int:
-    return sum(1 for _ in DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2))
+@functools.cache
+def loader(name: str, share: int) -> DataLoader:
+    """Return the same loader for every epoch of a loop, as jobs have it."""
+    if name == "batches":
+        return DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2)
+    if name == "steps":
+        return DataLoader(Busy(10_000 // share, 0.00001), batch_size=1, num_workers=1)
+    if name == "memory":
+        return DataLoader(Memory(128_000 // share), batch_size=64)
+    return DataLoader(Memory(100_000 // share), batch_size=1)
 
 
-def memory(share: int) -> int:
-    return sum(1 for _ in DataLoader(Memory(128_000 // share), batch_size=64))
-
-
-def tiny(share: int) -> int:
-    return sum(1 for _ in DataLoader(Memory(100_000 // share), batch_size=1))
-
-
-def steps(share: int) -> int:
+def epoch(name: str, share: int) -> int:
+    """Run one epoch of a loop, or such a fraction of it; return its batches."""
     taken = 0
-    for _ in DataLoader(Busy(10_000 // share, 0.00001), batch_size=1, num_workers=1):
-        busy(0.001)
+    for _ in loader(name, share):
+        if name == "steps":
+            busy(0.001)
         taken += 1
     return taken
 
@@ -74,17 +76,17 @@ def used() -> float:
     return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
-def alternate(loop: Any, pairs: int) -> None:
+def alternate(name: str, pairs: int) -> None:
     """Print, for each pair of epochs, what the one without and the one with capture took."""
     from loaderprof.capture.process import process
 
-    loop(10)
+    epoch(name, 10)
     for turn in range(pairs):
         costs = {}
         for off in (True, False) if turn % 2 else (False, True):
             process.off = off
             before = used()
-            taken = loop(10)
+            taken = epoch(name, 10)
             costs[off] = {"cpu_s": used() - before, "batches": taken}
         print(json.dumps([costs[True], costs[False]]))
 
@@ -99,11 +101,11 @@ def scale(slower: float) -> None:
 
 
 if __name__ == "__main__":
-    chosen = {"batches": batches, "memory": memory, "tiny": tiny, "steps": steps}[sys.argv[1]]
+    chosen = sys.argv[1]
     torch.set_num_threads(1)
     if "SLOWER" in os.environ:
         scale(float(os.environ["SLOWER"]))
     if "ALTERNATE" in os.environ:
         alternate(chosen, int(os.environ["ALTERNATE"]))
     else:
-        chosen(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+        epoch(chosen, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
