@@ -65,6 +65,7 @@ def judge(
     guessed: float = 0.0,
     locked: bool = False,
     makers_unseen: bool = False,
+    wait_share: float | None = None,
 ) -> Judgement:
     """Return the bottleneck.
 
@@ -77,6 +78,7 @@ def judge(
         guessed: share of the bottleneck's time whose stage nothing told.
         locked: the makers take turns at the interpreter's lock.
         makers_unseen: threads or processes make the batches, of which too little was seen.
+        wait_share: share of its time that the loop waited for batches; None: not measured.
         sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
     """
     if steps < MIN_STEPS:
@@ -85,6 +87,9 @@ def judge(
         return Judgement("unknown", (), "low", "what makes the batches was not seen: too few stack samples show it")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
+    if wait_share and abs(model_error or 0.0) > MODEL_ERROR:
+        # A replay that is off may not say more of the step than was measured: without it there is still all the waiting.
+        gains, *draws = (_at_most(each, "device", 1 / wait_share) for each in (gains, *draws))
     stage = primary(gains, locked)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
     others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
@@ -97,6 +102,10 @@ def judge(
     else:
         confidence = "low"
     return Judgement(stage, others, confidence)
+
+
+def _at_most(gains: dict[Stage, float], stage: Stage, most: float) -> dict[Stage, float]:
+    return {each: min(gain, most) if each == stage else gain for each, gain in gains.items()}
 
 
 def primary(gains: dict[Stage, float], locked: bool = False) -> Stage:

@@ -32,6 +32,17 @@ def judged(gains: dict[Stage, float], **more: Any) -> Any:
     return judge(gains, **facts)
 
 
+@pytest.mark.parametrize(
+    ("error", "waits", "stage"),
+    [(0.5, 0.73, "handover"), (0.01, 0.73, "device"), (0.5, 0.2, "device"), (0.5, None, "device")],
+)
+def test_a_replay_that_is_off_may_not_blame_the_step_for_what_the_loop_waited(
+    error: float, waits: float | None, stage: Stage
+) -> None:
+    gains: dict[Stage, float] = {"handover": 1.4, "device": 3.0}
+    assert judged(gains, model_error=error, wait_share=waits).stage == stage
+
+
 @pytest.mark.parametrize("stage", [*LOADER, "host"])
 def test_the_stage_that_gains_the_most_is_the_bottleneck(stage: Stage) -> None:
     gains: dict[Stage, float] = dict.fromkeys((*LOADER, "host"), 1.06)
