@@ -56,7 +56,7 @@ def conclude(recording: Recording) -> Findings:
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
         sources_agree=job.agreement(main, job_gains),
         guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(), makers_unseen=main.parts.makers_unseen,
-        wait_share=_wait_share(main.loop),
+        wait_share=_share(*_wait_and_step(main.loop)),
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = causes.name(judgement.stage, scene)
@@ -221,11 +221,6 @@ def _rate(each: job.Studied) -> float | None:
     return size / pace if pace and isinstance(size, int) else None
 
 
-def _wait_share(loop: Loop) -> float | None:
-    wait, step = loop.mean(loop.wait), loop.mean(loop.step)
-    return _share(wait, wait + step) if wait is not None and step is not None else None
-
-
 def _loader(recording: Recording, each: job.Studied, budget: float, others: float | None) -> results.Loader:
     loop = each.loop
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
@@ -236,7 +231,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     judgement = judge(
         each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
-        makers_unseen=each.parts.makers_unseen, wait_share=_wait_share(loop),
+        makers_unseen=each.parts.makers_unseen, wait_share=_share(*_wait_and_step(loop)),
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
     verdict = _verdict(

@@ -16,8 +16,6 @@ import psutil
 import pytest
 
 CASES = Path(__file__).parent / "cases"
-
-
 # Cores that other programs kept busy, beyond which what holds up a pipeline is another matter than the label says.
 BUSY_CORES = 0.3
 
@@ -68,8 +66,10 @@ def test_what_holds_up_a_pipeline_and_what_to_change(
     verdict = ran.findings["verdict"]
     causes = [each["id"] for each in ran.findings["causes"] if each["status"] == "found"]
     told, advised = (verdict["bottleneck"], verdict["cause"]), [each["id"] for each in ran.findings["advice"]]
-    as_labelled = told == (bottleneck, cause) and (advice is None or advice in advised)
-    if not as_labelled and ran.others_cores > BUSY_CORES:
+    right, advised_so = told == (bottleneck, cause), advice is None or advice in advised
+    # What other programs disturb may be told otherwise, but never with confidence.
+    excused = ran.others_cores > BUSY_CORES and (right or verdict["confidence"] != "high")
+    if excused and not (right and advised_so):
         pytest.skip(f"other programs kept {ran.others_cores:.1f} cores busy: {told}, {advised}")
     # Taking the parsing away gains as much as taking the lock away: the label in tests/cases/pools.py allows both.
     if case == "threads_that_parse" and told[0] == "decode":

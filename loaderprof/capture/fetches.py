@@ -187,12 +187,14 @@ class Fetches:
                 journal.text(file, MAX_TEXTS) if file else 0,
             )  # fmt: skip
         now, calls_ns = _NOW(), table.calls * CALL_COST_NS
-        due, free = (
-            min(int(spent / DEPTH_BUDGET), 600 * DEPTH_PERIOD_NS)
-            for spent in (calls_ns, calls_ns + self.enter_ns + now - begun)
-        )
-        self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, due)
-        process.depth_free = max(process.depth_free, now - DEPTH_SAVED_NS) + free
+        self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, _earned_ns(calls_ns))
+        spent = calls_ns + self.enter_ns + now - begun
+        process.depth_free = max(process.depth_free, now - DEPTH_SAVED_NS) + _earned_ns(spent)
+
+
+def _earned_ns(spent: int) -> int:
+    """Return how long it takes until so much may be spent on timing in depth."""
+    return min(int(spent / DEPTH_BUDGET), 600 * DEPTH_PERIOD_NS)
 
 
 def _threads_cpu() -> int:

@@ -92,8 +92,11 @@ def agreed(stem: str) -> str:
     A shell that launches one job after another gives all of them the same name; the leader takes the first that is free
     (`session.free_name`), and the others find it by its group (`join`).
     """
-    began = time.localtime(psutil.Process(os.getppid()).create_time())
-    return f"{stem}-{time.strftime('%m%d-%H%M%S', began)}"
+    try:
+        began = psutil.Process(os.getppid()).create_time()
+    except psutil.Error:  # it has ended, or is outside of this container
+        began = time.time()
+    return f"{stem}-{time.strftime('%m%d-%H%M%S', time.localtime(began))}"
 
 
 def join(folder: Path, mine: Place) -> tuple[Path, IO[str]] | None:

@@ -87,14 +87,15 @@ def judge(
         return Judgement("unknown", (), "low", "what makes the batches was not seen: too few stack samples show it")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
-    if wait_share and abs(model_error or 0.0) > MODEL_ERROR:
+    off = abs(model_error or 0.0) > MODEL_ERROR
+    if wait_share and off:
         # A replay that is off may not say more of the step than was measured: without it there is still all the waiting.
         gains, *draws = (_at_most(each, "device", 1 / wait_share) for each in (gains, *draws))
     stage = primary(gains, locked)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
     others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
     agree = sum(primary(draw, locked) == stage for draw in draws) / len(draws) if draws else 0.0
-    doubtful = sources_agree is False or disturbed or abs(model_error or 0.0) > MODEL_ERROR or guessed > MAX_GUESSED
+    doubtful = sources_agree is False or disturbed or off or guessed > MAX_GUESSED
     if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
         confidence: Confidence = "high"
     elif agree >= 0.8 and not (doubtful and steps < SURE_STEPS):

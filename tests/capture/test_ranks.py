@@ -163,6 +163,12 @@ def test_one_job_after_another_from_the_same_shell(tmp_path: Path) -> None:
     assert second == f"{first}-2"
 
 
+def test_a_launcher_that_cannot_be_seen_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As inside a container, of what started it from outside.
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    assert ranks.agreed("train").startswith("train-")
+
+
 def test_a_rank_without_its_first_one_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "PATIENCE_S", 0.2)
     mine = ranks.Place(1, 1, "job")

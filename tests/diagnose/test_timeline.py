@@ -326,25 +326,8 @@ def record_of_several(made: Made, count: int, threads_cpu_ns: int) -> Any:
     worker = made.process(worker=0, pid=500)
     ms = 1_000_000
     worker.journal.write(
-        layout.FETCH,
-        0,
-        16,
-        0,
-        3,
-        100 * ms,
-        104 * ms,
-        104 * ms,
-        5 * ms,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        10 * ms,
-        threads_cpu_ns,
-        count,
-    )
+        layout.FETCH, 0, 16, 0, 3, 100 * ms, 104 * ms, 104 * ms, 5 * ms, 0, 0, 0, 0, 0, 0, 10 * ms, threads_cpu_ns, count
+    )  # fmt: skip
     return loops(made)["train"].made
 
 
