@@ -4,6 +4,7 @@
     python tests/benchmarks/overhead.py --full                      with the samplers beside the job, and the report
     python tests/benchmarks/overhead.py --inside --pairs 500        epochs with and without capture in one process
     python tests/benchmarks/overhead.py --instructions              counted by valgrind: no noise at all
+    python tests/benchmarks/overhead.py --parts --only memory       what each piece of the hooks takes inside a loop
     python tests/benchmarks/overhead.py --peers                     other profilers on the same loops
 
 Compared is the CPU time (user + system) of the whole process tree; capture is what runs inside the job. Runs of one job
@@ -133,6 +134,13 @@ def inside(name: str, pairs: int) -> None:
     )
 
 
+def parts(name: str) -> None:
+    """Show what each piece of the hooks takes inside a loop."""
+    with tempfile.TemporaryDirectory() as journals:
+        environment = {**job_environment(Path(journals), {}, os.environ), "PARTS": "1"}
+        subprocess.run([sys.executable, *LOOPS[name][0]], env=environment, check=True)
+
+
 def counted(command: list[str], environment: dict[str, str], folder: str) -> int:
     """Return the instructions that a process tree executes, by valgrind."""
     tool = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", "--trace-children=yes"]
@@ -192,6 +200,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="run `loaderprof run` as well")
     parser.add_argument("--inside", action="store_true", help="alternate epochs in one process")
     parser.add_argument("--instructions", action="store_true", help="count instructions")
+    parser.add_argument("--parts", action="store_true", help="what each piece of the hooks takes inside a loop")
     parser.add_argument("--peers", action="store_true", help="run other profilers as well")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -199,9 +208,11 @@ def main() -> None:
         for name in options.only or LOOPS:
             if options.peers:
                 peers(name, options.pairs, folder)
-            elif not (options.inside or options.instructions):
+            elif options.parts and name != "decode":
+                parts(name)
+            elif not (options.inside or options.instructions or options.parts):
                 compare(name, options.pairs, options.full, folder)
-            elif name != "decode":
+            elif name != "decode" and not options.parts:
                 inside(name, options.pairs) if options.inside else instructions(name, folder)
 
 

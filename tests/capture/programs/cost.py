@@ -1,6 +1,6 @@
 """Loops that cost the same each time: `cost.py batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
 
-ALTERNATE=N: N pairs of epochs, with capture off and on. SLOWER=N: the machine is N times slower than a real one, as an
+ALTERNATE=N: N pairs of epochs, with capture off and on. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is N times slower than a real one, as an
 emulator is; what capture takes its own cost for is scaled, so that it stamps as many batches as on a real one.
 """
 
@@ -11,6 +11,8 @@ import json
 import os
 import resource
 import sys
+import time
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -91,6 +93,39 @@ def alternate(name: str, pairs: int) -> None:
         print(json.dumps([costs[True], costs[False]]))
 
 
+def parts(name: str) -> None:
+    """Print what the hooks' own pieces take in the main process while a loop runs, the innermost also in those around it."""
+    from loaderprof import journal
+    from loaderprof.capture import fetches, iterators
+
+    spent: dict[str, list[int]] = {}
+
+    def clocked(owner: Any, function: str) -> None:
+        original, seen = getattr(owner, function), spent.setdefault(f"{owner.__name__}.{function}", [0, 0])
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            begun = time.perf_counter_ns()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                seen[0], seen[1] = seen[0] + 1, seen[1] + time.perf_counter_ns() - begun
+
+        setattr(owner, function, called)
+
+    for function in ("_asked", "_taken", "_open", "_flush"):
+        clocked(iterators.Iteration, function)
+    for function in ("_snapshot", "_fetched", "_enter"):
+        clocked(fetches.Fetches, function)
+    clocked(journal.Journal, "write")
+    epoch(name, 10)
+    for seen in spent.values():
+        seen[:] = 0, 0
+    taken = epoch(name, 2)
+    for piece, (calls, ns) in spent.items():
+        if calls:
+            print(f"{piece:22} {calls:6} calls in {taken} batches, {ns / calls / 1000:7.1f} us each")
+
+
 def scale(slower: float) -> None:
     from loaderprof.capture import fetches, iterators
 
@@ -105,7 +140,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "SLOWER" in os.environ:
         scale(float(os.environ["SLOWER"]))
-    if "ALTERNATE" in os.environ:
+    if "PARTS" in os.environ:
+        parts(chosen)
+    elif "ALTERNATE" in os.environ:
         alternate(chosen, int(os.environ["ALTERNATE"]))
     else:
         epoch(chosen, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
