@@ -26,7 +26,8 @@ _PROCESS_CPU = time.process_time_ns
 # in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K.
 FETCH_COST_NS = 50_000
 FETCH_BUDGET = 0.003
-LONG_FETCH_NS = 4_700_000
+# A longer one carries it in any case, and so does one that took twice as long as usual and more than the second of these.
+LONG_FETCH_NS, SLOW_FETCH_NS = 10_000_000, 4_700_000
 # A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
 CALL_COST_NS = 1_600
 DEPTH_BUDGET = 0.002
@@ -61,6 +62,7 @@ class Fetches:
         self.timers = Timers(dataset, collate)
         self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
         self.every = self.countdown = 1
+        self.slow_ns = SLOW_FETCH_NS
         self.count = self.seen = self.wall_ns = 0
         self.collate = [0, 0]
         self.dataset = id(dataset)
@@ -100,7 +102,7 @@ class Fetches:
         self.count += 1
         self.wall_ns += done - begun
         self.countdown -= 1
-        if self.countdown <= 0 or done - begun > LONG_FETCH_NS or table is not None:
+        if self.countdown <= 0 or done - begun > self.slow_ns or table is not None:
             try:
                 self._fetched(begun, done, max(0, _threads_cpu() - threads) if threads else -1, table, index, data)
             except Exception as error:
@@ -148,7 +150,8 @@ class Fetches:
             self.count,
         )  # fmt: skip
         self.seen += 1
-        usual = self.wall_ns / self.count
+        usual = self.wall_ns // self.count
+        self.slow_ns = min(LONG_FETCH_NS, max(SLOW_FETCH_NS, 2 * usual))
         self.count = self.wall_ns = 0
         self.collate = [0, 0]
         journal = process.open()

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = str(ROOT / "tests" / "capture" / "programs" / "cost.py")
 LOOPS = {
     "decode": ([str(ROOT / "sample_runs" / "decode_bound" / "train.py")], "sample run: JPEG decoding in a worker"),
+    "samples": ([PROGRAM, "samples"], "samples of 1.6 ms, 8 a batch, in 2 workers"),
     "batches": ([PROGRAM, "batches"], "4,000 batches of 1 ms in 2 workers"),
     "memory": ([PROGRAM, "memory"], "samples of 17 µs from memory, 64 a batch, no workers"),
     "tiny": ([PROGRAM, "tiny"], "batches of one 17 µs sample, no workers: the worst case"),

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 import loaderprof
@@ -25,8 +31,22 @@ DEEP = {**CALM, "LOADERPROF_DEPTH_PERIOD_NS": "0"}
 # How many lines of ours each fault may put on stderr while the job runs.
 LINES = {
     "nothing": 0, "no_proc": 0, "few_files": 0, "no_files": 1, "bound": 0, "eight": 0, "two_hundred": 0, "internal": 1,
-    "late": 1, "counters": 1, "discovery": 1,
+    "late": 1, "counters": 1, "discovery": 1, "daemons": 0, "threads": 0,
 }  # fmt: skip
+# Under these a job runs in another place: with /tmp read-only, as another user, without any right of root's.
+PLACES = {
+    "read_only_tmp": (
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        'mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp && exec "$@"',
+        "sh",
+    ),
+    "another_user": ("unshare", "-U", "--map-user=1000"),
+    "no_rights": ("setpriv", "--bounding-set=-all", "--inh-caps=-all"),
+}
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 @dataclass(frozen=True)
@@ -37,9 +57,9 @@ class Outcome:
     folder: Path
 
 
-def run(folder: Path, *arguments: str) -> Outcome:
-    command = [sys.executable, "-m", "loaderprof", "run", "-o", str(folder), "--no-html", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=DEEP, timeout=200)
+def run(folder: Path, *arguments: str, place: tuple[str, ...] = (), **environment: str) -> Outcome:
+    command = [*place, sys.executable, "-m", "loaderprof", "run", "-o", str(folder), "--no-html", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**DEEP, **environment}, timeout=200)
     return Outcome(done.stdout, done.stderr, done.returncode, folder)
 
 
@@ -55,7 +75,11 @@ def capture_lines(stderr: str) -> list[str]:
 @pytest.fixture(scope="module")
 def bare() -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, FAULTS, *LINES, "removed"], capture_output=True, text=True, env=CALM, timeout=100
+        [sys.executable, FAULTS, *LINES, "removed", "hidden", "clock"],
+        capture_output=True,
+        text=True,
+        env=CALM,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert "loaderprof" not in done.stderr
@@ -132,6 +156,49 @@ def test_full_disk(bare: dict[str, str], small_disk: Path) -> None:
     loaderprof.read(outcome.folder)
 
 
+def assert_as_bare(outcome: Outcome, bare: dict[str, str], fault: str) -> dict[str, Any]:
+    """The job is what it was, nothing was said, and there are findings; return these."""
+    assert sections(outcome.stdout) == {fault: bare[fault]}, outcome.stderr
+    assert outcome.code == 0
+    assert "Traceback" not in outcome.stderr
+    assert capture_lines(outcome.stderr) == []
+    findings: dict[str, Any] = json.loads((outcome.folder / "findings.json").read_text())
+    assert findings["run"]["exit_code"] == 0
+    return findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_another_place(bare: dict[str, str], place: str) -> None:
+    if not Path("/dev/shm").is_dir() or subprocess.run([*PLACES[place], "true"], capture_output=True).returncode:
+        pytest.skip("such a place cannot be made here: it needs root, namespaces and /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        fault = "hidden" if place == "no_rights" else "nothing"
+        assert_as_bare(run(Path(folder, "run"), FAULTS, fault, place=PLACES[place]), bare, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FAKETIME.exists(), reason="needs Debian's faketime, for a clock that can be set")
+def test_the_clock_jumps(bare: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "clock").write_text("+0d\n")
+    outcome = run(
+        tmp_path / "run", FAULTS, "clock", LD_PRELOAD=str(FAKETIME), FAKETIME_TIMESTAMP_FILE=str(tmp_path / "clock"),
+        FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1",
+    )  # fmt: skip
+    assert 0 < assert_as_bare(outcome, bare, "clock")["run"]["duration_s"] < 100
+
+
+@pytest.mark.slow
+def test_workers_that_hang_and_a_crowd_of_them(tmp_path: Path) -> None:
+    faults = ("hangs", "sixty_four")
+    alone = subprocess.run([sys.executable, FAULTS, *faults], capture_output=True, text=True, env=CALM, timeout=200)
+    outcome = run(tmp_path / "run", FAULTS, *faults)
+    assert "timed out after 1 seconds" in sections(alone.stdout)["hangs"]
+    assert (outcome.stdout, outcome.code) == (alone.stdout, 0)
+    assert capture_lines(outcome.stderr) == []
+    assert "Traceback" not in outcome.stderr
+
+
 @dataclass
 class Victim:
     """A hooked job that says each batch it has taken."""
@@ -173,6 +240,34 @@ class Victim:
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_killed_py_spy(tmp_path: Path) -> None:
+    victim = Victim(tmp_path / "run", "job", 0)
+    victim.start()
+    with victim.process as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        job, *_ = map(int, process.stdout.readline().split())
+        # The job must not wait for its pipe while we look for what is to be killed.
+        drain = threading.Thread(target=process.stdout.read)
+        drain.start()
+        spies: list[psutil.Process] = []
+        until = time.monotonic() + 60
+        while not spies and time.monotonic() < until:
+            spies = [each for each in psutil.Process(process.pid).children() if each.name() == "py-spy"]
+        for each in spies:
+            each.kill()
+        assert psutil.pid_exists(job)
+        os.kill(job, signal.SIGTERM)
+        told = process.stderr.read()
+        drain.join()
+    assert spies
+    assert process.returncode == -signal.SIGTERM
+    assert "Traceback" not in told
+    assert len(loaderprof.read(victim.folder).tables["take"]) > 10
+    assert (victim.folder / "findings.json").is_file()
 
 
 def kill_all(folder: Path, count: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Loops that cost the same each time: `cost.py batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
+"""Loops that cost the same each time: `cost.py samples | batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
 
 ALTERNATE=N: N pairs of epochs, with capture off and on. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is N times slower than a real one, as an
 emulator is; what capture takes its own cost for is scaled, so that it stamps as many batches as on a real one.
@@ -54,6 +54,8 @@ class Memory(Dataset):
 @functools.cache
 def loader(name: str, share: int) -> DataLoader:
     """Return the same loader for every epoch of a loop, as jobs have it."""
+    if name == "samples":
+        return DataLoader(Busy(6400 // share, 0.0016), batch_size=8, num_workers=2)
     if name == "batches":
         return DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2)
     if name == "steps":
@@ -130,8 +132,8 @@ def scale(slower: float) -> None:
     from loaderprof.capture import fetches, iterators
 
     for module in (iterators, fetches):
-        for name in ("STAMP_NS", "STAMP_OWN_NS", "FETCH_COST_NS", "LONG_FETCH_NS", "CALL_COST_NS", "DEPTH_PERIOD_NS"):
-            if name in vars(module):
+        for name in vars(module):
+            if name.isupper() and name.endswith("_NS"):
                 setattr(module, name, int(getattr(module, name) * slower))
 
 

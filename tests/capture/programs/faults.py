@@ -5,14 +5,18 @@ Prints digests of what the loops saw, which must be the same with trouble as wit
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import mmap
+import multiprocessing
 import os
 import random
 import resource
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -170,10 +174,74 @@ def discovery() -> None:
     epoch(loader(0))
 
 
+def child() -> None:
+    random.seed(1)  # Python seeds it anew after a fork
+    epoch(loader(0))
+
+
+def daemons() -> None:
+    """A process that may have no children trains, beside the one that started it."""
+    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+    process.start()
+    process.join()
+    epoch(loader(1))
+
+
+def threads() -> None:
+    """A fork while other threads run, and a loop in each."""
+    end = threading.Event()
+    others = [threading.Thread(target=end.wait) for _ in range(4)]
+    for each in others:
+        each.start()
+    epoch(loader(2))
+    pid = os.fork()
+    if not pid:
+        child()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    epoch(loader(1))
+    end.set()
+    for each in others:
+        each.join()
+
+
+def hidden() -> None:
+    """Nobody may look into this process, its user's others included."""
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    epochs(2, loader(2))
+
+
+def clock() -> None:
+    """The wall clock jumps a day back and two days on, where it can be set."""
+    loop = loader(1)
+    for jump in ("+0d", "-1d", "+1d"):
+        if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+            Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).write_text(jump + "\n")
+        epoch(loop)
+
+
+class Stuck(Numbers):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(1000 * (index == 9))
+        return super().__getitem__(index)
+
+
+def hangs() -> None:
+    try:
+        epoch(DataLoader(Stuck(), batch_size=4, num_workers=1, timeout=1))
+    except RuntimeError as error:
+        print(" ", error)
+
+
+def sixty_four() -> None:
+    epochs(2, loader(64))
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     each.__name__: each
     for each in (
         nothing, removed, no_proc, few_files, no_files, bound, eight, two_hundred, internal, late, counters, discovery,
+        daemons, threads, hidden, clock, hangs, sixty_four,
     )
 }  # fmt: skip
 
