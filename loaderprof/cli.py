@@ -102,7 +102,9 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         "       loaderprof run [options] -m package [args]\n"
         "       loaderprof run [options] -- torchrun --nproc-per-node=2 train.py [args]"
     )
-    verb.add_argument("-o", "--output", metavar="DIR", help="folder of the recording (default: named after the script)")
+    verb.add_argument(
+        "-o", "--output", metavar="DIR", help="folder or URL of the recording (default: named after the script)"
+    )
     verb.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="apply a DataLoader setting: num_workers=4"
     )
@@ -156,7 +158,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _add_report(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
     verb.add_argument("--json", action="store_true", help="print the findings and nothing else")
     verb.add_argument("--html", metavar="FILE", help="write the page to FILE")
     verb.add_argument("--figures", metavar="OUT", help="write the pictures to folder OUT, as SVG, PNG and PDF")
@@ -166,12 +168,20 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from loaderprof import run
+    from loaderprof import remote, run
 
-    return run.report(
-        Path(options.folder), as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
-        force=options.force,
-    )  # fmt: skip
+    with remote.local(options.folder) as folder:
+        return run.report(
+            folder, as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
+            force=options.force, shown=_shown(options.folder),
+        )  # fmt: skip
+
+
+def _shown(place: str) -> str | None:
+    """Return what reports call a recording that lies at a URL; None for a folder."""
+    from loaderprof import remote
+
+    return remote.shown(place) if remote.is_url(place) else None
 
 
 def _add_verify(verb: argparse.ArgumentParser) -> None:
@@ -206,8 +216,12 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from loaderprof import verify
+    from loaderprof import remote, verify
 
+    if remote.is_url(options.folder):
+        raise UsageError(
+            "verify keeps what it measures beside the recording: it takes a folder, not a URL", "copy it first"
+        )
     return verify.verify(
         Path(options.folder),
         options.change,
@@ -257,22 +271,23 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _add_compare(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("a", metavar="A", help="a recording")
+    verb.add_argument("a", metavar="A", help="a recording: a folder or a URL")
     verb.add_argument("b", metavar="B", help="the recording held against it")
     verb.add_argument("--json", action="store_true", help="print the comparison as JSON and nothing else")
     verb.set_defaults(call=_compare)
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from loaderprof import compare
+    from loaderprof import compare, remote
 
-    return compare.run(Path(options.a), Path(options.b), as_json=options.json)
+    with remote.local(options.a) as a, remote.local(options.b) as b:
+        return compare.run(a, b, as_json=options.json, shown=(_shown(options.a), _shown(options.b)))
 
 
 def _add_check(verb: argparse.ArgumentParser) -> None:
     verb.description = "Exit code 0: within all limits; 1: a limit is broken; 2: not enough evidence, or wrong use."
     verb.epilog = 'Limits may stand in [tool.loaderprof] of ./pyproject.toml, too:  max-wait = "10%%"'
-    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
     verb.add_argument("--max-wait", metavar="SHARE", help="of a step, waiting for its batch: 10%%")
     verb.add_argument("--min-samples-per-s", metavar="X", help="of the main loader, all ranks together")
     verb.add_argument("--max-step", metavar="TIME", help="waiting and the loop's own work: 200ms")
@@ -283,10 +298,11 @@ def _add_check(verb: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from loaderprof import check
+    from loaderprof import check, remote
 
     typed = {key: getattr(options, key.replace("-", "_")) for key in check.KEYS}
-    return check.check(Path(options.folder), typed, junit=options.junit, github=options.github)
+    with remote.local(options.folder) as folder:
+        return check.check(folder, typed, junit=options.junit, github=options.github)
 
 
 def _add_attach(verb: argparse.ArgumentParser) -> None:
@@ -301,12 +317,18 @@ def _add_attach(verb: argparse.ArgumentParser) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    from loaderprof import run
+    from loaderprof import remote, run
     from loaderprof.capture import attach
 
     view = run.view_of_stacks() if options.live else None
-    folder = attach.attach(options.pid, duration_s=options.duration, output=options.output, view=view)
-    run.finish(folder, html=not options.no_html)
+    url = options.output if remote.is_url(options.output) else None
+    if url:
+        remote.check(url, force=False)
+    output = str(remote.on_its_way(f"attach-{options.pid}")) if url else options.output
+    folder = attach.attach(options.pid, duration_s=options.duration, output=output, view=view)
+    run.finish(folder, html=not options.no_html, shown=_shown(url or ""))
+    if url:
+        remote.hand_over(folder, url)
     return 0
 
 
@@ -315,7 +337,7 @@ FORMATS = ("chrome", "speedscope", "collapsed", "openmetrics", "parquet")
 
 
 def _add_export(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("folder", metavar="DIR", help="a recording")
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
     verb.add_argument("--format", metavar="FORMAT", required=True, choices=FORMATS, help=", ".join(FORMATS))
     verb.add_argument("-o", "--output", metavar="FILE", help="where to write (default: in DIR; - for standard output)")
     verb.add_argument("--force", action="store_true", help="replace FILE")
@@ -323,9 +345,13 @@ def _add_export(verb: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from loaderprof import remote
     from loaderprof.report import export
 
-    return export.export(Path(options.folder), options.format, output=options.output, force=options.force)
+    # Of a recording that lies elsewhere the file comes into the current folder.
+    output = options.output or (export.FORMATS[options.format].file if remote.is_url(options.folder) else None)
+    with remote.local(options.folder) as folder:
+        return export.export(folder, options.format, output=output, force=options.force)
 
 
 def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike

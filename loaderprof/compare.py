@@ -83,28 +83,39 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def run(a: Path, b: Path, *, as_json: bool) -> int:
+def run(a: Path, b: Path, *, as_json: bool, shown: tuple[str | None, str | None] = (None, None)) -> int:
     """Compare two recordings, print what differs, and return 0.
+
+    Args:
+        a: a recording.
+        b: the one held against it.
+        as_json: print JSON.
+        shown: what the comparison calls each; None: its folder.
 
     Raises:
         LoaderprofError: one of them is no readable recording.
     """
-    comparison = compare(side(a), side(b))
+    comparison = compare(side(a, shown[0]), side(b, shown[1]))
     sys.stdout.write(to_json(comparison) if as_json else render(comparison))
     return 0
 
 
-def side(folder: Path) -> Side:
+def side(folder: Path, shown: str | None = None) -> Side:
     """Read one recording.
+
+    Args:
+        folder: the recording.
+        shown: what the comparison calls it; None: its folder.
 
     Raises:
         LoaderprofError: it is none, or cannot be read.
     """
-    with sign(f"reading {folder}"):
+    name = shown or str(folder)
+    with sign(f"reading {name}"):
         seen: Recording = recording.read(folder)
         loops = tuple(build(seen).loops)
         main = next((loop for loop in loops if loop.training), loops[0] if loops else None)
-        return Side(str(folder), seen.findings(), main, loops, busy_others(seen))
+        return Side(name, seen.findings(), main, loops, busy_others(seen))
 
 
 def compare(a: Side, b: Side) -> Comparison:

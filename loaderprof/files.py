@@ -19,6 +19,11 @@ HOST = "host.jsonl"
 STACKS = "stacks.jsonl"
 FINDINGS = "findings.json"
 PAGE = "report.html"
+# What a recording folder may hold; `--force` removes these and nothing else.
+OWN = (
+    META, META + ".new", HOST, STACKS, FINDINGS, PAGE, "chrome.json", "speedscope.json", "collapsed.txt",
+    "openmetrics.txt", "steps.parquet", "verified.json", "verify.log", MEMBERS, JOURNALS, NODES,
+)  # fmt: skip
 # Stands in the stacks for our own frame around an iterable that is watched.
 WATCHED_FRAME = "next (<watched>)"
 

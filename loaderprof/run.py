@@ -41,7 +41,7 @@ def run(
         job: what to run, as typed.
         module: `-m` was given.
         launcher: `--` was given.
-        output: folder of the recording; None: named after the script.
+        output: folder or URL of the recording; None: a folder named after the script.
         settings: what `--set` asked for.
         html: write report.html too.
         force: replace a recording in `output`.
@@ -51,6 +51,7 @@ def run(
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
     """
+    from loaderprof import remote
     from loaderprof.capture import launch, ranks
     from loaderprof.capture.session import Session, free_name, make_folder
     from loaderprof.status import StatusLine, wanted
@@ -60,12 +61,15 @@ def run(
     if live:
         check_terminal()
     stem, mine = _stem(job, launcher), ranks.place(os.environ)
-    wanted_folder = ranks.folder(
-        output or (ranks.agreed(stem) if mine else None), stem, ranks.node(os.environ, command if launcher else ())
-    )
+    agreed, number = ranks.agreed(stem) if mine else None, ranks.node(os.environ, command if launcher else ())
+    wanted_folder, url = ranks.folder(output or agreed, stem, number), None
+    if remote.is_url(wanted_folder):
+        url, wanted_folder = wanted_folder, str(remote.on_its_way(agreed or stem, mine is None))
     if mine and mine.local_rank:
         _run_beside(command, settings, Path(wanted_folder or stem), mine)
-    if mine and output is None and wanted_folder is not None:
+    if url is not None:
+        remote.check(url, force=force)
+    if mine and wanted_folder is not None and (url or output is None):
         wanted_folder = str(free_name(wanted_folder))
     folder = make_folder(wanted_folder, stem, force)
     session = Session(folder, _typed(job, module))
@@ -88,14 +92,17 @@ def run(
         ranks.wait_for_members(folder)
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
     session.finish(exit_.code, name)
+    where = remote.shown(url) if url else _shown(folder)
     try:
-        finish(folder, html=html)
+        finish(folder, html=html, shown=where)
     except LoaderprofError as error:
         sys.stderr.write(f"loaderprof: {error.message}\n")
     except KeyboardInterrupt:
-        sys.stderr.write(f"loaderprof: interrupted; loaderprof report {_shown(folder)} makes the report\n")
+        sys.stderr.write(f"loaderprof: interrupted; loaderprof report {where} makes the report\n")
     except Exception as error:  # noqa: BLE001 - the job's own end must not be hidden by ours
-        sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {folder}\n")
+        sys.stderr.write(f"loaderprof: no report: {type(error).__name__}: {error}; the recording is in {where}\n")
+    if url is not None:
+        remote.hand_over(folder, url, force=force)
     launch.leave_as(exit_)
 
 
@@ -146,12 +153,18 @@ def view_of_stacks() -> Callable[[str, Path], View]:
     return lambda name, folder: View(name, Stacks(folder).look)
 
 
-def finish(folder: Path, *, html: bool) -> Findings:
-    """Conclude from a recording that was just made, write findings and page, and print the report on stderr."""
+def finish(folder: Path, *, html: bool, shown: str | None = None) -> Findings:
+    """Conclude from a recording that was just made, write findings and page, and print the report on stderr.
+
+    Args:
+        folder: the recording.
+        html: write report.html too.
+        shown: where the report says that the recording is; None: in its folder.
+    """
     from loaderprof import recording
     from loaderprof.report.busy import sign
 
-    shown, failure = _shown(folder), None
+    shown, failure = shown or _shown(folder), None
     with sign("loaderprof: making the report"):
         seen = recording.read(folder)
         _keep_sources(seen)
@@ -171,8 +184,20 @@ def finish(folder: Path, *, html: bool) -> Findings:
     return found
 
 
-def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None, rank: int | None, force: bool) -> int:
+def report(
+    folder: Path, *, as_json: bool, html: str | None, figures: str | None, rank: int | None, force: bool,
+    shown: str | None = None,
+) -> int:  # fmt: skip
     """Render a recording again; returns the exit code.
+
+    Args:
+        folder: the recording.
+        as_json: print the findings instead of the screen.
+        html: file for the page.
+        figures: folder for the pictures.
+        rank: report on this one only.
+        force: replace files.
+        shown: where the report says that the recording is; None: in its folder.
 
     Raises:
         LoaderprofError: the folder is no readable recording, the rank is not in it, or the page or a picture cannot
@@ -181,7 +206,8 @@ def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None
     from loaderprof import recording
     from loaderprof.report.busy import sign
 
-    with sign(f"reading {_shown(folder)}"):
+    shown = shown or _shown(folder)
+    with sign(f"reading {shown}"):
         seen = recording.read(folder)
         if rank is not None:
             seen = _of_rank(seen, rank)
@@ -190,13 +216,13 @@ def report(folder: Path, *, as_json: bool, html: str | None, figures: str | None
         with suppress(OSError):
             (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
     if html is not None:
-        _write_page(Path(html), page(seen, found, _shown(folder)), force)
+        _write_page(Path(html), page(seen, found, shown), force)
     if figures is not None:
         _write_figures(Path(figures), seen, found, force)
     if as_json:
         sys.stdout.write(found.to_json())
     elif html is None and figures is None:
-        sys.stdout.write(screen(found, _shown(folder), sys.stdout.isatty()))
+        sys.stdout.write(screen(found, shown, sys.stdout.isatty()))
     return 0
 
 

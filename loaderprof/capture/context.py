@@ -37,6 +37,7 @@ class Profile:
         self.folder: Path | None = None
         self._journals: Journals | None = None
         self._findings: Findings | None = None
+        self._url: str | None = None
 
     def __enter__(self) -> Profile:
         try:
@@ -100,11 +101,15 @@ class Profile:
         return notebook.render(self._findings, str(self.folder))
 
     def _begin(self) -> None:
-        from loaderprof import files
+        from loaderprof import files, remote
         from loaderprof.capture import describe
         from loaderprof.capture.session import make_folder
 
-        self.folder = make_folder(self._wanted, "profile", self._force)
+        wanted = self._wanted
+        if wanted is not None and remote.is_url(wanted):
+            remote.check(wanted, force=self._force)
+            self._url, wanted = wanted, str(remote.on_its_way("profile"))
+        self.folder = make_folder(wanted, "profile", self._force)
         files.write_meta(
             self.folder,
             {
@@ -136,16 +141,19 @@ class Profile:
             with suppress(subprocess.TimeoutExpired, OSError):
                 self._beside.communicate(timeout=READY_S)
         if self.folder is not None:
+            from loaderprof import remote
             from loaderprof.run import finish
 
-            self._findings = finish(self.folder, html=self._html)
+            self._findings = finish(self.folder, html=self._html, shown=self._url and remote.shown(self._url))
+            if self._url is not None:
+                remote.hand_over(self.folder, self._url, force=self._force)
 
 
 def profile(folder: str | os.PathLike[str] | None = None, *, force: bool = False, html: bool = True) -> Profile:
     """Profile the loaders used inside a `with` block.
 
     Args:
-        folder: where to keep the recording; None: `profile-MMDD-HHMM` in the current folder.
+        folder: where to keep the recording, or a URL; None: `profile-MMDD-HHMM` in the current folder.
         force: replace a recording in `folder`.
         html: write report.html too.
 

@@ -75,7 +75,7 @@ def folder(wanted: str | None, stem: str, number: int) -> str | None:
     """Return the recording folder of a node: of the first what was asked for, of others one inside it.
 
     Args:
-        wanted: the folder the user named; None: by name and time, a folder for each node.
+        wanted: the folder or URL the user named; None: by name and time, a folder for each node.
         stem: the job's short name.
         number: of this node.
     """
@@ -83,7 +83,8 @@ def folder(wanted: str | None, stem: str, number: int) -> str | None:
         return wanted
     if wanted is None:
         return f"{stem}-{time.strftime('%m%d-%H%M')}-{describe.host()}"
-    return str(Path(wanted) / files.NODES / f"{number}-{describe.host()}")
+    # A URL is no path: its two slashes stay.
+    return f"{wanted.rstrip('/')}/{files.NODES}/{number}-{describe.host()}"
 
 
 def agreed(stem: str) -> str:

@@ -28,12 +28,6 @@ from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, StackSampler
 from loaderprof.errors import OutputError
 
-# What a recording folder may hold; `--force` removes these and nothing else.
-OWN_FILES = (
-    files.META, files.META + ".new", files.HOST, files.STACKS, files.FINDINGS, files.PAGE,
-    "chrome.json", "speedscope.json", "collapsed.txt", "openmetrics.txt", "steps.parquet",
-    "verified.json", "verify.log", files.MEMBERS,
-)  # fmt: skip
 # A live journal is a shared mapping, which these file systems do badly or not at all.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "lustre", "gpfs", "beegfs", "9p", "ceph", "afs")
 
@@ -49,6 +43,10 @@ def make_folder(wanted: str | None, stem: str, force: bool = False) -> Path:
     Raises:
         OutputError: it exists and holds something, or cannot be written.
     """
+    if wanted and "://" in wanted:
+        raise OutputError(
+            f"{wanted} is a URL, and only run, attach and profile() record to one", "name a folder with -o"
+        )
     folder = Path(wanted) if wanted else free_name(f"{stem}-{time.strftime('%m%d-%H%M')}")
     try:
         _make_room(folder, force)
@@ -78,10 +76,11 @@ def _make_room(folder: Path, force: bool) -> None:
             )
         if not (folder / files.META).is_file():
             raise OutputError(f"{folder} holds something that is no recording, so --force leaves it alone")
-        for name in OWN_FILES:
-            (folder / name).unlink(missing_ok=True)
-        for name in (files.JOURNALS, files.NODES):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in files.OWN:
+            if name in (files.JOURNALS, files.NODES):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            else:
+                (folder / name).unlink(missing_ok=True)
 
 
 def free_name(name: str) -> Path:

@@ -73,7 +73,7 @@ def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 def test_force_removes_what_a_recording_holds_and_nothing_else(tmp_path: Path) -> None:
     folder = make_folder(str(tmp_path / "r"), "train")
-    for name in (*session.OWN_FILES, "notes.txt", f"{files.JOURNALS}/a.lpj"):
+    for name in (*(set(files.OWN) - {files.JOURNALS, files.NODES}), "notes.txt", f"{files.JOURNALS}/a.lpj"):
         (folder / name).write_text("x")
     make_folder(str(folder), "train", force=True)
     assert sorted(path.name for path in folder.rglob("*")) == sorted([files.JOURNALS, "notes.txt"])
