@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from loaderprof import recording
+from loaderprof.diagnose import many_ranks
 from loaderprof.diagnose.verdict import MIN_STEPS
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import STAGES, Findings, Loader
@@ -63,7 +63,7 @@ def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = 
     given = {key: value for key, value in typed.items() if value is not None}
     limits = limits_of({**from_project(Path("pyproject.toml"), wanted=not given), **given})
     with sign(f"reading {folder}"):
-        results = examine(recording.read(folder).findings(), limits)
+        results = examine(many_ranks.read(folder).findings(), limits)
     if junit is not None:
         _write(Path(junit), junit_xml(results))
     sys.stdout.write(render(results))

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loaderprof import ratios, recording
+from loaderprof import ratios
+from loaderprof.diagnose import many_ranks
 from loaderprof.diagnose.breakdown import WORK, usual_batches
 from loaderprof.diagnose.machine import DISTURBANCE, busy_others
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Findings, StageCost, Verdict
 from loaderprof.ratios import Ratio, Values
-from loaderprof.recording import Recording
+from loaderprof.recording import Recording, SummedLoop
 from loaderprof.report import words
 from loaderprof.report.busy import sign
 
@@ -39,13 +40,17 @@ Unit = Literal["samples/s", "steps/s", "s"]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two recordings, with what is compared of it. `loop` is the main one; None where there is none."""
+    """One of the two recordings, with what is compared of it. `loop` is the main one; None where there is none.
+
+    `summed`: loops of ranks that were not kept whole.
+    """
 
     folder: str
     found: Findings
     loop: Loop | None
     loops: tuple[Loop, ...]
     busy_others: float | None
+    summed: tuple[SummedLoop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +117,11 @@ def side(folder: Path, shown: str | None = None) -> Side:
     """
     name = shown or str(folder)
     with sign(f"reading {name}"):
-        seen: Recording = recording.read(folder)
+        seen: Recording = many_ranks.read(folder)
         loops = tuple(build(seen).loops)
         main = next((loop for loop in loops if loop.training), loops[0] if loops else None)
-        return Side(name, seen.findings(), main, loops, busy_others(seen))
+        summed = tuple(loop for rank in seen.others for loop in rank.loops)
+        return Side(name, seen.findings(), main, loops, busy_others(seen), summed)
 
 
 def compare(a: Side, b: Side) -> Comparison:
@@ -186,6 +192,10 @@ def _rate(each: Side, per_step: int) -> float | None:
         if (loop.name, loop.facts.get("where")) == (each.loop.name, each.loop.facts.get("where")):
             wait, step = loop.mean(loop.wait), loop.mean(loop.step)
             total += per_step / (wait + step) if wait is not None and step is not None and wait + step > 0 else 0.0
+    for other in each.summed:
+        if (other.name, other.where) == (each.loop.name, each.loop.facts.get("where")):
+            seconds = (other.wait_s or 0.0) + (other.step_s or 0.0)
+            total += per_step / seconds if seconds > 0 else 0.0
     return total or None
 
 

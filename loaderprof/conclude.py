@@ -16,6 +16,7 @@ from loaderprof import findings as results
 from loaderprof.diagnose import causes, endings, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.many_ranks import main_loop
 from loaderprof.diagnose.risks import risks_of
 from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
 from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
@@ -26,7 +27,7 @@ from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
 from loaderprof.predict.weigh import unevenness
 from loaderprof.predict.whatif import what_if
-from loaderprof.recording import Recording
+from loaderprof.recording import Recording, SummedRank
 
 # A replay of the run as it was that is further off than this does not know it well, and says so.
 REPRODUCED = 0.03
@@ -69,8 +70,8 @@ def conclude(recording: Recording) -> Findings:
         stages=_stages(main),
         causes=causes.examine(scene, judgement.stage, kind, judgement.others) if judgement.stage != "unknown" else (),
         advice=_advice(recording, studied, scene, judgement),
-        loaders=tuple(_loader(recording, each, budget, others) for each in everyone),
-        ranks=_ranks(everyone),
+        loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
+        ranks=_ranks(everyone, recording.others),
         risks=risks_of(recording, [each.loop for each in everyone], budget),
     )
 
@@ -252,9 +253,29 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def _ranks(studied: Sequence[job.Studied]) -> tuple[results.Rank, ...]:
+def _summed_loaders(recording: Recording) -> Iterator[results.Loader]:
+    """Yield the loaders of ranks that were only summed up: their pace, and no verdict of their own."""
+    text = "Not enough evidence: of many ranks only those that wait the most are studied"
+    for loop in (loop for rank in recording.others for loop in rank.loops):
+        total = loop.wait_s + loop.step_s if loop.wait_s is not None and loop.step_s is not None else None
+        share = _share(loop.wait_s, total)
+        verdict = results.Verdict("unknown", "not-enough-evidence", "low", text, total, loop.wait_s, share, None)
+        rate = loop.batch_size / loop.pace_s if loop.batch_size and loop.pace_s else None
+        yield results.Loader(
+            name=loop.name, where=loop.where, settings={}, batches=loop.batches, batch_size=loop.batch_size,
+            samples_per_s=rate and round(rate, 2), wait_s=loop.wait_s, wait_share=share, first_batch_s=None,
+            epochs=loop.epochs, verdict=verdict,
+        )  # fmt: skip
+
+
+def _ranks(studied: Sequence[job.Studied], others: Sequence[SummedRank]) -> tuple[results.Rank, ...]:
     """Return each rank by its longest training loop, or its longest loop where it trains in none."""
     ranks: dict[int, results.Rank] = {}
+    for other in others:
+        main, of = main_loop(other.loops), other.process
+        if main is not None:
+            total = main.wait_s + main.step_s if main.wait_s is not None and main.step_s is not None else None
+            ranks.setdefault(of.rank or 0, results.Rank(of.rank or 0, of.host, of.own_pid, total, main.wait_s))
     for each in sorted(studied, key=lambda each: not each.loop.training):
         process, loop = each.loop.process, each.loop
         if loop.main_thread and (process.rank or 0) not in ranks:
@@ -269,11 +290,13 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
     command = meta.get("command")
     mains = [process for process in recording.processes if process.worker is None]
     ranks = {process.rank for process in mains if process.rank is not None}
+    taken = [(loop.training, loop.batches) for loop in timeline.loops]
+    taken += [(loop.training, loop.batches) for rank in recording.others for loop in rank.loops]
     methods = [loop.facts.get("start_method") for loop in timeline.loops if loop.facts.get("start_method")]
     return results.Run(
         command=shlex.join(map(str, command)) if isinstance(command, list) else "", exit_code=meta.get("exit_code"),
-        duration_s=timeline.duration_s, steps=sum(loop.batches for loop in timeline.loops if loop.training)
-        or sum(loop.batches for loop in timeline.loops),
+        duration_s=timeline.duration_s, steps=sum(batches for training, batches in taken if training)
+        or sum(batches for _, batches in taken),
         world_size=max(1, len(ranks)), device=_device(recording), cpu_budget=machine.cpu_budget(recording),
         python=next((process.header.get("python") for process in mains), None), torch=_torch(recording),
         start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),

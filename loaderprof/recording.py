@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYT
 MAX_LINES_BYTES = 256 << 20
 MAX_JOURNALS = 20_000
 MAX_NODES = 400
+# More are not named one by one.
+FEW_NODES = 3
 # The kernel's own bound of process ids; ids of one node lie below it.
 MAX_PID = 1 << 22
 
@@ -105,6 +107,30 @@ class OpenFiles:
     files: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class SummedLoop:
+    """What is kept of a loop of a rank whose records were let go: its steady means, seconds a batch; None: not seen."""
+
+    name: str
+    where: str | None
+    training: bool
+    main_thread: bool
+    batches: int
+    batch_size: int | None
+    epochs: int
+    wait_s: float | None
+    step_s: float | None
+    pace_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SummedRank:
+    """A process of a job of many ranks that is told by its loops' means alone."""
+
+    process: Process
+    loops: tuple[SummedLoop, ...]
+
+
 @dataclass(slots=True)
 class Recording:
     """A recording in memory.
@@ -118,6 +144,7 @@ class Recording:
         gil: by window: process, samples in which one of its threads held the interpreter's lock, and samples in all.
         locks: by window and thread of a process with a watched loop: looks at where it sleeps.
         open_files: by window and process; empty where it was not recorded.
+        others: of many ranks those that were only summed up; the tables hold nothing of them.
         notes: what could not be read, in words for the report.
     """
 
@@ -132,6 +159,7 @@ class Recording:
     gil: list[tuple[int, int, int]] = field(default_factory=list)
     locks: list[LockLooks] = field(default_factory=list)
     open_files: list[OpenFiles] = field(default_factory=list)
+    others: tuple[SummedRank, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     def findings(self) -> Findings:
@@ -148,8 +176,13 @@ KINDS = {name.lower(): getattr(layout, name) for name in (
 )}  # fmt: skip
 
 
-def read(folder: str | os.PathLike[str]) -> Recording:
+def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None = None) -> Recording:
     """Read a recording folder.
+
+    Args:
+        folder: the recording.
+        whole: tells which processes' records are read; of the others there is an entry in `processes` and nothing
+            else. None: all.
 
     Raises:
         RecordingError: it is no recording, its `recording.json` is damaged, or it is from a newer loaderprof.
@@ -159,13 +192,35 @@ def read(folder: str | os.PathLike[str]) -> Recording:
     recording = Recording(path, meta)
     recording.notes.extend(f"{META}: {name} is damaged and was left out" for name in left_out)
     parts: dict[str, list[Table]] = {name: [] for name in KINDS}
-    _read_node(path, recording, parts, _Clock(0, 0))
+    for node, clock in _nodes(path, meta, recording.notes):
+        _read_node(node, recording, parts, clock, whole)
     recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
-    for number, node in enumerate(sorted((path / NODES).iterdir())[:MAX_NODES] if (path / NODES).is_dir() else (), 1):
-        _read_further_node(node, number, recording, parts)
-    for name, kind in KINDS.items():
-        recording.tables[name] = np.concatenate(parts[name]) if parts[name] else np.zeros(0, _dtype(kind))
+    _join(recording, parts)
     return recording
+
+
+def one_by_one(folder: str | os.PathLike[str]) -> Iterator[Recording]:
+    """Yield a recording of each process that is no worker, with its own records and nothing else.
+
+    Raises:
+        RecordingError: as `read`.
+    """
+    path = Path(folder)
+    meta, _ = intake.meta(_read_meta(path))
+    for node, clock in _nodes(path, meta, []):
+        for file in _journals(node):
+            alone, parts = Recording(path, meta), {name: list[Table]() for name in KINDS}
+            _read_journal(file, alone, parts, clock, lambda process: process.worker is None)
+            if alone.processes and alone.processes[0].worker is None:
+                _join(alone, parts)
+                yield alone
+
+
+def _join(recording: Recording, parts: dict[str, list[Table]]) -> None:
+    for name, kind in KINDS.items():
+        # Each kind's pieces are let go before the next kind's are joined.
+        pieces = parts.pop(name)
+        recording.tables[name] = np.concatenate(pieces) if pieces else np.zeros(0, _dtype(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,26 +231,39 @@ class _Clock:
     ns: int
 
 
-def _read_further_node(folder: Path, number: int, recording: Recording, parts: dict[str, list[Table]]) -> None:
-    """Read another node of the same job: its processes get ids of their own, its moments the first node's clock."""
-    try:
-        meta, _ = intake.meta(_read_meta(folder))
-        clocks = [each["started_unix_ns"] - each["started_ns"] for each in (meta, recording.meta)]
-    except (RecordingError, KeyError, TypeError):
-        recording.notes.append(f"{NODES}/{folder.name} is no recording of a node and was left out")
-        return
-    _read_node(folder, recording, parts, _Clock(number * MAX_PID, clocks[0] - clocks[1]))
-    recording.notes.append(
-        f"the node {meta.get('host') or folder.name} was merged; samples of machines are the first node's"
-    )
+def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple[Path, _Clock]]:
+    """Yield the folders of a job's nodes: their processes get ids of their own, their moments the first node's clock."""
+    yield path, _Clock(0, 0)
+    merged = []
+    further = sorted((path / NODES).iterdir())[:MAX_NODES] if (path / NODES).is_dir() else []
+    for number, folder in enumerate(further, 1):
+        try:
+            own, _ = intake.meta(_read_meta(folder))
+            clocks = [each["started_unix_ns"] - each["started_ns"] for each in (own, meta)]
+        except (RecordingError, KeyError, TypeError):
+            notes.append(f"{NODES}/{folder.name} is no recording of a node and was left out")
+            continue
+        yield folder, _Clock(number * MAX_PID, clocks[0] - clocks[1])
+        merged.append(f"the node {own.get('host') or folder.name} was merged")
+    if len(merged) > FEW_NODES:
+        merged = [f"{len(merged):,} further nodes were merged"]
+    notes.extend(f"{each}; samples of machines are the first node's" for each in merged)
 
 
-def _read_node(folder: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock) -> None:
+def _journals(folder: Path) -> list[Path]:
+    return sorted((folder / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (folder / JOURNALS).is_dir() else []
+
+
+def _read_node(
+    folder: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock,
+    whole: Callable[[Process], bool] | None,
+) -> None:  # fmt: skip
     # The bound is of the whole recording, whatever its nodes.
-    room = max(0, MAX_JOURNALS - len(recording.processes))
-    journals = sorted((folder / JOURNALS).glob("*.lpj"))[:room] if (folder / JOURNALS).is_dir() else []
-    for file in journals:
-        _read_journal(file, recording, parts, clock)
+    first = len(recording.processes)
+    for file in _journals(folder)[: max(0, MAX_JOURNALS - first)]:
+        _read_journal(file, recording, parts, clock, whole)
+    if whole is not None and not any(map(whole, recording.processes[first:])):
+        return
     for line in _lines(folder / STACKS):
         _move(line, clock)
         recording.stacks.extend(_stack_samples(line))
@@ -246,27 +314,24 @@ def _dtype(kind: int) -> np.dtype[Any]:
     return np.dtype(fields + [(name, "i8") for name in layout.FIELDS[kind]])
 
 
-def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock) -> None:
+def _read_journal(
+    file: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock,
+    whole: Callable[[Process], bool] | None,
+) -> None:  # fmt: skip
     if not file.is_file():
         recording.notes.append(f"{file.name} is no file and was left out")
         return
     try:
         with open(file, "rb") as source:
             head = source.read(layout.HEADER_BYTES)
-            body = source.read(MAX_JOURNAL_BYTES)
+            process = _enter(file, head, recording, clock)
+            body = source.read(MAX_JOURNAL_BYTES) if process and (whole is None or whole(process)) else b""
     except OSError as error:
         recording.notes.append(f"{file.name} could not be read: {error.strerror}")
         return
-    if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
-        raise RecordingError(f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
-    header = intake.header(head[len(layout.MAGIC) :].rstrip(b"\0")) if head.startswith(layout.MAGIC) else None
-    if header is None:
-        recording.notes.append(f"{file.name} is damaged and was left out")
+    if process is None:
         return
-    number = len(recording.processes)
-    header["pid"] += clock.pids
-    header["ppid"] += clock.pids
-    recording.processes.append(_process(number, header))
+    number = process.number
     records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
     texts = _texts(records[records["kind"] == layout.TEXT])
     offset = _number_texts(texts, recording)
@@ -279,6 +344,20 @@ def _read_journal(file: Path, recording: Recording, parts: dict[str, list[Table]
             parts[name].append(_table(kind, rows[good], number, offset, clock))
     if damaged:
         recording.notes.append(f"{damaged} damaged records of {file.name} were left out")
+
+
+def _enter(file: Path, head: bytes, recording: Recording, clock: _Clock) -> Process | None:
+    """Enter the process that a journal's header is of; None where it is damaged."""
+    if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
+        raise RecordingError(f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
+    header = intake.header(head[len(layout.MAGIC) :].rstrip(b"\0")) if head.startswith(layout.MAGIC) else None
+    if header is None:
+        recording.notes.append(f"{file.name} is damaged and was left out")
+        return None
+    header["pid"] += clock.pids
+    header["ppid"] += clock.pids
+    recording.processes.append(_process(len(recording.processes), header))
+    return recording.processes[-1]
 
 
 def _process(number: int, header: dict[str, Any]) -> Process:

@@ -161,12 +161,12 @@ def finish(folder: Path, *, html: bool, shown: str | None = None) -> Findings:
         html: write report.html too.
         shown: where the report says that the recording is; None: in its folder.
     """
-    from loaderprof import recording
+    from loaderprof.diagnose import many_ranks
     from loaderprof.report.busy import sign
 
     shown, failure = shown or _shown(folder), None
     with sign("loaderprof: making the report"):
-        seen = recording.read(folder)
+        seen = many_ranks.read(folder)
         _keep_sources(seen)
         found = seen.findings()
         if any(each.id == "faster-decoder" for each in found.advice) and _try_decoders(seen):
@@ -203,12 +203,12 @@ def report(
         LoaderprofError: the folder is no readable recording, the rank is not in it, or the page or a picture cannot
             be written.
     """
-    from loaderprof import recording
+    from loaderprof.diagnose import many_ranks
     from loaderprof.report.busy import sign
 
     shown = shown or _shown(folder)
     with sign(f"reading {shown}"):
-        seen = recording.read(folder)
+        seen = many_ranks.read(folder, rank)
         if rank is not None:
             seen = _of_rank(seen, rank)
         found = seen.findings()
@@ -261,13 +261,17 @@ def _write_figures(folder: Path, seen: Recording, found: Findings, force: bool) 
 
 
 def _of_rank(seen: Recording, rank: int) -> Recording:
+    import numpy as np
+
     from loaderprof.errors import UsageError
 
     numbers = [process.number for process in seen.processes if (process.rank or 0) == rank]
     if not numbers:
         ranks = sorted({process.rank or 0 for process in seen.processes})
-        raise UsageError(f"the recording has no rank {rank}", f"it has {', '.join(map(str, ranks)) or 'none'}")
-    seen.tables = {name: table[[row in numbers for row in table["process"]]] for name, table in seen.tables.items()}
+        known = ", ".join(map(str, ranks)) if len(ranks) < 20 else f"{len(ranks):,}, {ranks[0]} to {ranks[-1]}"
+        raise UsageError(f"the recording has no rank {rank}", f"it has {known or 'none'}")
+    seen.others = ()
+    seen.tables = {name: table[np.isin(table["process"], numbers)] for name, table in seen.tables.items()}
     return seen
 
 

@@ -27,7 +27,12 @@ PROCESS_COST_S = 1.5e-3
 
 
 def overhead(recording: Recording, duration_s: float | None) -> results.Overhead:
-    """Return loaderprof's own cost: counted records times their measured cost, and the samplers' CPU as measured."""
+    """Return loaderprof's own cost: counted records times their measured cost, and the samplers' CPU as measured.
+
+    Where most ranks' records were let go they are not counted, and their cost is not known.
+    """
+    if recording.others:
+        return results.Overhead(None, recording.meta.get("sampler_cpu_s"), None)
     calls = float(recording.tables["operator"]["calls"].sum()) * 1.6e-6
     capture = calls + sum(len(recording.tables[kind]) * cost for kind, cost in RECORD_COST_S.items())
     capture += PROCESS_COST_S * len(recording.processes)

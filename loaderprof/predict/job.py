@@ -57,7 +57,10 @@ def ranks_a_host(timeline: Timeline) -> int:
     hosts: dict[str, set[int]] = {}
     for loop in timeline.loops:
         if loop.process.rank is not None:
-            hosts.setdefault(loop.process.host, set()).add(loop.process.number)
+            hosts.setdefault(loop.process.host, set()).add(loop.process.pid)
+    for other in timeline.recording.others:
+        if other.loops:
+            hosts.setdefault(other.process.host, set()).add(other.process.pid)
     return max([1, *map(len, hosts.values())])
 
 

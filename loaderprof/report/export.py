@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import __version__, recording
+from loaderprof.diagnose import many_ranks
 from loaderprof.diagnose.stages import split_frame
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.errors import OutputError, RecordingError, UsageError
@@ -31,10 +32,11 @@ SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A form of export: the file it is written to in the recording's folder, and what makes it."""
+    """A form of export: the file it is written to in the recording's folder, what makes it, and whether sums of most ranks do."""
 
     file: str
     make: Callable[[Recording], bytes]
+    summed: bool = False
 
 
 def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
@@ -56,7 +58,7 @@ def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
     if path is not None and path.exists() and not force:
         raise OutputError(f"{path} exists already", "replace it with --force, or name another file with -o")
     with sign(f"reading {folder}"):
-        content = form.make(recording.read(folder))
+        content = form.make(many_ranks.read(folder) if form.summed else recording.read(folder))
     if path is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -209,6 +211,6 @@ FORMATS: dict[str, Format] = {
     "chrome": Format("chrome.json", chrome_trace),
     "speedscope": Format("speedscope.json", speedscope),
     "collapsed": Format("collapsed.txt", collapsed),
-    "openmetrics": Format("openmetrics.txt", open_metrics),
+    "openmetrics": Format("openmetrics.txt", open_metrics, summed=True),
     "parquet": Format("steps.parquet", steps_table),
 }
