@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # Verbs that are followed by a job, and their options that take the next word with them.
-_VALUES = {"run": ("-o", "--output", "--set"), "tune": ("-o", "--output", "--loader", "--seconds")}
+_VALUES = {"run": ("-o", "--output", "--set", "--metrics-port"), "tune": ("-o", "--output", "--loader", "--seconds")}
 
 
 def _split_job(typed: list[str]) -> tuple[list[str], list[str], bool]:
@@ -112,12 +112,16 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
     verb.add_argument("--live", action="store_true", help="watch the run on the whole terminal; q leaves, ? helps")
     verb.add_argument("--no-status", action="store_true", help="no status line on the terminal while the job runs")
+    verb.add_argument(
+        "--metrics-port", metavar="[HOST:]PORT",
+        help="while it runs, answer Prometheus on this port of this machine: http://127.0.0.1:PORT/metrics",
+    )  # fmt: skip
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
     verb.set_defaults(call=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from loaderprof import run
+    from loaderprof import endpoint, run
 
     return run.run(
         options.job,
@@ -129,6 +133,7 @@ def _run(options: argparse.Namespace) -> int:
         force=options.force,
         status=not options.no_status,
         live=options.live,
+        metrics_at=endpoint.address(options.metrics_port) if options.metrics_port else None,
     )
 
 

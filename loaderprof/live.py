@@ -68,6 +68,15 @@ class Glance:
             return "device"
         return max(self.costs, key=lambda stage: self.costs[stage], default=None)
 
+    def metrics(self) -> dict[str, float]:
+        """Return it by name, for a logger; what is not known is left out."""
+        wait = self.wait_share / self.steps_per_s if self.wait_share is not None and self.steps_per_s else None
+        found = {
+            "steps": self.steps or None, "steps_per_s": self.steps_per_s, "wait_share": self.wait_share,
+            "wait_time_s": wait, "load_time_s": self.load_s, "ready": self.ready,
+        }  # fmt: skip
+        return {name: float(value) for name, value in found.items() if value is not None}
+
 
 class Journals:
     """The journals of a running job, read on from where the last look ended.

@@ -34,6 +34,7 @@ def run(
     force: bool,
     status: bool,
     live: bool,
+    metrics_at: tuple[str, int] | None = None,
 ) -> int:
     """Run a job with the hooks in place, report on it, and leave as it left.
 
@@ -47,6 +48,7 @@ def run(
         force: replace a recording in `output`.
         status: show a status line while it runs, where stderr is a terminal.
         live: show the live view instead.
+        metrics_at: host and port of `--metrics-port`.
 
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
@@ -54,6 +56,7 @@ def run(
     from loaderprof import remote
     from loaderprof.capture import launch, ranks
     from loaderprof.capture.session import Session, free_name, make_folder
+    from loaderprof.endpoint import Endpoint
     from loaderprof.status import StatusLine, wanted
     from loaderprof.view import check_terminal
 
@@ -67,6 +70,7 @@ def run(
         url, wanted_folder = wanted_folder, str(remote.on_its_way(agreed or stem, mine is None))
     if mine and mine.local_rank:
         _run_beside(command, settings, Path(wanted_folder or stem), mine)
+    endpoint = Endpoint(metrics_at) if metrics_at else None
     if url is not None:
         remote.check(url, force=force)
     if mine and wanted_folder is not None and (url or output is None):
@@ -77,6 +81,9 @@ def run(
     if mine:
         session.meta["group"] = mine.group
         files.write_meta(folder, session.meta)
+    if endpoint is not None:
+        endpoint.folder = session.journals
+        session.add(endpoint)
     environment = launch.job_environment(session.journals, settings, os.environ)
     if live:
         exit_ = _run_in_view(command, environment, session, _stem(job, launcher))

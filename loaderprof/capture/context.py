@@ -79,13 +79,7 @@ class Profile:
             from loaderprof import files
 
             self._journals = Journals(self.folder / files.JOURNALS)
-        seen = self._journals.look(time.perf_counter_ns())
-        wait = seen.wait_share / seen.steps_per_s if seen.wait_share is not None and seen.steps_per_s else None
-        found = {
-            "steps": seen.steps or None, "steps_per_s": seen.steps_per_s, "wait_share": seen.wait_share, "wait_time_s": wait,
-            "load_time_s": seen.load_s, "ready": seen.ready,
-        }  # fmt: skip
-        return {name: float(value) for name, value in found.items() if value is not None}
+        return self._journals.look(time.perf_counter_ns()).metrics()
 
     @property
     def findings(self) -> Findings | None:

@@ -1,4 +1,4 @@
-"""Findings -> OpenMetrics text, for Prometheus and what reads its format. A pure function.
+"""Findings, or a job at a glance -> OpenMetrics text, for Prometheus and what reads its format. A pure function.
 
 Names carry their unit, shares are ratios; what was not measured is left out, never 0.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loaderprof.findings import Findings
 from loaderprof.report.sentences import script
+
+if TYPE_CHECKING:
+    from loaderprof.live import Glance
 
 
 @dataclass(slots=True)
@@ -45,6 +49,36 @@ def render(findings: Findings) -> str:
     """Return the findings as OpenMetrics text, `# EOF` last."""
     lines = [line for family in _families(findings) for line in family.lines()]
     return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def render_glance(glance: Glance) -> str:
+    """Return what is known of a running job as OpenMetrics text: rates are of the last seconds."""
+    lines = [line for family in _of_glance(glance) for line in family.lines()]
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def _of_glance(glance: Glance) -> Iterator[Family]:
+    known = glance.metrics()
+    steps = Family("loaderprof_steps", "counter", "", "Batches taken by the training loop.")
+    steps.add(known.get("steps"))
+    step = Family("loaderprof_step_seconds", "gauge", "seconds", "Mean time of a step, waiting included.")
+    step.add(1 / glance.steps_per_s if glance.steps_per_s else None)
+    wait = Family("loaderprof_wait_seconds", "gauge", "seconds", "Mean time a step waits for its batch.")
+    wait.add(known.get("wait_time_s"))
+    part = Family("loaderprof_wait_ratio", "gauge", "ratio", "Share of a step spent waiting for its batch.")
+    part.add(glance.wait_share)
+    load = Family(
+        "loaderprof_load_seconds", "gauge", "seconds", "Mean time that making a batch takes, whoever makes it."
+    )
+    load.add(glance.load_s)
+    ready = Family(
+        "loaderprof_ready_batches", "gauge", "batches", "Batches that lay ready when the last one was asked for."
+    )
+    ready.add(glance.ready)
+    cost = Family("loaderprof_stage_seconds", "gauge", "seconds", "Time that one batch spends in a stage.")
+    for stage, seconds in glance.costs.items():
+        cost.add(seconds, stage=stage)
+    yield from (steps, step, wait, part, load, ready, cost)
 
 
 def _families(findings: Findings) -> Iterator[Family]:
