@@ -27,7 +27,7 @@ from loaderprof.predict.change import Facts
 from loaderprof.predict.decoder_advice import decoders_of
 from loaderprof.predict.weigh import unevenness
 from loaderprof.predict.whatif import what_if
-from loaderprof.recording import Recording, SummedRank
+from loaderprof.recording import Process, Recording, SummedRank
 
 # A replay of the run as it was that is further off than this does not know it well, and says so.
 REPRODUCED = 0.03
@@ -300,10 +300,19 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
         world_size=max(1, len(ranks)), device=_device(recording), cpu_budget=machine.cpu_budget(recording),
         python=next((process.header.get("python") for process in mains), None), torch=_torch(recording),
         start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),
-        notes=(*recording.notes, *(note for loop in timeline.loops[:1] for note in _notes(loop))), signal=meta.get("signal"),
+        notes=(*recording.notes, *_restarts(mains), *(note for loop in timeline.loops[:1] for note in _notes(loop))), signal=meta.get("signal"),
         started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
         loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()), failure=endings.explained(recording),
     )  # fmt: skip
+
+
+def _restarts(mains: Sequence[Process]) -> Iterator[str]:
+    """Yield how often an elastic launcher started all ranks anew: each start has processes and loops of its own."""
+    counts = [str((main.header.get("environment") or {}).get("TORCHELASTIC_RESTART_COUNT", "")) for main in mains]
+    most = max([0, *(int(count) for count in counts if count.isdecimal() and len(count) < 8)])
+    if most:
+        often = "once" if most == 1 else f"{most} times"
+        yield f"the launcher started the ranks again {often}; each start is a segment of its own"
 
 
 def _notes(loop: Loop) -> Iterator[str]:

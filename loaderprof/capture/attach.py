@@ -126,7 +126,7 @@ class Visit(StackSampler):
     """
 
     def __init__(self, mains: Sequence[int], until: float) -> None:
-        super().__init__()
+        super().__init__(urgent=True)
         self._mains, self._until, self._settled = tuple(mains), until, False
 
     def settle(self, timeout_s: float = 5.0) -> None:

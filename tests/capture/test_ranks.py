@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -114,6 +115,62 @@ def test_each_rank_under_a_run_of_its_own(tmp_path: Path) -> None:
     assert done.stderr.count("Full report") == 1
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "members.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ],
+)
+def test_ranks_that_srun_or_mpirun_started(names: tuple[str, str, str], tmp_path: Path) -> None:
+    rank, size, local = names
+    common = {**os.environ, size: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    jobs = [
+        subprocess.Popen(
+            [*PROFILED, PROGRAM], cwd=tmp_path, env={**common, rank: str(number), local: str(number)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    words = [job.communicate(timeout=110)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], words
+    check(tmp_path / "out", hosts=1)
+    assert [each.count("Full report") for each in words] == [1, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
+def test_ranks_that_accelerate_launched(tmp_path: Path) -> None:
+    # Its launcher without the imports of its other commands; that there is no GPU does not matter to it.
+    launch = "from accelerate.commands.launch import main; main()"
+    words = (
+        f"--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --main_process_port {free_port()}".split()
+    )
+    done = subprocess.run(
+        [*PROFILED, "--", sys.executable, "-c", launch, *words, PROGRAM],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check(tmp_path / "out", hosts=1)
+
+
+@pytest.mark.slow
+def test_a_restart_of_all_ranks_is_told(tmp_path: Path) -> None:
+    program = str(Path(PROGRAM).with_name("restarted.py"))
+    done = subprocess.run(
+        [*PROFILED, "--", *torchrun("--nproc-per-node=2", "--max-restarts=1", program)],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = recording.read(tmp_path / "out").findings()
+    assert [rank.rank for rank in found.ranks] == [0, 1]
+    # Both attempts count: 40 batches of the second, some 20 of the first, of each rank.
+    assert 2 * 55 < found.run.steps <= 2 * 65
+    assert "the launcher started the ranks again once; each start is a segment of its own" in found.run.notes
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
-"""Two ranks train together over gloo; the loader of rank 1 reads slowly, and rank 0 waits for it in its own step."""
+"""Two ranks train together over gloo; the loader of rank 1 reads slowly, and rank 0 waits for it in its own step.
 
+Under srun and mpirun the script itself says which rank it is, as users' scripts do.
+"""
+
+import os
 import time
 
 import torch
@@ -20,6 +24,9 @@ class Slow(Dataset):
 
 
 def main() -> None:
+    for theirs in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        if theirs in os.environ:
+            os.environ.update(RANK=os.environ[theirs], WORLD_SIZE="2")
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 2))
