@@ -2,9 +2,9 @@
 
 import os
 import sys
+import time
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -13,19 +13,19 @@ class Numbers(Dataset):
         return 160
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(0.002)
         return torch.full((8,), float(index))
 
 
 def main() -> None:
-    dist.init_process_group("gloo")
     torch.set_num_threads(1)
     model = torch.nn.Linear(8, 2)
     for number, batch in enumerate(DataLoader(Numbers(), batch_size=4)):
         model(batch).sum().backward()
-        dist.barrier()
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and number == 20 and dist.get_rank() == 1:
-            sys.exit("the first attempt fails")
-    dist.destroy_process_group()
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and number == 20:
+            if os.environ["RANK"] == "1":
+                sys.exit("the first attempt fails")
+            time.sleep(60)  # until the launcher ends it
 
 
 if __name__ == "__main__":

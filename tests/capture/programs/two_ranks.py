@@ -16,7 +16,7 @@ class Slow(Dataset):
         self.milliseconds = milliseconds
 
     def __len__(self) -> int:
-        return 320
+        return 280
 
     def __getitem__(self, index: int) -> torch.Tensor:
         time.sleep(self.milliseconds / 1e3)
@@ -30,7 +30,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 2))
-    for batch in DataLoader(Slow(8 if dist.get_rank() == 1 else 1), batch_size=4, num_workers=1):
+    for batch in DataLoader(Slow(20 if dist.get_rank() == 1 else 1), batch_size=4, num_workers=1):
         model(batch).sum().backward()
         time.sleep(0.005)
     dist.destroy_process_group()
