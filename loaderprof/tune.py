@@ -305,6 +305,8 @@ def _failed(settings: Settings, reason: str) -> Tried:
 
 def _folder(output: str | None, job: Sequence[str], launcher: bool) -> Path:
     """Make the folder for the result."""
+    if output is not None and "://" in output:
+        raise OutputError(f"{output} is a URL, and tune keeps its result in a folder", "name a folder with -o")
     if output is None:
         names = [word for word in job if word.endswith(".py")] if launcher else []
         stem = Path((names or list(job))[0]).name.removesuffix(".py").rsplit(".", 1)[-1][:64] or "job"

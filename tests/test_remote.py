@@ -19,7 +19,7 @@ import pytest
 import real
 from made import Plan, one_loop
 
-from loaderprof import files, remote
+from loaderprof import cli, files, remote
 from loaderprof.errors import OutputError, RecordingError
 
 fsspec = pytest.importorskip("fsspec")
@@ -260,3 +260,10 @@ def test_passwords_are_not_shown() -> None:
     assert remote.shown("sftp://me:secret@host/run") == "sftp://me@host/run"
     assert remote.shown("s3://runs/a:b@c") == "s3://runs/a:b@c"
     assert [remote.is_url(place) for place in ("out", "a/b", None, "C:/x", "s3://x")] == [False] * 4 + [True]
+
+
+def test_verbs_that_write_beside_a_recording_take_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words in (["verify", "memory://run"], ["tune", "-o", "memory://run", str(tmp_path / "train.py")]):
+        (tmp_path / "train.py").touch()
+        assert cli.main(words) == 2
+        assert "folder" in capsys.readouterr().err
