@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,9 @@ def run(page: str, section: str, folder: Path) -> str:
     for name in ("tests", "sample_runs"):
         (folder / name).symlink_to(HERE / name)
     language, text = example(page, section)
-    command = ["bash", "-ec", text] if language == "bash" else [sys.executable, "-c", SHIM + text]
+    # `loaderprof` is the one that is tested here, whichever is on PATH.
+    ours = f'loaderprof() {{ {shlex.quote(sys.executable)} -m loaderprof "$@"; }}\n'
+    command = ["bash", "-ec", ours + text] if language == "bash" else [sys.executable, "-c", SHIM + text]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     modules = os.pathsep.join((str(HERE), str(HERE / "tests/libraries"), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run(
