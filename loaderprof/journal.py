@@ -30,9 +30,9 @@ _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
 
-TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP = range(
-    1, 16
-)
+(
+    TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP, PHASES,
+) = range(1, 17)  # fmt: skip
 
 WATCHED, ANEW = 2, 4
 
@@ -73,6 +73,13 @@ FIELDS = {
     # `flags` 1: written by the worker itself, 0: by the process that started it.
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),
     DEVICE: ("iterator", "device", "starved_ns", "busy_ns"),
+    # What a measured step was, from getting a batch to asking again. device: by whose clock, -1 the host's. How often it
+    # went backward, stepped an optimizer, copied by a function that is known to. `flags` 1: bytes are told, of the batch's
+    # tensors in the host's memory, and of those that are pinned.
+    PHASES: (
+        "iterator", "t_taken", "t_asked", "device", "copy_ns", "forward_ns", "backward_ns", "optimizer_ns", "rest_ns",
+        "backwards", "optimizers", "copies", "bytes", "pinned_bytes",
+    ),
     PAUSE: ("t_begun", "t_done", "generation"),
     # What a maker of batches may use, after its worker_init_fn: a mask of its first 63 CPUs, how many, torch threads.
     SETUP: ("worker", "cpu_mask", "cpus", "torch_threads"),

@@ -45,6 +45,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "failures",
         "kernel",
         "settings",
+        "phases",
         "steps",
         "timers",
         "timed",

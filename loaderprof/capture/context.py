@@ -176,7 +176,7 @@ class stage:  # noqa: N801 - reads as a statement: `with loaderprof.stage("decod
     """Name a stage by hand, as a decorator or a `with` block around the code that does it.
 
     Args:
-        name: one of the stages of findings.json: read, decode, transform, collate.
+        name: one of the stages of findings.json: read, decode, transform, collate; or copy, around the batch's way to the device.
     """
 
     def __init__(self, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, List, Optional, Tuple
 from loaderprof import journal as layout
 from loaderprof.capture import describe
 from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
+from loaderprof.capture.phases import COPY
 from loaderprof.capture.process import process, stand_aside
 from loaderprof.capture.timed import FROM
 from loaderprof.capture.timers import Timers
@@ -223,9 +224,15 @@ def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
 
 
 def stage_begins(name: str) -> Any:
-    """Begin a stage named by hand, where the batch under way is timed in depth; return what `stage_ends` takes."""
+    """Begin a stage named by hand, where the batch or step under way is timed in depth; return what `stage_ends` takes."""
     table = process.tables.get(threading.get_ident())
-    return None if table is None else (table, table.begin_stage(name))
+    if table is not None:
+        return table, table.begin_stage(name)
+    step = process.step
+    if step is None or name != "copy":
+        return None
+    step.enter(COPY)
+    return step, COPY
 
 
 def stage_ends(begun: Any) -> None:

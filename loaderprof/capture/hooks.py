@@ -37,7 +37,7 @@ def begin(directory: str) -> None:
 
 def end() -> None:
     """Stop capture in this process; the hooks stay, and do nothing but call the originals."""
-    process.off, process.journal = True, None
+    process.off, process.journal, process.step = True, None, None
 
 
 def patch(module_name: str) -> None:

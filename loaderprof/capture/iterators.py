@@ -10,7 +10,7 @@ import time
 from typing import Any, List, Optional
 
 from loaderprof import journal as layout
-from loaderprof.capture import describe, failures
+from loaderprof.capture import describe, failures, phases
 from loaderprof.capture.fetches import DEPTH_PERIOD_NS, Fetches
 from loaderprof.capture.kernel import SchedStat
 from loaderprof.capture.process import INDEX, RECEIVE, RECEIVE_CPU, close_account, open_account, process, stand_aside
@@ -152,6 +152,9 @@ class Iteration:
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
         self.device = DeviceClock()
+        self.phases = phases.Phases(self.number)
+        # A loop that was left has no end of its last step.
+        process.step = None
         self.workers = len(workers)
         self.pace = process.paces.setdefault(self.loader, [0, 0])
         # How many batches follow a stamped one unstamped; how many have been stamped in this epoch.
@@ -174,6 +177,7 @@ class Iteration:
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
         """Note that an epoch began on workers that are kept."""
+        process.step = None
         # What was summed before the loop left the last epoch is that epoch's.
         self._flush()
         self.stamped = self.t_stamped = 0
@@ -182,6 +186,8 @@ class Iteration:
     @unseen
     def take(self, iterator: Any, original: Any) -> Any:
         """Take one batch through the original, with its stamps or, where it is too quick for these, summed with others."""
+        if process.step is not None:
+            self._ends_step()
         if not self.group:
             return self._take_stamped(iterator, original)
         if not self.count:
@@ -226,9 +232,16 @@ class Iteration:
         try:
             self.device.taken(self.journal, self.number)
             self._taken(iterator, ready, asked, taken, cpu, process_cpu, spent)
+            self.phases.taken(self.journal, self.pace, data)
         except Exception as error:
             stand_aside(error)
         return data
+
+    def _ends_step(self) -> None:
+        try:
+            phases.ask(self.journal)
+        except Exception as error:
+            stand_aside(error)
 
     def _asked(self) -> int:
         try:

@@ -34,6 +34,8 @@ class Process:
         self.depth_due: Dict[int, int] = {}
         # When any may: datasets made anew all the time share it too.
         self.depth_free = 0
+        # Whether the hooks that mark the phases of a step stand in this process, or in the one it was forked from.
+        self.marked = False
         self.forget()
 
     def forget(self) -> None:
@@ -51,6 +53,8 @@ class Process:
         self.tables: Dict[int, Any] = {}
         # By loader: batches, and the nanoseconds that they took.
         self.paces: Dict[int, List[int]] = {}
+        # The step whose phases are being measured (`phases.Step`).
+        self.step: Any = None
 
     def rests(self) -> bool:
         """Return whether the workers of the next iterator are to keep no journal, so that the recording stays small.

@@ -24,5 +24,5 @@ def unseen(function: Function) -> Function:
 def _renamed(code: types.CodeType) -> types.CodeType:
     constants = tuple(_renamed(item) if isinstance(item, types.CodeType) else item for item in code.co_consts)
     # "/loaderprof/capture/" stays in the name: by it the stack sampler leaves our frames out.
-    name = f"<importlib_bootstrap/loaderprof/capture/{code.co_filename.rpartition(os.sep)[2]}>"
+    name = f"<frozen importlib_bootstrap/loaderprof/capture/{code.co_filename.rpartition(os.sep)[2]}>"
     return code.replace(co_filename=name, co_consts=constants)
