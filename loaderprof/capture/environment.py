@@ -12,7 +12,8 @@ from pathlib import Path
 
 from loaderprof import __version__
 from loaderprof.capture.budget import cpu_budget
-from loaderprof.capture.samplers import GpuSampler, find_py_spy
+from loaderprof.capture.gpus import GpuSampler
+from loaderprof.capture.samplers import find_py_spy
 
 PACKAGES = ("torch", "numpy", "psutil", "nvidia-ml-py", "py-spy", "rich", "matplotlib", "jinja2")
 

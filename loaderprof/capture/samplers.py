@@ -1,4 +1,4 @@
-"""What is seen of a job from outside, by the supervisor: host and processes (psutil), GPUs (NVML), stacks (py-spy).
+"""What is seen of a job from outside, by the supervisor: host and processes (psutil), stacks (py-spy); GPUs: `gpus`.
 
 A sampler's `sample()` returns a JSON-ready dictionary or None, never raises for what the job does, and says in
 `missing` why something cannot be measured. Each has its own period and stretches it where its own cost would pass its
@@ -163,75 +163,6 @@ def _shm() -> dict[str, int] | None:
     except OSError:
         return None
     return {"total": usage.total, "free": usage.free}
-
-
-class GpuSampler:
-    """Every GPU that NVML shows: utilisation, memory, clocks, power and the processes on it."""
-
-    def __init__(self) -> None:
-        self.period_s = 1.0
-        self.missing: str | None = None
-        self._nvml: Any = None
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._nvml = pynvml
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        except ImportError:
-            self.missing = "not measured: the package nvidia-ml-py is not installed"
-        except pynvml.NVMLError as error:
-            absent = error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-            self.missing = "not measured: no NVIDIA driver" if absent else f"not measured: NVML says {error}"
-
-    def names(self) -> list[str]:
-        """Return the GPUs' names; empty without a driver."""
-        return [_nvml_text(self._nvml.nvmlDeviceGetName(handle)) for handle in self._handles] if self._nvml else []
-
-    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
-        """Return one entry a GPU; what a GPU does not report is None."""
-        if self._nvml is None:
-            return None
-        begun = time.thread_time()
-        sample = {"gpu": [self._one(index, handle) for index, handle in enumerate(self._handles)]}
-        self.period_s = max(1.0, (time.thread_time() - begun) / HOST_BUDGET)
-        return sample
-
-    def close(self) -> None:
-        """Leave NVML."""
-        if self._nvml is not None:
-            try:
-                self._nvml.nvmlShutdown()
-            except self._nvml.NVMLError:
-                return
-
-    def _one(self, index: int, handle: Any) -> dict[str, Any]:
-        nvml = self._nvml
-        utilisation = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
-        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-        processes = self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle)
-        return {
-            "index": index,
-            "utilisation_percent": utilisation.gpu if utilisation else None,
-            "memory_used": memory.used if memory else None,
-            "memory_total": memory.total if memory else None,
-            "sm_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-            "power_mw": self._ask(nvml.nvmlDeviceGetPowerUsage, handle),
-            "throttle_reasons": self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
-            "pcie_received_kb_s": self._ask(nvml.nvmlDeviceGetPcieThroughput, handle, nvml.NVML_PCIE_UTIL_RX_BYTES),
-            "pids": [process.pid for process in processes] if processes is not None else None,
-        }
-
-    def _ask(self, function: Any, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except self._nvml.NVMLError:
-            return None
-
-
-def _nvml_text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 # Where all cores are wanted, a py-spy that waits for one gets it when the job's thread has gone to sleep: short steps

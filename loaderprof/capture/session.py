@@ -25,7 +25,8 @@ from loaderprof import __version__, files
 from loaderprof import journal as layout
 from loaderprof.capture import describe, mounts
 from loaderprof.capture.budget import cpu_budget
-from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, Sampler, StackSampler
+from loaderprof.capture.gpus import GpuSampler
+from loaderprof.capture.samplers import HostSampler, Job, Sampler, StackSampler
 from loaderprof.errors import OutputError
 
 # A live journal is a shared mapping, which these file systems do badly or not at all.

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from loaderprof.capture import environment, samplers
-from loaderprof.capture.samplers import GpuSampler, HostSampler, Job, StackSampler, find_py_spy
+from loaderprof.capture.samplers import HostSampler, Job, StackSampler, find_py_spy
 
 # Says "ready", then spins in `busy` below a worker loop until its standard input closes.
 CHILD = """
@@ -288,61 +288,3 @@ def test_a_py_spy_that_cannot_be_started_is_told(spy: StackSampler, tmp_path: Pa
 def test_py_spy_is_the_one_beside_this_python() -> None:
     program = find_py_spy()
     assert program is None or Path(program).name == "py-spy"
-
-
-def nvml(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> Any:
-    """Stand in for a driver: every function not given says that it is not supported."""
-    pynvml = pytest.importorskip("pynvml")
-
-    def refuse(*_: Any) -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-
-    for name in dir(pynvml):
-        if name.startswith("nvmlDeviceGet"):
-            monkeypatch.setattr(pynvml, name, functions.get(name, refuse))
-    for name, function in {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None, **functions}.items():
-        monkeypatch.setattr(pynvml, name, function)
-    return pynvml
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("NVML_ERROR_LIBRARY_NOT_FOUND", "no NVIDIA driver"),
-        ("NVML_ERROR_DRIVER_NOT_LOADED", "no NVIDIA driver"),
-        ("NVML_ERROR_NO_PERMISSION", "NVML says"),
-    ],
-)
-def test_without_a_driver_the_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
-    pynvml = nvml(monkeypatch)
-
-    def fail() -> None:
-        raise pynvml.NVMLError(getattr(pynvml, code))
-
-    monkeypatch.setattr(pynvml, "nvmlInit", fail)
-    sampler = GpuSampler()
-    assert sampler.missing is not None
-    assert sampler.missing.startswith("not measured: ")
-    assert words in sampler.missing
-    assert (sampler.names(), sampler.sample(Job(1, None))) == ([], None)
-    sampler.close()
-
-
-def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Rates:
-        gpu = 87
-
-    nvml(
-        monkeypatch, nvmlDeviceGetCount=lambda: 2, nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetName=lambda handle: b"NVIDIA H200" if handle else "NVIDIA H100",
-        nvmlDeviceGetUtilizationRates=lambda _: Rates,
-    )  # fmt: skip
-    sampler = GpuSampler()
-    assert sampler.names() == ["NVIDIA H100", "NVIDIA H200"]
-    sample = sampler.sample(Job(1, None))
-    assert sample is not None
-    assert [gpu["index"] for gpu in sample["gpu"]] == [0, 1]
-    assert {gpu["utilisation_percent"] for gpu in sample["gpu"]} == {87}
-    for gpu in sample["gpu"]:
-        assert {key for key, value in gpu.items() if value is None} == set(gpu) - {"index", "utilisation_percent"}
-    sampler.close()
