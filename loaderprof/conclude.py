@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes, endings, loop_side, machine, outside
+from loaderprof.diagnose import causes, device, endings, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
 from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.many_ranks import main_loop
@@ -73,6 +73,8 @@ def conclude(recording: Recording) -> Findings:
         loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
         ranks=_ranks(everyone, recording.others),
         risks=risks_of(recording, [each.loop for each in everyone], budget),
+        phases=device.phases_of(recording, main.loop),
+        gpus=device.gpus_of(recording),
     )
 
 
@@ -119,6 +121,7 @@ def _scene(
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
         sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
         float_share=float(np.median(mine["extra"])) / 100 if len(mine) else None,
+        phases=device.phases_of(recording, each.loop), gpus=device.gpus_of(recording),
     )  # fmt: skip
 
 
@@ -169,6 +172,9 @@ def _stages(main: job.Studied) -> tuple[results.StageCost, ...]:
     host = parts.host_share
     seconds["device"] = step * (1 - (host or 0.0)) if step is not None else None
     seconds["host"] = step * host if step is not None and host is not None else None
+    if parts.copy_s is not None:
+        seconds["copy"] = parts.copy_s
+        seconds["device"] = max(0.0, (seconds["device"] or 0.0) - parts.copy_s)
     total = sum(value for value in seconds.values() if value) or None
     return tuple(
         results.StageCost(

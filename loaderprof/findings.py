@@ -209,6 +209,43 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True)
+class StepPhases:
+    """What a step consists of: seconds a step, means of `steps` that were measured, by the device's clock or the host's.
+
+    `forward` is all that leads to a backward pass, with copies that are not told apart (`copy_s` None); `rest` is what is
+    left of the step, the device's waiting for the host included.
+    """
+
+    clock: Literal["device", "host"]
+    steps: int
+    copy_s: float | None
+    forward_s: float | None
+    backward_s: float | None
+    optimizer_s: float | None
+    rest_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that the job used, as NVML saw it beside the job: medians, of memory the most.
+
+    `utilisation_percent` is how much of the time any kernel ran, which a busy GPU may share with an idle one.
+    `throttled` names what kept its clocks down most of the time; `link_bytes_s` is the speed of its link.
+    """
+
+    index: int
+    uuid: str | None
+    utilisation_percent: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    sm_clock_mhz: float | None
+    power_w: float | None
+    throttled: tuple[str, ...]
+    received_bytes_s: float | None
+    link_bytes_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """Everything concluded from one recording; every report is a rendering of this."""
 
@@ -220,6 +257,8 @@ class Findings:
     loaders: tuple[Loader, ...] = ()
     ranks: tuple[Rank, ...] = ()
     risks: tuple[Risk, ...] = ()
+    phases: StepPhases | None = None
+    gpus: tuple[Gpu, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def to_json(self) -> str:

@@ -153,6 +153,8 @@ class Iteration:
         self.stat = SchedStat()
         self.device = DeviceClock()
         self.phases = phases.Phases(self.number)
+        # Before the first step, so that a compiled one is compiled with the hooks in place.
+        phases.install()
         # A loop that was left has no end of its last step.
         process.step = None
         self.workers = len(workers)

@@ -165,7 +165,6 @@ class Phases:
         self._countdown -= 1
         if self._countdown > 0 or len(self._pending) >= MAX_PENDING:
             return
-        install()
         module = in_use()
         if module is not None and (captures(module) or _IDENT() != threading.main_thread().ident):
             return
@@ -244,7 +243,7 @@ def on_host(batch: Any) -> Optional[Tuple[int, int]]:
 def install() -> None:
     """Set the hooks of this process, once; each does next to nothing while no step is measured."""
     global _is_compiling
-    if process.marked:
+    if process.marked or "worker" in process.header:
         return
     process.marked = True
     torch = sys.modules.get("torch")

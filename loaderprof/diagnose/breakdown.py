@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loaderprof.diagnose import loop_side, operators, pools
+from loaderprof.diagnose.device import STARVED, Copies, copies_of
 from loaderprof.diagnose.operators import REST, Operator
 from loaderprof.diagnose.pools import Pool
 from loaderprof.diagnose.reads import Reads, reads_of
@@ -67,6 +68,8 @@ class Breakdown:
         reads: how the bytes of a batch come.
         pool: the threads or processes that make the batches of a watched iterable; None where none were seen.
         makers_unseen: such make them, but too few samples show what they do.
+        copies: how a batch gets to the device; None where the step does not run on one.
+        copy_s: seconds of the device's step that the copy takes.
     """
 
     measured: int
@@ -94,6 +97,8 @@ class Breakdown:
     pool: Pool | None = None
     reads: Reads | None = None
     makers_unseen: bool = False
+    copies: Copies | None = None
+    copy_s: float | None = None
 
     def takes_turns(self) -> bool:
         """Return whether the makers are threads that take turns at the interpreter's lock."""
@@ -125,6 +130,8 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     reading = [sample for sample in stacks if stage_of_stack(sample.frames, sources) == "read"]
     reads = reads_of(recording, loop, pools.reading_stacks(recording, loop, sources) if pool else reading)
     host_share, host_by, step_samples = loop_side.host_share(recording, loop, sources)
+    copies = copies_of(recording, loop, sources)
+    starved = len(loop.starved) > 0 and float(loop.starved.mean()) > STARVED * (loop.mean(loop.step) or 0.0)
     holder = _lock_holder(recording, loop, sources, pool)
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
     stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
@@ -136,7 +143,8 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=None if pool else threads,
         lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
-        makers_unseen=pools.too_little_seen(recording, loop, pool),
+        makers_unseen=pools.too_little_seen(recording, loop, pool), copies=copies,
+        copy_s=copies.seconds(starved) if copies is not None else None,
     )  # fmt: skip
 
 

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, usual_wait_s
 from loaderprof.diagnose.operators import TENSORS
 from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.reads import Reads
-from loaderprof.diagnose.timeline import Loop
+from loaderprof.diagnose.timeline import Loop, Seconds
 from loaderprof.diagnose.verdict import LOADER
-from loaderprof.findings import Cause, Evidence, Stage
+from loaderprof.findings import Cause, Evidence, Gpu, Stage, StepPhases
 
 # DESIGN's definition: a stage whose removal gains less than this is no bottleneck.
 MIN_GAIN = 0.05
@@ -42,6 +44,15 @@ MANY_TENSORS = 20
 LARGE_BATCH = 1 << 20
 # A queue that was empty, or not, at this share of the steps speaks for or against the making of batches.
 MOSTLY = 0.5
+# A batch is mostly floats, or lies in pinned memory, from these shares of its bytes on.
+MOSTLY_FLOATS, MOSTLY_PINNED = 0.9, 0.5
+# A thread that works this much of the step, beside a GPU that runs a kernel less than this of the time, cannot feed it.
+# Without the latter nothing is told: a thread that waits for its device spins.
+LAUNCHING, MANY_KERNELS_PERCENT = 0.85, 70.0
+# A thread that waits for a core this share of its step is kept from launching kernels.
+KEPT_WAITING = 0.15
+# Beyond this share of its memory a larger batch does not fit.
+MEMORY_FULL = 0.9
 TORCH_BATCH_SAMPLER = "torch.utils.data.sampler.BatchSampler"
 
 
@@ -71,6 +82,8 @@ class Scene:
     pickled_bytes: float | None = None
     sampler_where: str | None = None
     float_share: float | None = None
+    phases: StepPhases | None = None
+    gpus: tuple[Gpu, ...] = ()
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""
@@ -199,6 +212,32 @@ def many_tensors(scene: Scene) -> bool:
     return (scene.batch_tensors or 0.0) >= MANY_TENSORS
 
 
+def pageable(scene: Scene) -> bool:
+    """Whether batches are copied to the device from memory that is not pinned."""
+    copies = scene.parts.copies
+    return copies is not None and copies.pinned is not None and copies.pinned < MOSTLY_PINNED
+
+
+def _utilisation(scene: Scene) -> float | None:
+    """Return percent of the time in which any kernel ran, of the GPU that ran the fewest."""
+    return min((each.utilisation_percent for each in scene.gpus if each.utilisation_percent is not None), default=None)
+
+
+def _step_share(scene: Scene, seconds: Seconds) -> float:
+    """Return what part of a loop's steps some of their seconds are; 0 where the step did not run on a device."""
+    mean, step = scene.loop.mean(np.clip(seconds, 0.0, None)), _step(scene)
+    return mean / step if len(scene.loop.busy) and mean is not None and step else 0.0
+
+
+def _kept_waiting(scene: Scene) -> bool:
+    return _step_share(scene, scene.loop.step_runq) >= KEPT_WAITING
+
+
+def _launches(scene: Scene) -> bool:
+    used = _utilisation(scene)
+    return used is not None and used < MANY_KERNELS_PERCENT and _step_share(scene, scene.loop.step_cpu) >= LAUNCHING
+
+
 # In the order in which they are tried: the first that matches its stage names it.
 CATALOGUE: tuple[Kind, ...] = (
     Kind("rows-of-tensors", "read", "Tensor rows fetched one by one", lambda scene: of_tensors(scene)),
@@ -243,6 +282,11 @@ CATALOGUE: tuple[Kind, ...] = (
     Kind("validation", "host", "Validation inside the training loop", lambda _: False),
     Kind("periodic-stall", "host", "The loop stalls now and then", lambda scene: scene.parts.stall_s > 0.5 * _step(scene)),
     Kind("host-python", "host", "The loop's own Python", _always),
+    Kind("pageable-copy", "copy", "Copies from pageable memory", pageable),
+    Kind("float-copy", "copy", "Copies of floats", lambda scene: (scene.float_share or 0.0) >= MOSTLY_FLOATS),
+    Kind("copy-bound", "copy", "Copies to the device", _always),
+    Kind("stolen-core", "device", "Workers take the core that launches kernels", lambda scene: _kept_waiting(scene)),
+    Kind("launch-bound", "device", "The CPU cannot launch kernels fast enough", lambda scene: _launches(scene)),
     Kind("compute-bound", "device", "The model's own work", _always),
 )  # fmt: skip
 
@@ -317,6 +361,10 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
     if stage == "host":
         line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
         return f"{kind.title}{line}"
+    if stage == "copy":
+        return f"{kind.title} to the device hold it up"
+    if kind.id in ("launch-bound", "stolen-core"):
+        return f"{kind.title}: the device waits for the host within the step"
     if stage == "device":
         after = max(LOADER, key=scene.gain)
         if scene.gain(after) >= WORTH_NAMING:
@@ -358,6 +406,14 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
     if parts.pool is not None and stage in (*WORK, "contention"):
         facts.extend(_of_pool(parts.pool, stage))
     facts.extend(_of_queue(stage, loop))
+    if stage in LOADER and len(loop.starved) and _step(scene):
+        starved = float(loop.starved.mean())
+        text = f"the device has nothing to do {starved * 1e3:.3g} ms of every step, by its own clock"
+        facts.append(Evidence(text, starved, "s", None))
+    if stage == "copy":
+        facts.extend(_of_copies(scene))
+    if stage == "device" and len(loop.busy):
+        facts.extend(_of_device(scene))
     if stage == "handover":
         facts.extend(_of_handover(scene))
     if stage == "host" and parts.host_share is not None:
@@ -407,6 +463,52 @@ def _of_handover(scene: Scene) -> list[Evidence]:
     for seconds, what in ((scene.parts.pickle_s, "to pickle"), (scene.parts.receive_s, "to receive")):
         if seconds is not None:
             facts.append(Evidence(f"{seconds * 1e3:.2g} ms a batch {what}", seconds, "s", None))
+    return facts
+
+
+def _of_copies(scene: Scene) -> list[Evidence]:
+    """Return how a batch gets to the device, as far as it was measured."""
+    facts, copies = [], scene.parts.copies
+    if scene.parts.copy_s is not None:
+        facts.append(Evidence(f"{scene.parts.copy_s * 1e3:.3g} ms of a step", scene.parts.copy_s, "s", None))
+    if copies is None or copies.bytes_ is None:
+        return facts
+    if scene.parts.copy_s:
+        speed = copies.bytes_ / scene.parts.copy_s
+        text = f"{_size(copies.bytes_)} a batch at {speed / 1e9:.3g} GB/s"
+        facts.append(Evidence(text, speed, "bytes/s", copies.bytes_ / copies.least_s if copies.least_s else None))
+    if copies.least_s is not None:
+        facts.append(Evidence(f"the link would take {copies.least_s * 1e3:.3g} ms", copies.least_s, "s", None))
+    if copies.pinned is not None:
+        facts.append(
+            Evidence(f"{copies.pinned:.0%} of its bytes are in pinned memory", copies.pinned, "share", MOSTLY_PINNED)
+        )
+    if scene.float_share is not None:
+        facts.append(Evidence(f"{scene.float_share:.0%} of them are floats", scene.float_share, "share", MOSTLY_FLOATS))
+    return facts
+
+
+def _of_device(scene: Scene) -> list[Evidence]:
+    """Return what the device and NVML say of a step that is the limit."""
+    facts = []
+    used, launching = _utilisation(scene), _step_share(scene, scene.loop.step_cpu)
+    waits = _step_share(scene, scene.loop.step_runq)
+    if used is not None:
+        facts.append(Evidence(f"a kernel runs {used:.0f} % of the time", used, "percent", MANY_KERNELS_PERCENT))
+        if used < MANY_KERNELS_PERCENT:
+            text = f"the thread that launches kernels is at work {launching:.0%} of the step"
+            facts.append(Evidence(text, launching, "share", LAUNCHING))
+    if waits >= KEPT_WAITING:
+        facts.append(Evidence(f"it waits {waits:.0%} of the step for a core", waits, "share", KEPT_WAITING))
+    for gpu in scene.gpus:
+        if gpu.memory_used_bytes is not None and gpu.memory_total_bytes:
+            full = gpu.memory_used_bytes / gpu.memory_total_bytes
+            then = "no larger batch fits" if full >= MEMORY_FULL else "a larger batch may fit"
+            facts.append(
+                Evidence(f"GPU {gpu.index} has {full:.0%} of its memory in use: {then}", full, "share", MEMORY_FULL)
+            )
+        if gpu.throttled:
+            facts.append(Evidence(f"GPU {gpu.index} is kept slow by {', '.join(gpu.throttled)}", None, "", None))
     return facts
 
 
@@ -485,8 +587,10 @@ def examine(scene: Scene, found: Stage, kind: Kind, others: tuple[Stage, ...]) -
 
 def _unmeasured(scene: Scene, host_found: bool) -> tuple[Cause, ...]:
     reasons: list[tuple[str, Stage, str, str]] = []
-    if not len(scene.loop.starved):
+    if "copy" not in scene.gains:
         reason = scene.gpu_missing or "not measured: the step did not run on a GPU"
+        if len(scene.loop.starved):
+            reason = "not measured: nothing marks them; put `with loaderprof.stage('copy'):` around the batch's move"
         reasons.append(("copy-bound", "copy", "Copies to the device", reason))
     if scene.parts.host_share is None and not host_found:
         reason = (
@@ -514,8 +618,6 @@ def _border_s(scene: Scene, number: int) -> float:
 
 
 def _slow_and_usual(scene: Scene) -> tuple[float, float]:
-    import numpy as np
-
     wall = scene.loop.made.wall
     usual = float(np.median(wall))
     slow = wall[wall > 3 * usual]

@@ -291,7 +291,7 @@ def _scene(
     )  # fmt: skip
     return _unknown(
         Scene, loop=_no_loop(seen), parts=parts, gains=gains, cores=cores, busy_others=busy_others,
-        gpu_missing=missing.get("gpu"), stacks_missing=missing.get("stacks"), operators=tuple(sorted(seen.operators)),
+        gpu_missing=missing.get("gpu"), stacks_missing=missing.get("stacks"), operators=tuple(sorted(seen.operators)), gpus=(),
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ CROWDED = 0.3
 MODEL_ERROR = 0.15
 # Where nothing told the stage of this much of the bottleneck's time, the verdict is not sure.
 MAX_GUESSED = 0.4
+# A copy that takes this much of the step is named before the step: it can be hidden behind it.
+COPY_GAIN = 0.15
 # Makers that take turns at the interpreter's lock are told as that where it gains this: to let them compute at once is
 # a line to change, while the work that they do is what the job is for.
 LOCK_GAIN = 0.2
@@ -93,7 +95,7 @@ def judge(
         gains, *draws = (_at_most(each, "device", 1 / wait_share) for each in (gains, *draws))
     stage = primary(gains, locked)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
-    others = tuple(each for each in ranked if each in (*LOADER, "host") and gains[each] >= 1 + MIN_GAIN)
+    others = tuple(each for each in ranked if each in (*LOADER, "host", "copy") and gains[each] >= 1 + MIN_GAIN)
     agree = sum(primary(draw, locked) == stage for draw in draws) / len(draws) if draws else 0.0
     doubtful = sources_agree is False or disturbed or off or guessed > MAX_GUESSED
     if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
@@ -129,4 +131,6 @@ def primary(gains: dict[Stage, float], locked: bool = False) -> Stage:
         return max(narrow, key=lambda stage: loader[stage]) if narrow else best
     if host_leads:
         return "host"
+    if gains.get("copy", 1.0) >= 1 + COPY_GAIN:
+        return "copy"
     return "device" if device >= STEP_BOUND - 1 else "none"

@@ -20,6 +20,7 @@ from loaderprof.predict.change import Change, Facts, Rule, may_be_full
 from loaderprof.predict.data_advice import DATA_RULES
 from loaderprof.predict.decoder_advice import faster_decoder
 from loaderprof.predict.delivery_advice import DELIVERY_RULES
+from loaderprof.predict.device_advice import DEVICE_RULES
 from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
 from loaderprof.predict.knobs import spoken
 from loaderprof.predict.pool_advice import POOL_RULES
@@ -168,17 +169,6 @@ def _out_of_order(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
         )  # fmt: skip
 
 
-def _pin(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
-    if facts.cuda and base.settings.num_workers and not base.settings.pin_memory:
-        yield Change(
-            "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True",
-            "Batches are received on the training thread; a pinning thread would receive them beside it.",
-            scene.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, with_settings(base, pin_memory=True),
-            Costs(0.2, _batches_bytes(scene, 2), "one argument"),
-            f"{scene.loop.name} = DataLoader(..., pin_memory=True)",
-        )  # fmt: skip
-
-
 def _sliced(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     """Offer to take a batch of tensors as one slice instead of row by row."""
     if not of_tensors(scene):
@@ -304,7 +294,7 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _start_method, _prefetch, _out_of_order, _pin, *DATA_RULES, _sliced, faster_decoder, _read_ahead, _keep_open,
+    _workers, _persistent, _start_method, _prefetch, _out_of_order, *DEVICE_RULES, *DATA_RULES, _sliced, faster_decoder, _read_ahead, _keep_open,
     _threads, _cheaper, _lighter_loop, *DELIVERY_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (

@@ -95,7 +95,7 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     return studied
 
 
-_STAGES: tuple[Stage, ...] = (*WORK, "handover", "sampler", "straggler", "device", "host")
+_STAGES: tuple[Stage, ...] = (*WORK, "handover", "sampler", "straggler", "device", "host", "copy")
 
 
 def _cpus(recording: Recording, loop: Loop) -> int | None:
@@ -236,10 +236,10 @@ def job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage
     for each in studied:
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
         # All of a validation loop is the host's, so its steps are not the training step's too.
-        own = {"device", "host"} if _validates(each, studied) else set()
+        own: set[Stage] = {"device", "host", "copy"} if _validates(each, studied) else set()
         if each is not lead and _zipped(each.loop, lead.loop):
             # They share their steps, and each one's wait is in the other's.
-            own = {"device", "host", "contention"}
+            own = {"device", "host", "contention", "copy"}
         for stage, gain in gains.items():
             if stage not in own:
                 saved[stage] = saved.get(stage, 0.0) + _steady_s(each) * (1 - 1 / gain)

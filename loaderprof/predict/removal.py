@@ -402,6 +402,10 @@ def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -
         new = replace(
             costs, step_cpu_s=costs.step_cpu_s * kept, step_blocked_s=costs.step_blocked_s * kept, device_step_s=own
         )
+    elif stage == "copy":
+        if parts.copy_s is None or costs.device_step_s is None:
+            return None
+        new = replace(costs, device_step_s=costs.device_step_s * _kept(parts.copy_s, float(costs.device_step_s.mean())))
     elif stage == "startup":
         new = replace(costs, worker_start_s=0.0, worker_boot_s=0.0, worker_stop_s=0.0)
     elif stage == "straggler":

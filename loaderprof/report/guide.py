@@ -62,6 +62,20 @@ CHANGES: dict[str, Change] = {
     ),
     "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
     "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
+    "overlapped-copy": Change(
+        "Copy the next batch on a stream of its own, while the step goes on",
+        setting=False,
+        code=(
+            "with torch.cuda.stream(side):\n    following = next(batches).to(device, non_blocking=True)\n"
+            "step(batch)\ntorch.cuda.current_stream().wait_stream(side)\n"
+            "following.record_stream(torch.cuda.current_stream())"
+        ),
+    ),
+    "gpu-decode": Change(
+        "Decode on the GPU where it has time to spare (nvJPEG by `torchvision.io.decode_jpeg(..., device='cuda')`, or DALI)",
+        setting=False,
+        code='images = torchvision.io.decode_jpeg(encoded, device="cuda")  # a batch of encoded files at once, in the loop',
+    ),
     "cache-in-memory": Change(
         "Cache samples in memory, before what is random; it gains from the second epoch on",
         setting=False,
@@ -163,7 +177,7 @@ EVIDENCE: dict[Stage, str] = {
     "sampler": f"{GAIN}; the time a batch spends in the sampler",
     "host": f"{GAIN}; stack samples of the step that lie in the loop's own Python",
     "device": f"the loader alone could go at least {STEP_BOUND:g} times as fast as the job",
-    "copy": "CUDA events around the copies; without a GPU it is not measured",
+    "copy": f"{GAIN}; without a GPU it is not measured",
     "none": f"no stage of the loader whose removal gains {MIN_GAIN * 100:g} %",
     "unknown": "nothing: that is why there is no verdict",
 }
@@ -448,6 +462,36 @@ GUIDES: dict[str, Guide] = {
         ("lighter-loop",),
         ("Keep metrics on the device and read them every so many steps: `loss.item()` waits for the device.",),
     ),
+    "pageable-copy": Guide(
+        "Batches are copied to the device from memory that is not pinned: the host takes part in every copy, and waits.",
+        "the share of a batch's bytes in pinned memory, and what the copy takes of a step",
+        ("pin-memory",),
+        ("Copy with `non_blocking=True`, so that the host goes on meanwhile.",),
+    ),
+    "float-copy": Guide(
+        "Batches of floats are copied to the device; where they were made from bytes, that is four times as much.",
+        "the share of a batch's bytes that are floats, and how fast the link is",
+        ("uint8-batches", "overlapped-copy"),
+        ("Send half precision where the model computes in it anyhow.",),
+    ),
+    "copy-bound": Guide(
+        "Copies of batches to the device are not hidden behind its work.",
+        "what the copy takes of a step, as marked by `loaderprof.stage('copy')` or a library's function that moves batches",
+        ("overlapped-copy",),
+        ("Copy the next batch on a stream of its own while the step goes on.",),
+    ),
+    "stolen-core": Guide(
+        "The thread that launches kernels waits for a core that workers hold, and the device waits for it.",
+        "how much of the step that thread waited for a core",
+        ("num-workers",),
+        ("Leave a core free: fewer workers, or `os.sched_setaffinity` in `worker_init_fn`.",),
+    ),
+    "launch-bound": Guide(
+        "The host launches kernels more slowly than the device runs them: many small kernels, or much Python around them.",
+        "a GPU that runs a kernel less than so much of the time, beside a thread that is at work nearly all of the step",
+        (),
+        ("A larger batch, `torch.compile`, or CUDA graphs: fewer launches for the same work.",),
+    ),
     "compute-bound": Guide(
         "The step itself is the limit. The loader keeps up; a change to it gains nothing.",
         "finished batches wait to be taken",
@@ -459,12 +503,6 @@ GUIDES: dict[str, Guide] = {
 
 # Verdicts and entries of the report that stand for no cause of the catalogue.
 OTHERS: dict[str, tuple[str, Stage, Guide]] = {
-    "copy-bound": ("Copies to the device", "copy", Guide(
-        "Copies of batches to the device are not hidden behind its work.",
-        "so far named only where it could not be measured",
-        ("pin-memory",),
-        ("Copy with `non_blocking=True` from pinned memory.",),
-    )),
     "balanced": ("The loader keeps up", "none", Guide(
         "Loader and step are in balance.",
         "each stage that was measured",

@@ -115,6 +115,20 @@ def cost(findings: Findings) -> str:
     return f"{line}: {words.part_of(verdict.wait_s, verdict.step_s)}."
 
 
+def phases(findings: Findings) -> str:
+    """Return what the measured steps consist of, and by whose clock; empty where that was not measured."""
+    told = findings.phases
+    if told is None:
+        return ""
+    seconds = {
+        "copy": told.copy_s, "forward": told.forward_s, "backward": told.backward_s, "optimizer": told.optimizer_s,
+        "rest": told.rest_s,
+    }  # fmt: skip
+    parts = [f"{name} {words.duration(value)}" for name, value in seconds.items() if value is not None]
+    clock = "the device's clock" if told.clock == "device" else "the host's clock"
+    return f"{', '.join(parts)} ({words.plural(told.steps, 'step')} measured by {clock})"
+
+
 def ceiling(findings: Findings) -> str:
     """Return how much faster the run could be if every batch were there at once."""
     verdict = findings.verdict

@@ -172,6 +172,9 @@ def _evidence(findings: Findings, console: Console) -> RenderableType | None:
     ):  # fmt: skip
         if items:
             table.add_row(label, fit(items, mark, room, MAX_LINES))
+    phases = sentences.phases(findings)
+    if phases:
+        table.add_row("A step", shorten(phases, MAX_LINES * room))
     return Padding(table, (0, 0, 0, INDENT)) if table.row_count else None
 
 

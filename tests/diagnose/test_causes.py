@@ -32,7 +32,7 @@ def test_titles_begin_with_a_capital_and_end_without_a_stop() -> None:
 
 def test_each_stage_has_a_last_cause_that_always_matches() -> None:
     made = {kind.stage for kind in CATALOGUE}
-    assert made == set(STAGES) - {"copy", "sync", "none", "unknown"}
+    assert made == set(STAGES) - {"sync", "none", "unknown"}
     last = {kind.stage: kind for kind in CATALOGUE}
     assert all(kind.matches(None) for stage, kind in last.items() if stage != "host")  # type: ignore[arg-type]
 
