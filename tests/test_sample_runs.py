@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.sample_runs import SAMPLES, TRUTH, verdict
+from gpu.keep import CASES
 
 import loaderprof
 from loaderprof import run
@@ -28,6 +29,23 @@ def test_the_kept_recording_reads_and_says_the_same(name: str) -> None:
     assert found.verdict.bottleneck == kept["verdict"]["bottleneck"] == TRUTH[name]
     # The headline may be wrapped, with the confidence beside its first line.
     assert found.verdict.headline[:25] in run.screen(found, "recording", tty=False)
+
+
+KEPT_OF_GPUS = sorted(path.parent.name for path in SAMPLES.glob("gpu_*/recording"))
+
+
+@pytest.mark.skipif(not KEPT_OF_GPUS, reason="no recording of a GPU is kept yet: python tests/gpu/keep.py makes them")
+@pytest.mark.parametrize("name", KEPT_OF_GPUS)
+def test_a_kept_recording_of_a_gpu_reads_and_says_the_same(name: str) -> None:
+    folder = SAMPLES / name / "recording"
+    kept = json.loads((folder / "findings.json").read_text())
+    found = loaderprof.read(folder).findings()
+    assert found.run.device == "cuda"
+    assert found.verdict.bottleneck == kept["verdict"]["bottleneck"]
+    assert found.verdict.bottleneck in CASES[name][1]
+    assert found.phases is not None
+    assert found.phases.clock == "device"
+    assert found.gpus
 
 
 def test_each_screenshot_is_in_the_documentation_and_all_are_small() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -56,21 +57,70 @@ def test_the_verdict_is_what_the_device_felt(tmp_path: Path, kind: str, bottlene
     assert findings["verdict"]["bottleneck"] in bottlenecks
 
 
+def kernels_of(trace: Path) -> list[tuple[float, float]]:
+    """Return when each kernel began and ended, in microseconds."""
+    return sorted((each["ts"], each["ts"] + each["dur"]) for each in events(trace) if each.get("cat") == "kernel")
+
+
 def test_starved_time_is_that_of_the_profilers_timeline(tmp_path: Path) -> None:
     import loaderprof
 
     run(tmp_path, "starved", "--trace", "trace.json")
-    kernels = sorted(
-        (each["ts"], each["ts"] + each["dur"])
-        for each in events(tmp_path / "trace.json")
-        if each.get("cat") == "kernel"
-    )
+    kernels = kernels_of(tmp_path / "trace.json")
     starved = loaderprof.read(tmp_path / "seen").tables["device"]["starved_ns"] / 1e3
     # As many of the longest gaps between kernels as there are steps: the loader is slower than any gap within a step.
     gaps = np.sort(np.array([later[0] - earlier[1] for earlier, later in itertools.pairwise(kernels)]))
     longest = gaps[-len(starved) :]
     step_us = (kernels[-1][1] - kernels[0][0]) / len(starved)
     assert abs(float(np.median(longest)) - float(np.median(starved))) < 0.02 * step_us
+
+
+@pytest.mark.parametrize("kind", ["pageable", "pinned"])
+def test_copies_are_those_of_the_profilers_timeline(tmp_path: Path, kind: str) -> None:
+    import loaderprof
+
+    run(tmp_path, kind, "--trace", "trace.json")
+    # A batch of 32 MiB is copied in one piece from pinned memory, and in some from pageable.
+    copied = [
+        each for each in events(tmp_path / "trace.json")
+        if each.get("cat") == "gpu_memcpy" and "HtoD" in each["name"] and each["args"].get("bytes", 0) > 1 << 20
+    ]  # fmt: skip
+    table = loaderprof.read(tmp_path / "seen").tables["phases"]
+    assert len(table) >= 20
+    told = float(np.median(table["copy_ns"])) / 1e3
+    lasted = sum(each["dur"] for each in copied) / 200
+    if kind == "pinned":
+        assert told == pytest.approx(lasted, rel=0.05)
+    else:
+        # Between the pieces of a pageable copy the device waits for the host.
+        assert told >= 0.95 * lasted
+    pinned = table["pinned_bytes"].sum() / table["bytes"].sum()
+    assert pinned == (1.0 if kind == "pinned" else 0.0)
+
+
+def test_phases_are_those_of_the_profilers_kernels(tmp_path: Path) -> None:
+    import loaderprof
+
+    run(tmp_path, "compute", "--trace", "trace.json")
+    kernels = kernels_of(tmp_path / "trace.json")
+    table = loaderprof.read(tmp_path / "seen").tables["phases"]
+    busy_us = sum(ended - begun for begun, ended in kernels) / 200
+    told = {name: float(table[f"{name}_ns"].mean()) / 1e3 for name in ("forward", "backward", "optimizer", "rest")}
+    # A step that computes all the time: its phases are its kernels, and a backward pass is two products to each forward.
+    assert sum(told.values()) == pytest.approx(busy_us, rel=0.05)
+    assert told["backward"] / told["forward"] == pytest.approx(2.0, rel=0.3)
+
+
+def test_capture_costs_a_quick_step_little(tmp_path: Path) -> None:
+    def seconds(hooked: bool) -> float:
+        printed = run(tmp_path, "quick", "--seconds", "--steps", "2000", hooked=hooked)
+        if hooked:
+            shutil.rmtree(tmp_path / "seen")
+        return float(printed.split()[-1])
+
+    ratios = [seconds(True) / seconds(False) - 1 for _ in range(5)]
+    print(f"capture on a quick step: {np.median(ratios):+.2%} of {ratios}")
+    assert np.median(ratios) < 0.01
 
 
 def test_nothing_waits_for_the_device_that_did_not_before(tmp_path: Path) -> None:
