@@ -27,7 +27,7 @@ _NOW = time.perf_counter_ns
 _IDENT = threading.get_ident
 COPY, FORWARD, BACKWARD, OPTIMIZER, REST = range(5)
 # A measured step costs about this much by the wall clock and by events (docs/gpu.md), and this share may go into it.
-WALL_NS, DEVICE_NS = 50_000, 150_000
+WALL_NS, DEVICE_NS = 100_000, 250_000
 PHASES_BUDGET = 0.001
 # A step with more marks than this, as of an optimizer for each parameter, is not told.
 MAX_MARKS = 64

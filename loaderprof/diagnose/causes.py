@@ -362,7 +362,7 @@ def headline(stage: Stage, kind: Kind, scene: Scene) -> str:
         line = f": {scene.parts.host_by[0][0]}" if scene.parts.host_by else ""
         return f"{kind.title}{line}"
     if stage == "copy":
-        return f"{kind.title} to the device hold it up"
+        return f"{kind.title}{'' if kind.id == 'copy-bound' else ' to the device'} hold it up"
     if kind.id in ("launch-bound", "stolen-core"):
         return f"{kind.title}: the device waits for the host within the step"
     if stage == "device":
