@@ -12,12 +12,12 @@ from typing import Any
 
 
 class Device:
-    """Two devices with a default stream each. `host_ms` is the time; nothing passes but by `host` and `launch`."""
+    """Two devices with two streams each, of which `index` and `stream` are current. `host_ms` is the time; nothing passes but by `host` and `launch`."""
 
     def __init__(self) -> None:
         self.host_ms = 0.0
-        self.ends = [0.0, 0.0]
-        self.index = 0
+        self.ends = {(index, stream): 0.0 for index in (0, 1) for stream in (0, 1)}
+        self.index = self.stream = 0
         self.initialised = self.capturing = False
         self.faults: list[str] = []
         self.made = 0
@@ -38,7 +38,7 @@ class Device:
                         f"Event device {self.device} does not match recording stream's device {device.index}."
                     )
                 self.device, self.captured = device.index, device.capturing
-                self.at = max(device.host_ms, device.ends[device.index])
+                self.at = max(device.host_ms, device.ends[device.index, device.stream])
 
             def query(self) -> bool:
                 if device.capturing:
@@ -76,6 +76,9 @@ class Device:
             self.refuse("current_device initialises the device")
         return self.index
 
+    def current_stream(self) -> tuple[int, int]:
+        return self.index, self.stream
+
     def synchronize(self) -> None:
         self.refuse("loaderprof synchronised")
 
@@ -85,9 +88,9 @@ class Device:
 
     def launch(self, ms: float) -> None:
         """Put so much work on the current device's stream."""
-        begun = max(self.host_ms, self.ends[self.index])
-        self.ends[self.index] = begun + ms
+        begun = max(self.host_ms, self.ends[self.index, self.stream])
+        self.ends[self.index, self.stream] = begun + ms
 
     def wait(self) -> None:
         """The job itself waits for its device, as `loss.item()` does."""
-        self.host_ms = max(self.host_ms, *self.ends)
+        self.host_ms = max(self.host_ms, *self.ends.values())

@@ -61,12 +61,13 @@ class Step:
         self.counts = [0] * 5
         self.sizes: Optional[Tuple[int, int]] = None
         self.whole = True
+        self._stream = module.current_stream() if module is not None else None
         self.first = self._mark()
 
     @unseen
     def enter(self, phase: int) -> None:
         """A phase begins, perhaps within another one."""
-        if self.whole and _IDENT() == self.thread:
+        if self._is_here():
             # An optimizer that is given a closure goes forward and backward within its step.
             self._close(FORWARD if phase == BACKWARD and self._within[-1:] == [OPTIMIZER] else None)
             self._within.append(phase)
@@ -75,7 +76,7 @@ class Step:
     @unseen
     def leave(self, phase: int) -> None:
         """A phase ends; those within it that were left by an exception end too."""
-        if self.whole and phase in self._within and _IDENT() == self.thread:
+        if phase in self._within and self._is_here():
             self._close()
             while self._within.pop() != phase:
                 pass
@@ -96,6 +97,21 @@ class Step:
         if phase is None and self._within:
             phase = self._within[-1]
         self.segments.append((phase, self._mark()))
+
+    @unseen
+    def _is_here(self) -> bool:
+        """Return whether a phase is the step's: on another stream, as a prefetcher's copies are, it is beside it."""
+        if not self.whole or _IDENT() != self.thread:
+            return False
+        if self.module is None:
+            return True
+        try:
+            # Of a step on several devices no clock tells all.
+            self.whole = self.first is not None and self.module.current_device() == self.first[1]
+            return self.whole and self.module.current_stream() == self._stream
+        except Exception:
+            self.whole = False
+            return False
 
     @unseen
     def _mark(self) -> Any:
@@ -172,9 +188,14 @@ class Phases:
         every = max(1, int((WALL_NS if module is None else DEVICE_NS) * pace[0] / (PHASES_BUDGET * max(1, pace[1]))))
         # A fixed stride would miss, or see only, what comes every so many steps; this one wanders, without a RNG.
         self._countdown = 1 + (self._seen * 2654435761 >> 8) % (2 * every - 1)
-        step = Step(self, module, self._events)
-        if module is not None:
-            step.sizes = on_host(batch)
+        try:
+            step = Step(self, module, self._events)
+            if module is not None:
+                step.sizes = on_host(batch)
+        except Exception:
+            # Whatever the device refuses, the batches go on being stamped.
+            self._broken = True
+            return
         process.step = step
 
     def ended(self, journal: Journal, step: Step) -> None:

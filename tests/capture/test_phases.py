@@ -85,6 +85,7 @@ def test_time_in_which_the_device_had_nothing_to_do_is_starved() -> None:
         ("beside", {(0, 5, 10, 0)}),
         ("evaluating", {(0, 0, 0, 0)}),
         ("moving", {(0, 5, 10, 0)}),
+        ("prefetching", {(0, 5, 10, 3)}),
         ("validating", {(0, 5, 10, 0)}),
     ],
 )

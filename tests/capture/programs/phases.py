@@ -157,6 +157,15 @@ def moving(number: int, batch: torch.Tensor) -> None:
     device.index = 0
 
 
+def prefetching(_: int, batch: torch.Tensor) -> None:
+    device.stream = 1
+    with loaderprof.stage("copy"):
+        device.launch(100)
+    device.stream = 0
+    forward_and_backward()
+    first.step()
+
+
 def validating(number: int, batch: torch.Tensor) -> None:
     forward_and_backward()
     if number % 4 == 3:
@@ -174,6 +183,17 @@ device.initialised = True
 # The host comes back just before the device is done with a step of 25 ms; and well after that.
 train(plain, host_ms=24.0)
 train(starved, load_ms=40.0, host_ms=1.0)
-for each in (accumulating, closing, adversarial, capturing, failing, beside, evaluating, moving, validating):
+for each in (
+    accumulating,
+    closing,
+    adversarial,
+    capturing,
+    failing,
+    beside,
+    evaluating,
+    moving,
+    prefetching,
+    validating,
+):
     train(each)
 print(json.dumps({"faults": device.faults, "untouched": untouched, "cuda": torch.cuda.is_initialized()}))
