@@ -106,7 +106,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", help="folder or URL of the recording (default: named after the script)"
     )
     verb.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="apply a DataLoader setting: num_workers=4"
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="apply a setting: num_workers=4, tf.prefetch=2"
     )
     verb.add_argument("--no-html", action="store_true", help="write no report.html")
     verb.add_argument("--force", action="store_true", help="replace the recording in DIR")
@@ -139,15 +139,18 @@ def _run(options: argparse.Namespace) -> int:
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Return what `--set` asked for, with Python's values: 4, true, spawn."""
-    from loaderprof.capture.settings import KEYS, fits
+    from loaderprof.capture import settings as loaders
+    from loaderprof.capture import tfsettings
 
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or key.split(".")[-1] not in KEYS:
+        of_tf = key in tfsettings.KEYS
+        if not equals or not (of_tf or key.split(".")[-1] in loaders.KEYS):
+            known = (*loaders.KEYS, *tfsettings.KEYS)
             raise UsageError(
-                f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in KEYS)
+                f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in known)
             )
         if value.lower() in words:
             settings[key] = words[value.lower()]
@@ -155,7 +158,12 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
             settings[key] = int(value)
         else:
             settings[key] = value
-        if not fits(key.split(".")[-1], settings[key]):
+        if of_tf and not tfsettings.fits(key, settings[key]):
+            raise UsageError(
+                f"--set {pair} is nothing that tf.data takes",
+                "loaderprof run --set tf.num_parallel_calls=AUTOTUNE train.py",
+            )
+        if not of_tf and not loaders.fits(key.split(".")[-1], settings[key]):
             raise UsageError(
                 f"--set {pair} is nothing that a DataLoader takes", "loaderprof run --set num_workers=4 train.py"
             )

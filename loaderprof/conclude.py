@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof import conclude_tf
 from loaderprof import findings as results
 from loaderprof.diagnose import causes, device, endings, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
@@ -43,6 +44,8 @@ def conclude(recording: Recording) -> Findings:
             recording, cores=machine.cpu_budget(recording), busy_others=machine.busy_others(recording)
         )
     timeline = build(recording)
+    if conclude_tf.applies(timeline):
+        return conclude_tf.conclude(recording, timeline, _run(recording, timeline))
     budget, others = machine.cpu_budget(recording), machine.busy_others(recording)
     everyone = _study(recording, timeline, budget, others)
     run = _run(recording, timeline)
@@ -325,7 +328,8 @@ def _notes(loop: Loop) -> Iterator[str]:
     if loop.background:
         yield BACKGROUND
     stamped = int((loop.count == 1).sum())
-    if loop.batches >= 2 * max(1, stamped):
+    # Of batches that a graph takes none is stamped.
+    if stamped and loop.batches >= 2 * stamped:
         yield (
             f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped; of the "
             "others the sums are known"

@@ -172,7 +172,7 @@ class Recording:
 
 KINDS = {name.lower(): getattr(layout, name) for name in (
     "ITERATOR", "TAKE", "END", "FETCH", "PICKLE", "RECEIVE", "PIN", "OPERATOR", "SAMPLE", "SIZE", "WORKER", "DEVICE",
-    "PAUSE", "SETUP", "PHASES",
+    "PAUSE", "SETUP", "PHASES", "NODE", "CALL",
 )}  # fmt: skip
 
 

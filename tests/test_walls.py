@@ -30,7 +30,7 @@ BELOW = {
     "predict": ("diagnose", "predict"),
     "report": ("diagnose", "predict", "report"),
 }
-HEAVY = {"torch", "psutil", "pynvml", "torchvision"}
+HEAVY = {"torch", "psutil", "pynvml", "torchvision", "tensorflow"}
 # What a worker may load of ours: everything its hooks need, and nothing that thinks.
 WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
     f"loaderprof.capture.{name}"
@@ -53,6 +53,11 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "trial",
         "unseen",
     ]
+}
+
+# What other processes of a job may load, in whatever Python it runs.
+BESIDE_WORKERS = {"loaderprof.capture.inject.sitecustomize"} | {
+    f"loaderprof.capture.{name}" for name in ("windows", "tfdata", "tffacts", "tfsettings")
 }
 
 
@@ -135,7 +140,7 @@ def test_nothing_prints(path: Path) -> None:
 
 
 def test_what_every_worker_imports_runs_on_python_3_8() -> None:
-    for module in WORKER | {"loaderprof.capture.inject.sitecustomize", "loaderprof.capture.windows"}:
+    for module in WORKER | BESIDE_WORKERS:
         path = MODULES.get(module, PACKAGE / "capture/inject/sitecustomize.py")
         ast.parse(path.read_text(), feature_version=(3, 8))
 
@@ -241,7 +246,7 @@ def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> 
 def test_what_is_waited_for_is_what_the_hooks_know() -> None:
     import importlib.util
 
-    from loaderprof.capture import hooks, iterables, launch
+    from loaderprof.capture import hooks, iterables, launch, tfdata
 
     spec = importlib.util.spec_from_file_location("injected", launch.INJECT / "sitecustomize.py")
     assert spec is not None
@@ -249,4 +254,5 @@ def test_what_is_waited_for_is_what_the_hooks_know() -> None:
     injected = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(injected)
     assert set(hooks.PATCHED_MODULES) == injected.HOOKED
-    assert set(iterables.ITERATORS) == set(hooks.PATCHED_MODULES) - {hooks.TORCH, hooks.STATEFUL}
+    of_tensorflow = {tfdata.DATASETS, tfdata.ITERATORS, tfdata.FUNCTIONS, tfdata.PYTHON}
+    assert {*iterables.ITERATORS, *of_tensorflow} == set(hooks.PATCHED_MODULES) - {hooks.TORCH, hooks.STATEFUL}

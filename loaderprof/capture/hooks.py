@@ -24,7 +24,11 @@ from loaderprof.capture.workers import WorkerEntry, patch_pickler, pin_hook
 
 TORCH = "torch.utils.data.dataloader"
 STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
-PATCHED_MODULES = (TORCH, STATEFUL, "torchdata.nodes.loader", "spdl.pipeline._pipeline")
+PATCHED_MODULES = (
+    TORCH, STATEFUL, "torchdata.nodes.loader", "spdl.pipeline._pipeline", "tensorflow.python.data.ops.dataset_ops",
+    "tensorflow.python.data.ops.iterator_ops", "tensorflow.python.eager.polymorphic_function.polymorphic_function",
+    "tensorflow.python.ops.script_ops",
+)  # fmt: skip
 
 
 def begin(directory: str) -> None:
@@ -46,6 +50,11 @@ def patch(module_name: str) -> None:
     if getattr(module, "_loaderprof_patched", False):
         return
     module._loaderprof_patched = True  # type: ignore[attr-defined]
+    if module_name.startswith("tensorflow."):
+        from loaderprof.capture import tfdata
+
+        tfdata.patch(module)
+        return
     if module_name not in (TORCH, STATEFUL):
         from loaderprof.capture import iterables
 

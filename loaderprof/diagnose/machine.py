@@ -22,7 +22,15 @@ def cpu_budget(recording: Recording) -> float:
 
 
 # What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
-RECORD_COST_S = {"take": 25e-6, "fetch": 50e-6, "operator": 5e-6, "pickle": 5e-6, "sample": 5e-6}
+RECORD_COST_S = {
+    "take": 25e-6,
+    "fetch": 50e-6,
+    "operator": 5e-6,
+    "pickle": 5e-6,
+    "sample": 5e-6,
+    "node": 90e-6,
+    "call": 40e-6,
+}
 PROCESS_COST_S = 1.5e-3
 
 

@@ -66,6 +66,10 @@ EXPECTED = {
     "geometric_graphs": Expected("torch_geometric", "transform", ("smoothed", "Smooth")),
     "torchdata_stateful": Expected("torchdata", "transform", ("smoothed", "Smooth"), at="rows"),
     "torchdata_nodes": Expected("torchdata", "transform", ("smoothed", "Smooth"), at="rows"),
+    "tf_fit_decode": Expected("tensorflow keras", "decode", ("map(load)",)),
+    "tf_fit_records": Expected("tensorflow keras", "decode", ("map(unpacked)",)),
+    "tf_function_read": Expected("tensorflow keras", "read", ("map(sample)",)),
+    "tf_loop_transform": Expected("tensorflow keras", "transform", ("map(smoothed)",)),
     "spdl_pipeline": Expected("spdl", "transform", ("smoothed", "Smooth"), at="rows"),
 }
 # No library asks the network for anything, nor for a newer version of itself.

@@ -24,6 +24,10 @@ HOOKED = frozenset(
         "torchdata.stateful_dataloader.stateful_dataloader",
         "torchdata.nodes.loader",
         "spdl.pipeline._pipeline",
+        "tensorflow.python.data.ops.dataset_ops",
+        "tensorflow.python.data.ops.iterator_ops",
+        "tensorflow.python.eager.polymorphic_function.polymorphic_function",
+        "tensorflow.python.ops.script_ops",
     }
 )
 
