@@ -1,10 +1,11 @@
-"""The files of a recording folder, and writing the one that makes it a recording.
+"""The files of a recording folder, and writing into one.
 
 Standard library only: the supervisor imports this before it starts the job, and must have no second thread by then.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,41 @@ OWN = (
 WATCHED_FRAME = "next (<watched>)"
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return a file, of a larger one its beginning.
+
+    Raises:
+        OSError: it cannot be read, or is none: a pipe would keep whoever opens it waiting for ever.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write `recording.json` whole or not at all.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = folder / (META + ".new")
-    temporary.write_text(json.dumps({**meta, "format": FORMAT}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / META)
+    write_whole(folder / META, json.dumps({**meta, "format": FORMAT}, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, in the place of what is there.
+
+    A recording may come from elsewhere: where one of its files is a link, the link is replaced, not what it points to.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from loaderprof import files
 from loaderprof.errors import RecordingError
 
 SCHEMA_VERSION = 1
+# A recording is data from elsewhere; findings of hundreds of ranks are some 100 kB.
+_MAX_BYTES = 64 << 20
 
 Stage = Literal[
     "device", "host", "read", "decode", "transform", "collate", "handover", "copy", "startup",
@@ -304,7 +307,7 @@ def load(folder: Path) -> Findings:
         RecordingError: there is none, or it cannot be read.
     """
     try:
-        text = (folder / "findings.json").read_text(encoding="utf-8")
+        text = files.read_bounded(folder / files.FINDINGS, _MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         raise RecordingError(f"{folder} has no readable findings.json", f"loaderprof report {folder}") from None
     return Findings.from_json(text)
@@ -361,4 +364,6 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return float(value)
     if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
         raise TypeError(f"{name} is not of type {hint.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
     return value

@@ -31,7 +31,6 @@ _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
 
 (
-(
     TEXT, ITERATOR, TAKE, END, FETCH, PICKLE, RECEIVE, PIN, OPERATOR, SAMPLE, SIZE, WORKER, DEVICE, PAUSE, SETUP, PHASES,
     NODE, CALL,
 ) = range(1, 19)  # fmt: skip
@@ -86,8 +85,8 @@ FIELDS = {
     # What a maker of batches may use, after its worker_init_fn: a mask of its first 63 CPUs, how many, torch threads.
     SETUP: ("worker", "cpu_mask", "cpus", "torch_threads"),
     # One operation of a tf.data pipeline at one reading of TensorFlow's model of it; counters are totals of the iterator.
-    # `flags` 1: AUTOTUNE decides its parallelism. position: from the output on; parent: the position of what it feeds, -1 none. parallelism, buffer_size: 0 where it
-    # has none. cpu_ns, runq_ns: totals of the process, so far.
+    # `flags` 1: AUTOTUNE decides its parallelism. position: from the output on; parent: the position of what it feeds, -1
+    # none. parallelism, buffer_size: 0 where it has none. cpu_ns, runq_ns: totals of the process, so far.
     NODE: (
         "iterator", "t_read", "position", "parent", "node", "name", "elements", "processing_ns", "parallelism", "buffer_size",
         "buffered", "bytes_produced", "cpu_ns", "runq_ns",

@@ -22,14 +22,17 @@ import numpy as np
 from loaderprof import intake
 from loaderprof import journal as layout
 from loaderprof.errors import RecordingError
-from loaderprof.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS
+from loaderprof.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS, read_bounded
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
 
 # A recording is data from elsewhere: no file of it is read beyond these bounds.
 MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
+# Of all journals together: links to one file could make any number of them.
+MAX_JOURNALS_BYTES = 4 << 30
 MAX_LINES_BYTES = 256 << 20
+MAX_META_BYTES = 16 << 20
 MAX_JOURNALS = 20_000
 MAX_NODES = 400
 # More are not named one by one.
@@ -146,6 +149,7 @@ class Recording:
         open_files: by window and process; empty where it was not recorded.
         others: of many ranks those that were only summed up; the tables hold nothing of them.
         notes: what could not be read, in words for the report.
+        journal_bytes: how much was read of all journals together.
     """
 
     folder: Path
@@ -161,6 +165,7 @@ class Recording:
     open_files: list[OpenFiles] = field(default_factory=list)
     others: tuple[SummedRank, ...] = ()
     notes: list[str] = field(default_factory=list)
+    journal_bytes: int = 0
 
     def findings(self) -> Findings:
         """Conclude from this recording, and join what `verify` measured of the advice."""
@@ -195,6 +200,10 @@ def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None
     for node, clock in _nodes(path, meta, recording.notes):
         _read_node(node, recording, parts, clock, whole)
     recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
+    if recording.journal_bytes >= MAX_JOURNALS_BYTES:
+        recording.notes.append(f"the journals hold more than {MAX_JOURNALS_BYTES >> 30} GiB; the rest was left out")
+    # The names of files are part of some.
+    recording.notes[:] = map(intake.printable, recording.notes)
     _join(recording, parts)
     return recording
 
@@ -235,8 +244,7 @@ def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple
     """Yield the folders of a job's nodes: their processes get ids of their own, their moments the first node's clock."""
     yield path, _Clock(0, 0)
     merged = []
-    further = sorted((path / NODES).iterdir())[:MAX_NODES] if (path / NODES).is_dir() else []
-    for number, folder in enumerate(further, 1):
+    for number, folder in enumerate(_further_nodes(path, notes), 1):
         try:
             own, _ = intake.meta(_read_meta(folder))
             clocks = [each["started_unix_ns"] - each["started_ns"] for each in (own, meta)]
@@ -248,6 +256,16 @@ def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple
     if len(merged) > FEW_NODES:
         merged = [f"{len(merged):,} further nodes were merged"]
     notes.extend(f"{each}; samples of machines are the first node's" for each in merged)
+
+
+def _further_nodes(folder: Path, notes: list[str]) -> list[Path]:
+    try:
+        return sorted((folder / NODES).iterdir())[:MAX_NODES]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        notes.append(f"{NODES} could not be read: {error.strerror}")
+        return []
 
 
 def _journals(folder: Path) -> list[Path]:
@@ -290,8 +308,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise RecordingError(f"{folder} is not a folder", "loaderprof run -o DIR train.py makes a recording")
     try:
-        with open(folder / META, encoding="utf-8") as file:
-            meta = json.loads(file.read(16 << 20))
+        meta = json.loads(read_bounded(folder / META, MAX_META_BYTES))
     except FileNotFoundError:
         raise RecordingError(
             f"{folder} is no recording: it has no {META}", "loaderprof run -o DIR train.py makes one"
@@ -325,13 +342,15 @@ def _read_journal(
         with open(file, "rb") as source:
             head = source.read(layout.HEADER_BYTES)
             process = _enter(file, head, recording, clock)
-            body = source.read(MAX_JOURNAL_BYTES) if process and (whole is None or whole(process)) else b""
+            room = min(MAX_JOURNAL_BYTES, MAX_JOURNALS_BYTES - recording.journal_bytes)
+            body = source.read(room) if process and (whole is None or whole(process)) else b""
     except OSError as error:
         recording.notes.append(f"{file.name} could not be read: {error.strerror}")
         return
     if process is None:
         return
     number = process.number
+    recording.journal_bytes += len(body)
     records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
     texts = _texts(records[records["kind"] == layout.TEXT])
     offset = _number_texts(texts, recording)
@@ -424,11 +443,8 @@ def _table(kind: int, rows: Table, process: int, texts: dict[int, int], clock: _
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.is_file():
-        return
     try:
-        with open(file, "rb") as source:
-            raw = source.read(MAX_LINES_BYTES)
+        raw = read_bounded(file, MAX_LINES_BYTES)
     except OSError:
         return
     for line in raw.split(b"\n"):

@@ -179,9 +179,9 @@ def finish(folder: Path, *, html: bool, shown: str | None = None) -> Findings:
         if any(each.id == "faster-decoder" for each in found.advice) and _try_decoders(seen):
             found = seen.findings()
         try:
-            (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
+            files.write_whole(folder / files.FINDINGS, found.to_json())
             if html:
-                (folder / files.PAGE).write_text(page(seen, found, shown), encoding="utf-8")
+                files.write_whole(folder / files.PAGE, page(seen, found, shown))
         except OSError as error:
             failure = error.strerror
     if failure is not None:
@@ -221,7 +221,7 @@ def report(
         found = seen.findings()
     if rank is None:
         with suppress(OSError):
-            (folder / files.FINDINGS).write_text(found.to_json(), encoding="utf-8")
+            files.write_whole(folder / files.FINDINGS, found.to_json())
     if html is not None:
         _write_page(Path(html), page(seen, found, shown), force)
     if figures is not None:

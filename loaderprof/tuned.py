@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loaderprof import files
 from loaderprof.findings import Measured
 
 NAME = "tune.json"
@@ -81,7 +82,5 @@ def save(folder: Path, tuned: Tuned) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = folder / (NAME + ".new")
     data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(tuned)}
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / NAME)
+    files.write_whole(folder / NAME, json.dumps(data, indent=1) + "\n")

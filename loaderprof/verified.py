@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loaderprof import files
 from loaderprof.findings import Findings, Measured
 
 NAME = "verified.json"
@@ -58,8 +59,7 @@ def joined(found: Findings, folder: Path) -> Findings:
 def load(folder: Path) -> tuple[Verified, ...]:
     """Read `verified.json`; what is damaged in it is left out."""
     try:
-        with open(folder / NAME, encoding="utf-8") as file:
-            data = json.loads(file.read(_MAX_BYTES))
+        data = json.loads(files.read_bounded(folder / NAME, _MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
     if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
@@ -77,9 +77,7 @@ def save(folder: Path, verified: Verified) -> None:
     """
     others = [each for each in load(folder) if each.id != verified.id]
     data = {"schema_version": SCHEMA_VERSION, "verified": _plain([*others, verified])}
-    temporary = folder / (NAME + ".new")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / NAME)
+    files.write_whole(folder / NAME, json.dumps(data, indent=1) + "\n")
 
 
 def _plain(each: Iterable[Verified]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from loaderprof import ratios, recording, verified
+from loaderprof import files, ratios, recording, verified
 from loaderprof.conclude import predict
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.findings import Advice, Expected, Findings, Measured
@@ -455,12 +455,13 @@ def _keep(folder: Path, plan: Plan, pairs: Sequence[tuple[float, float]]) -> Non
 def _keep_findings(folder: Path) -> None:
     """Write findings.json again, with what was measured."""
     with contextlib.suppress(OSError):
-        (folder / "findings.json").write_text(recording.read(folder).findings().to_json(), encoding="utf-8")
+        files.write_whole(folder / files.FINDINGS, recording.read(folder).findings().to_json())
 
 
 def _log(folder: Path) -> IO[bytes]:
     try:
-        return open(folder / LOG, "w+b")
+        (folder / LOG).unlink(missing_ok=True)
+        return open(folder / LOG, "x+b")
     except OSError as error:
         raise LoaderprofError(f"{folder / LOG} cannot be written: {error.strerror}") from None
 

@@ -103,6 +103,7 @@ class Process:
         number: int | None = None,
         index: float = 0.0,
         workers: Sequence[int] = (),
+        anew: bool = False,
     ) -> int:
         """Begin an epoch: on a new iterator, or on the workers kept by iterator `number`."""
         restarted = number is not None
@@ -110,7 +111,8 @@ class Process:
             self.iterators += 1
             number = self.iterators
         text = self.journal.text(json.dumps(facts))
-        self.journal.write(layout.ITERATOR, restarted, len(workers), number, ns(begun), ns(ready), text, 0, span(index))
+        flags = restarted | (layout.ANEW if anew else 0)
+        self.journal.write(layout.ITERATOR, flags, len(workers), number, ns(begun), ns(ready), text, 0, span(index))
         for place, pid in enumerate(workers):
             self.journal.write(layout.WORKER, 0, 0, place, 0, 0, number, pid)
         return number
@@ -129,13 +131,17 @@ class Process:
         receive: float = 0.0,
         cpu_asked: float = 0.0,
         cpu_taken: float = 0.0,
+        others_asked: float = 0.0,
+        others_taken: float = 0.0,
+        runq: float = 0.0,
     ) -> None:
-        """Take one batch, or `count` of them in one record."""
+        """Take one batch, or `count` of them in one record; `others` is the CPU of the process's other threads."""
         wait = taken - asked if wait is None else wait
         cpu = (span(cpu_asked), span(cpu_taken))
+        process_cpu = (span(cpu_asked + others_asked), span(cpu_taken + others_taken))
         self.journal.write(
-            layout.TAKE, training, ready + 1, number, ns(asked), ns(taken), span(index), 0, *cpu, *cpu, 0, -1,
-            span(receive), span(receive), count, span(wait),
+            layout.TAKE, training, ready + 1, number, ns(asked), ns(taken), span(index), 0, *cpu, *process_cpu, span(runq),
+            -1, span(receive), span(receive), count, span(wait),
         )  # fmt: skip
 
     def end(self, number: int, asked: float, done: float, cpu: float = 0.0) -> None:
@@ -203,6 +209,10 @@ class Made:
             {"t": ns(1), "t0": ns(0), "t1": ns(2), "rate": 25, "frames": list(frames),
              "stacks": [[pid, thread, list(range(len(frames))), count]]}
         )  # fmt: skip
+
+    def window(self, begun: float, done: float, **rows: Any) -> None:
+        """Add a window of looks at threads: `stacks` of frames of their own, `threads`, `gil`, `locks`, `files`."""
+        self.stack_lines.append({"t0": ns(begun), "t1": ns(done), "rate": 25, "frames": [], "stacks": [], **rows})
 
     def host(
         self, seconds: float, *, busy: float, job: Sequence[tuple[int, float]], ended: Sequence[tuple[int, float]] = ()

@@ -157,6 +157,13 @@ def test_what_is_no_findings_is_refused_in_one_sentence(text: str) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_a_number_that_is_none_is_refused(number: str) -> None:
+    text = ORIGINAL.replace('"s_per_batch": ', f'"s_per_batch": {number}, "was": ', 1)
+    with pytest.raises(RecordingError, match="s_per_batch is"):
+        Findings.from_json(text)
+
+
 def paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [at, *(path for key, item in items for path in paths(item, (*at, key)))]
@@ -176,7 +183,7 @@ VALUES = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_value_anywhere_is_read_or_refused(path: tuple[Any, ...], value: Any) -> None:
     data = inside = json.loads(ORIGINAL)

@@ -4,9 +4,10 @@
     python tests/benchmarks/fuzz.py --seconds 3600      for an hour
     python tests/benchmarks/fuzz.py --seed 7 --rounds 1 one damaged recording again, as a line of the output names it
 
-Each round copies a sample run's recording, damages it in one to four ways, and runs every verb that reads one over it, in a
-process with little memory. A traceback, another exit code than 0, 1 or 2, a verb that takes long, and memory beyond the
-bound are told with the round's seed.
+Each round copies a sample run's recording, every second one with the recordings of one to three further nodes in it, damages
+it in one to six ways, and runs every verb that reads one over it, in a process with little memory. A traceback, another exit
+code than 0, 1 or 2, a verb that takes long, memory beyond the bound, and anything written outside of the recording are told
+with the round's seed.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from loaderprof import cli
+from loaderprof import cli, files, findings
+from loaderprof.errors import RecordingError
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_runs").glob("*/recording"))
-# What reading a sample recording may take: address space, libraries included, and seconds for one verb.
+# What reading a sample recording may take: address space, libraries included, and seconds of CPU for one verb.
 MEMORY_BYTES, LIMIT_S = 4 << 30, 30
+PREFIX = "fuzz-"
 NUMBERS = (
     b"-1",
     b"0",
@@ -45,6 +48,8 @@ NUMBERS = (
     b"{}",
     b"1e-300",
 )
+# As file systems take them and terminals, pages and JSON do not.
+NAMES = ("\x1b[31m", "\udcff\udc80", "two\nlines", "x" * 200, "<script>", "%s{0}", "-rf", "\u202e")
 INTEGERS = (0, 1, -1, 2**31, 2**63 - 1, -(2**63), 10**15)
 
 
@@ -106,7 +111,16 @@ def folder(path: Path, _: random.Random) -> None:
 
 def link(path: Path, rng: random.Random) -> None:
     path.unlink()
-    path.symlink_to(rng.choice(("/dev/zero", "/etc/passwd", path.name, "/proc/self/mem", "../../..")))
+    aims = (
+        "/dev/zero",
+        "/etc/passwd",
+        path.name,
+        "/proc/self/mem",
+        "../../..",
+        "../" * 9 + str(mine(path)),
+        str(mine(path)),
+    )
+    path.symlink_to(rng.choice(aims))
 
 
 def pipe(path: Path, _: random.Random) -> None:
@@ -114,22 +128,76 @@ def pipe(path: Path, _: random.Random) -> None:
     os.mkfifo(path)
 
 
+def renamed(path: Path, rng: random.Random) -> None:
+    path.rename(path.with_name(rng.choice(NAMES) + path.suffix))
+
+
+def linked(path: Path, rng: random.Random) -> None:
+    # Each link to a main process's journal is one more rank, whose loops are concluded from.
+    for number in range(rng.choice((1, 20))):
+        path.with_name(f"{number}-{path.name}").hardlink_to(path)
+
+
+def with_links(path: Path, rng: random.Random) -> None:
+    """Put links where reading, or writing what was concluded, would follow them to a file of the user's."""
+    for name in (files.FINDINGS, files.PAGE, "verified.json", files.META):
+        link_of = path.parent / (name + rng.choice(("", ".new")))
+        if not link_of.exists() and not link_of.is_symlink():
+            link_of.symlink_to(mine(path))
+
+
+def led_away(folder: Path, rng: random.Random) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(rng.choice(("..", ".", "/", "/dev", "/proc/self/fd", folder.name, str(mine(folder).parent))))
+
+
+def no_folder(folder: Path, rng: random.Random) -> None:
+    shutil.rmtree(folder)
+    rng.choice((os.mkfifo, Path.touch, Path.mkdir))(folder)
+
+
+def crowded(folder: Path, rng: random.Random) -> None:
+    """Put many files and folders beside what is there, and one folder into itself."""
+    for number in range(rng.choice((3, 600))):
+        rng.choice((Path.touch, Path.mkdir))(folder / f"{number}{rng.choice(('', '.lpj', '-node'))}")
+    shutil.copytree(folder, folder / "again", symlinks=True)
+
+
+def mine(path: Path) -> Path:
+    """A file of the user's, which no recording may lead to: beside the recording."""
+    return next(each for each in path.parents if each.name.startswith(PREFIX)) / "mine"
+
+
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
     flipped, flipped, truncated, with_numbers, with_numbers, with_numbers, shuffled, nested, huge, gone, folder, link, pipe,
+    renamed, linked, with_links,
 )  # fmt: skip
+FOLDER_DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (led_away, no_folder, crowded, renamed)
 
 
 def damage(recording: Path, rng: random.Random) -> str:
     told = []
-    for _ in range(rng.randint(1, 4)):
-        files = sorted(path for path in recording.rglob("*") if path.is_file() and not path.is_symlink())
-        if files:
-            path, way = rng.choice(files), rng.choice(DAMAGES)
-            # A file of a terabyte is not read to be damaged further.
-            if path.stat().st_size < 1 << 28:
+    for _ in range(rng.randint(1, 6)):
+        there = sorted(path for path in recording.rglob("*") if not path.is_symlink())
+        whole, folders = [path for path in there if path.is_file()], [path for path in there if path.is_dir()]
+        path, ways = (
+            (rng.choice(folders), FOLDER_DAMAGES) if folders and rng.random() < 0.1 else (rng.choice(whole), DAMAGES)
+        )
+        # A file of a terabyte is not read to be damaged further.
+        if path.stat().st_size < 1 << 28:
+            way = rng.choice(ways)
+            with contextlib.suppress(FileExistsError, IsADirectoryError, NotADirectoryError):
                 way(path, rng)
-                told.append(f"{way.__name__} {path.relative_to(recording)}")
-    return ", ".join(told)
+            told.append(f"{way.__name__} {path.relative_to(recording)!s:.60}")
+        if not any(path.is_file() for path in recording.rglob("*")):
+            break
+    return ", ".join(told).encode("ascii", "backslashreplace").decode()
+
+
+def with_nodes(recording: Path, rng: random.Random) -> None:
+    """Put the recordings of further nodes into a recording, as a shared folder of several nodes holds them."""
+    for number in range(1, rng.randint(2, 4)):
+        shutil.copytree(rng.choice(SAMPLES), recording / files.NODES / f"{number}-node{number}")
 
 
 def verbs(recording: Path, whole: Path, out: Path) -> list[list[str]]:
@@ -148,11 +216,16 @@ def read(recording: Path, whole: Path, out: Path) -> str | None:
     """Run every verb over a recording; returns what went wrong, or None."""
 
     def late(*_: object) -> None:
-        raise TimeoutError
+        raise Late
 
-    signal.signal(signal.SIGALRM, late)
+    with contextlib.suppress(RecordingError):
+        findings.load(recording)
+    # By the CPU, which a busy machine does not disturb; and by the clock for what waits without end.
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, late)
     for verb in verbs(recording, whole, out):
-        signal.alarm(LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+        signal.alarm(10 * LIMIT_S)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
                 code = cli.main(verb)
@@ -164,17 +237,30 @@ def read(recording: Path, whole: Path, out: Path) -> str | None:
         except BaseException:
             return f"{' '.join(verb)}:\n{traceback.format_exc(limit=-4)}"
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
     return None
 
 
+class Late(BaseException):
+    """A verb took too long. No error that a reader of files expects: a pipe that never answers would look like one."""
+
+
 def round_of(seed: int) -> str | None:
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         whole = rng.choice(SAMPLES)
         recording = Path(shutil.copytree(whole, Path(name) / "recording"))
+        (Path(name) / "mine").write_text(PREFIX)
+        (Path(name) / "out").mkdir()
+        if seed % 2:
+            with_nodes(recording, rng)
         told = damage(recording, rng)
-        wrong = read(recording, whole, Path(name))
+        wrong = read(recording, whole, Path(name) / "out")
+        if {each.name for each in Path(name).iterdir()} != {"recording", "mine", "out"}:
+            wrong = wrong or "something was written beside the recording"
+        if (Path(name) / "mine").read_text() != PREFIX:
+            wrong = wrong or "a file outside of the recording was written"
     return f"seed {seed} ({told}): {wrong}" if wrong else None
 
 

@@ -155,6 +155,14 @@ def test_ctrl_c_ends_the_visit_early_and_still_reports(job: Job, tmp_path: Path)
     assert not (tmp_path / "early" / "report.html").exists()
 
 
+def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError):
+        attach.attach(job.pid, duration_s=1, output=str(tmp_path / "full"))
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
 # Last of those on the shared job: it ends it.
 def test_the_job_goes_on_and_ends_as_if_nobody_had_been_there(job: Job, visit: Visit) -> None:
     assert visit.code == 0
@@ -242,19 +250,6 @@ def test_a_visit_shorter_than_a_second_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             attach.attach(os.getpid(), duration_s=seconds, output=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
-
-
-def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path) -> None:
-    if job.shell.poll() is not None:
-        job = start(tmp_path / "log", "0", "1", "0", "5")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("years")
-    try:
-        with pytest.raises(OutputError):
-            attach.attach(job.pid, duration_s=1, output=str(tmp_path / "full"))
-    finally:
-        job.end()
-    assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import psutil
 import pytest
 
 import loaderprof
+from loaderprof import cli
 from loaderprof.capture.launch import job_environment
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -152,7 +154,8 @@ def test_full_disk(bare: dict[str, str], small_disk: Path) -> None:
     assert "Traceback" not in outcome.stderr
     told = [line for line in outcome.stderr.splitlines() if line.startswith("loaderprof:")]
     assert any("No space left" in line for line in told), outcome.stderr
-    assert len(told) <= 2, told
+    # Where the job is slow enough, the supervisor's own samples find no room, too.
+    assert len(told) == len(set(told)) <= 3, told
     loaderprof.read(outcome.folder)
 
 
@@ -235,11 +238,9 @@ class Victim:
         seen = loaderprof.read(self.folder)
         # What the loop had said it took is in the recording, but for the batches that a fast loop sums up.
         assert seen.tables["take"]["count"].sum() >= self.after - 64
-        done = subprocess.run(
-            [sys.executable, "-m", "loaderprof", "report", str(self.folder)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+            assert cli.main(["report", str(self.folder)]) == 0
+        assert told.getvalue() == ""
 
 
 @pytest.mark.slow
@@ -285,7 +286,7 @@ def kill_all(folder: Path, count: int, seed: int) -> None:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    kill_all(tmp_path, 5, seed=1)
+    kill_all(tmp_path, 3, seed=1)
 
 
 @pytest.mark.slow

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Fetch, Made, Plan, one_loop
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from made import Fetch, Made, Plan, ns, one_loop, span
 
 from loaderprof import journal as layout
-from loaderprof.diagnose.timeline import Loop, build
+from loaderprof.diagnose import timeline
+from loaderprof.diagnose.timeline import Loop, build, of_makers
 
 TRAIN: dict[str, Any] = {"name": "train", "num_workers": 0}
 VALID: dict[str, Any] = {"name": "valid", "num_workers": 0}
@@ -50,6 +54,148 @@ def test_waits_and_steps_are_those_of_the_loop(tmp_path: Path) -> None:
     assert (epoch.begun, epoch.ready, epoch.ended) == pytest.approx((0, 0.25, 1.835))
     assert (epoch.shutdown_s, epoch.first_batch_s, epoch.batches) == pytest.approx((0.125, 0.75, 4))
     assert loop.span_s == pytest.approx(covered(loop)) == pytest.approx(timeline.duration_s)
+
+
+seconds = st.integers(0, 4000).map(lambda each: each / 1000)
+PASSES = st.lists(
+    st.tuples(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=4), st.booleans(), seconds, seconds, seconds),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(passes=PASSES, kept=st.booleans())
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_any_epochs_come_back_as_they_went(
+    tmp_path_factory: pytest.TempPathFactory, passes: list[Any], kept: bool
+) -> None:
+    """Epochs of any length, gone through to the end or left early, on workers that are kept or anew."""
+    made = Made(tmp_path_factory.mktemp("any") / "r")
+    process, number, now = made.process(), None, 1.0
+    waits, steps, epochs, spent = [], [], [], 0.0
+    for batches, left, startup, shutdown, gap in passes:
+        begun, ready = now, now + startup
+        number = process.iterator(TRAIN, begun, ready, number=number if kept else None, index=startup / 2)
+        now = ready
+        for wait, step in batches:
+            process.take(number, now, now + wait)
+            now += wait + step
+        waits += [wait for wait, _ in batches]
+        # The step that a loop is left in has no end.
+        steps += [step for _, step in batches[:-1]] + [np.nan if left else batches[-1][1]]
+        if not left:
+            process.end(number, now, now + shutdown)
+            now += shutdown
+        spent += startup + (0 if left else shutdown)
+        epochs.append(
+            (begun, ready, None if left else now, 0 if left else shutdown, len(batches), startup + batches[0][0])
+        )
+        now += gap + 0.001
+    (loop,) = build(made.read()).loops
+    if all(len(batches) == 1 for batches, *_ in passes):
+        # `next(iter(loader))`: there the step lasts until the next iterator is made.
+        following = [each[0] for each in epochs[1:]] + [np.nan]
+        steps = [
+            after - begun - first if left else step
+            for step, after, (begun, *_, first), (_, left, *_) in zip(steps, following, epochs, passes, strict=True)
+        ]
+    assert loop.wait.tolist() == pytest.approx(waits)
+    assert loop.step.tolist() == pytest.approx(steps, nan_ok=True)
+    told = [
+        (each.begun, each.ready, each.ended, each.shutdown_s, each.batches, each.first_batch_s) for each in loop.epochs
+    ]
+    assert told == [pytest.approx(each) for each in epochs]
+    assert [each.index_s for each in loop.epochs] == pytest.approx([startup / 2 for _, _, startup, *_ in passes])
+    assert [each.restarted for each in loop.epochs] == [False] + [kept] * (len(passes) - 1)
+    pairs = [(epoch, place) for epoch, (batches, *_) in enumerate(passes) for place in range(len(batches))]
+    assert list(zip(loop.epoch.tolist(), loop.position.tolist(), strict=True)) == pairs
+    assert loop.span_s == pytest.approx(spent + sum(waits) + np.nansum(steps))
+
+
+@pytest.mark.parametrize(
+    ("passes", "pace_s"),
+    [
+        # A second of starting, batches of 0.1 s of waiting and 0.1 of stepping, half a second of stopping.
+        ([(10, False), (10, False), (10, False)], (1 + 10 * 0.2 + 0.5) / 10),
+        # The last may still go on, and one that was left early in between is not whole.
+        ([(10, False), (10, False), (3, True)], (1 + 10 * 0.2 + 0.5) / 10),
+        ([(10, False), (2, True), (10, False)], (1 + 10 * 0.2 + 0.5) / 10),
+        ([(10, False), (9, True), (6, False), (10, True)], (1 + 6 * 0.2 + 0.5) / 6),
+        # Where all of them are left early they are whole so, but for the stopping.
+        ([(10, True), (10, True), (10, True)], (1 + 10 * 0.2) / 10),
+        ([(10, True), (12, True), (10, True)], (1 + 12 * 0.2) / 12),
+        ([(10, False), (5, True)], (2 + 15 * 0.2 + 0.5) / 15),
+        ([(10, True)], 0.2),
+        ([(1, True)], None),
+    ],
+)
+def test_the_pace_is_that_of_later_epochs_that_were_seen_whole(
+    made: Made, passes: list[tuple[int, bool]], pace_s: float | None
+) -> None:
+    process, now = made.process(), 0.0
+    for batches, left in passes:
+        number = process.iterator(TRAIN, now, now + 1)
+        now += 1
+        for _ in range(batches):
+            process.take(number, now, now + 0.1)
+            now += 0.2
+        if not left:
+            process.end(number, now, now + 0.5)
+            now += 0.5
+    assert loops(made)["train"].pace_s == (None if pace_s is None else pytest.approx(pace_s))
+
+
+def test_one_batch_of_each_iterator_is_stepped_on_until_the_next_is_made(made: Made) -> None:
+    process = made.process()
+    for batch in range(4):
+        number = process.iterator(TRAIN, 10 * batch, 10 * batch + 1, anew=batch % 2 == 0)
+        process.take(number, 10 * batch + 1, 10 * batch + 3)
+    loop = loops(made)["train"]
+    assert loop.step[:3].tolist() == [7] * 3
+    assert np.isnan(loop.step[3])
+    assert [(epoch.anew, epoch.restarted) for epoch in loop.epochs] == [(True, False), (False, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("main_thread", "own", "others", "while_waiting", "background"),
+    [
+        # Waits of 1 s and steps of 2, each with so much CPU of the loop's thread and of the process's others.
+        (1, 0.5, 0.0, 0.06, True),
+        (1, 0.5, 0.0, 0.04, False),
+        # Threads of one interpreter take turns: others compute in the step while this thread rests.
+        (1, 0.5, 0.5, 0.0, True),
+        (1, 1.5, 0.5, 0.0, False),
+        (1, 0.5, 0.05, 0.0, False),
+        # The main thread itself, and a process that did not say which it is.
+        (None, 0.5, 0.5, 0.06, False),
+        ("this", 0.5, 0.5, 0.06, False),
+    ],
+)
+def test_a_thread_beside_the_training_is_told_by_who_computes_while_it_waits_or_rests(
+    made: Made, main_thread: Any, own: float, others: float, while_waiting: float, background: bool
+) -> None:
+    this = threading.get_ident() & 0xFFFFFFFF
+    process = made.process(main_thread=this if main_thread == "this" else main_thread)
+    number = process.iterator(TRAIN, 0, 0)
+    for batch in range(4):
+        elsewhere = batch * (others + while_waiting)
+        process.take(
+            number, 3 * batch, 3 * batch + 1, cpu_asked=batch * own, cpu_taken=batch * own, others_asked=elsewhere,
+            others_taken=elsewhere + while_waiting,
+        )  # fmt: skip
+    loop = loops(made)["train"]
+    assert loop.background == background
+    assert loop.step_cpu[:3].tolist() == pytest.approx([own] * 3)
+    assert loop.step_process_cpu[:3].tolist() == pytest.approx([own + others] * 3)
+
+
+def test_a_steps_wait_for_a_core_lies_between_two_takes(made: Made) -> None:
+    process = made.process()
+    number = process.iterator(TRAIN, 0, 0)
+    for batch, runq in enumerate((1.0, 3.0, 6.0)):
+        process.take(number, batch, batch, runq=runq)
+    loop = loops(made)["train"]
+    assert loop.step_runq.tolist() == pytest.approx([2, 3, np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize(("epochs", "pace_s"), [(1, 0.02), (5, (1.0 + 0.5 + 10 * 0.02) / 10)])
@@ -106,6 +252,7 @@ def test_epochs_on_kept_workers_are_told_apart(tmp_path: Path) -> None:
         epochs=3, batches=5, wait=0.01, step=0.02, startup=0.5, gap=1.0, workers=2, persistent=True, epoch_index=0.125
     )  # fmt: skip
     (loop,) = build(one_loop(tmp_path / "r", plan)).loops
+    assert loop.num_workers == 2
     assert [epoch.restarted for epoch in loop.epochs] == [False, True, True]
     assert [epoch.batches for epoch in loop.epochs] == [5, 5, 5]
     assert [epoch.index_s for epoch in loop.epochs] == [0.125] * 3
@@ -300,8 +447,79 @@ def test_batches_made_in_the_main_process_belong_to_the_loop_that_waited_for_the
     assert found["valid"].made.wall.tolist() == [0.75] * 5
 
 
+def test_what_the_main_process_makes_outside_of_a_take_is_no_batch_of_the_loop(made: Made) -> None:
+    process = made.process()
+    number = process.iterator(TRAIN, 0, 2)
+    process.fetch(-1, 0, 1, Fetch(cpu=0.125))
+    for batch in range(3):
+        begun = 10.0 * batch + 2
+        process.take(number, begun, begun + 1)
+        process.fetch(-1, batch, begun + 0.25, Fetch(cpu=0.5))
+        process.fetch(-1, batch, begun + 5, Fetch(cpu=0.25))
+    assert loops(made)["train"].made.wall.tolist() == [0.5] * 3
+
+
+def test_what_makers_wrote_is_found_by_loop(made: Made) -> None:
+    process = made.process()
+    with_worker = process.iterator({"name": "train", "num_workers": 1}, 0, 0, workers=[500])
+    process.take(with_worker, 0, 1)
+    itself = [process.iterator({"name": name}, 2, 2) for name in ("valid", "test")]
+    for number in itself:
+        process.fetch(-1, 0, 10.0 * number, Fetch(cpu=0.5))
+        process.take(number, 10.0 * number, 10.0 * number + 1)
+    worker = made.process(worker=0, pid=500)
+    worker.fetch(0, 0, 0.0, Fetch(cpu=0.5))
+    for journal, place, iterator in (
+        (process.journal, -1, itself[0]), (process.journal, -1, itself[1]), (process.journal, -1, 0), (worker.journal, 0, 0),
+        (worker.journal, -1, 0),
+    ):  # fmt: skip
+        journal.write(layout.SIZE, 0, 0, place, 0, 100 * (place + 2) + iterator, 1, 1, 16, iterator)
+    seen = made.read()
+    sizes = {
+        loop.name: of_makers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops
+    }  # fmt: skip
+    # A row without an iterator is of an earlier version: it may be of any loop that makes its batches itself.
+    assert sizes == {"train": [200], "valid": [100 + itself[0], 100], "test": [100 + itself[1], 100]}
+
+
+def test_a_batch_has_the_pickling_of_its_own_task(made: Made) -> None:
+    main = made.process()
+    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
+    main.take(number, 0, 1)
+    worker = made.process(worker=0, pid=500)
+    for task in range(4):
+        worker.fetch(0, task, float(task), Fetch(cpu=0.5))
+        if task % 2 == 0:
+            # Its feeder thread begins a little later.
+            worker.journal.write(
+                layout.PICKLE, 0, 0, 0, task, ns(task + 0.625), ns(task + 0.875), span(0.125 + task / 8), 99
+            )  # fmt: skip
+    batches = loops(made)["train"].made
+    assert batches.pickle_cpu.tolist() == pytest.approx([0.125, np.nan, 0.375, np.nan], nan_ok=True)
+    assert batches.pickle_wall.tolist() == pytest.approx([0.25, np.nan, 0.25, np.nan], nan_ok=True)
+
+
+def test_of_very_many_short_batches_a_few_of_each_record_stand_for_all(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "MAX_MADE", 8)
+    main = made.process()
+    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
+    main.take(number, 0, 1)
+    worker = made.process(worker=0, pid=500)
+    for task in range(2):
+        worker.journal.write(
+            layout.FETCH, 0, 16, 0, task, ns(task), ns(task + 0.1), ns(task + 0.1), span(0.5), 0, 0, 0, 0, 0, 0, span(1), -1, 10
+        )  # fmt: skip
+    batches = loops(made)["train"].made
+    assert batches.wall.tolist() == pytest.approx([0.1] * 8)
+    assert batches.cpu.tolist() == pytest.approx([0.05] * 8)
+    assert batches.task.tolist() == [0] * 4 + [1] * 4
+
+
 def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> None:
-    fetch = Fetch(cpu=0.25, blocked=0.125, runq=0.0625, collate=0.03125, pickle=0.5, asked_bytes=100, device_bytes=30)
+    fetch = Fetch(cpu=0.25, blocked=0.125, runq=0.0625, collate=0.03125, pickle=0.5, asked_bytes=100, device_bytes=30,
+                  deep_every=3)  # fmt: skip
     (loop,) = build(one_loop(tmp_path / "r", Plan(batches=6, workers=1, step=1, fetch=fetch))).loops
     made = loop.made
     assert made.wall.tolist() == pytest.approx((made.cpu + made.runq + made.blocked).tolist())
@@ -315,6 +533,7 @@ def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> Non
     assert (made.done - made.begun).tolist() == pytest.approx(made.wall.tolist())
     assert made.put.tolist() == pytest.approx(made.done.tolist())
     assert made.warm.tolist() == [False] + [True] * 5
+    assert made.deep.tolist() == [False, False, True] * 2
     assert made.task.tolist() == list(range(6))
 
 
@@ -374,6 +593,11 @@ def test_epochs_of_made_batches_are_told_apart_by_their_task_numbers(tmp_path: P
         (Plan(epochs=2, batches=3, workers=0), [False, True, True] * 2),
         # Epochs too short for that lose only their first batch.
         (Plan(epochs=2, batches=8, workers=4), [False] * 2 + [True] * 6 + [False] + [True] * 7),
+        (Plan(epochs=2, batches=12, workers=2), [False] * 2 + [True] * 10 + [False] + [True] * 11),
+        (Plan(epochs=2, batches=13, workers=2), ([False] * 2 + [True] * 11) * 2),
+        # Eight are too few to give up two of them.
+        (Plan(epochs=1, batches=9, workers=0), [False] + [True] * 8),
+        (Plan(epochs=1, batches=10, workers=0), [False] * 2 + [True] * 8),
         (Plan(epochs=1, batches=1, workers=0), [True]),
     ],
 )

@@ -16,6 +16,7 @@ from loaderprof.diagnose.verdict import (
     MIN_GAIN,
     MIN_STEPS,
     MODEL_ERROR,
+    STEP_BOUND,
     SURE_STEPS,
     judge,
     primary,
@@ -41,6 +42,11 @@ def test_a_replay_that_is_off_may_not_blame_the_step_for_what_the_loop_waited(
 ) -> None:
     gains: dict[Stage, float] = {"handover": 1.4, "device": 3.0}
     assert judged(gains, model_error=error, wait_share=waits).stage == stage
+
+
+def test_a_replay_that_is_off_is_believed_of_the_loader() -> None:
+    gains: dict[Stage, float] = {"decode": 2.5, "straggler": 1.7, "device": 1.1}
+    assert judged(gains, model_error=0.5, wait_share=0.5).stage == "decode"
 
 
 @pytest.mark.parametrize("stage", [*LOADER, "host"])
@@ -91,9 +97,18 @@ def test_what_costs_beside_the_model_is_named() -> None:
 
 
 @pytest.mark.parametrize("narrow", ["straggler", "contention"])
-def test_the_narrower_explanation_is_preferred_where_it_explains_most(narrow: Stage) -> None:
-    assert primary({"transform": 2.0, narrow: 1.7}) == narrow
-    assert primary({"transform": 2.0, narrow: 1.4}) == "transform"
+@pytest.mark.parametrize(("wide", "enough", "too_little"), [(1.2, 1.13, 1.11), (2.0, 1.61, 1.59), (3.0, 2.21, 2.19)])
+def test_the_narrower_explanation_is_preferred_where_it_explains_most(
+    narrow: Stage, wide: float, enough: float, too_little: float
+) -> None:
+    assert primary({"transform": wide, narrow: enough}) == narrow
+    assert primary({"transform": wide, narrow: too_little}) == "transform"
+
+
+def test_a_narrow_explanation_of_next_to_nothing_is_none() -> None:
+    assert primary({"transform": 1.06, "straggler": 1.04}) == "transform"
+    assert primary({"transform": 1.06, "straggler": 1.055}) == "straggler"
+    assert primary({"transform": 2.0, "straggler": 1.7, "contention": 1.8}) == "contention"
 
 
 @pytest.mark.parametrize("steps", [0, 1, MIN_STEPS - 1])
@@ -105,7 +120,9 @@ def test_under_twenty_steps_nothing_is_concluded(steps: int) -> None:
 
 
 def test_without_gains_nothing_is_concluded() -> None:
-    assert judged({}).stage == "unknown"
+    judgement = judged({})
+    assert (judgement.stage, judgement.confidence) == ("unknown", "low")
+    assert "were not measured" in judgement.reason
 
 
 @pytest.mark.parametrize(
@@ -116,6 +133,10 @@ def test_without_gains_nothing_is_concluded() -> None:
         ({"draws": []}, "low"),
         ({"draws": [{"decode": 2.0}] * 10 + [{"read": 2.0}] * 2}, "medium"),
         ({"draws": [{"decode": 2.0}] * 6 + [{"read": 2.0}] * 6}, "low"),
+        ({"draws": [{"decode": 2.0}] * 19 + [{"read": 2.0}]}, "high"),
+        ({"draws": [{"decode": 2.0}] * 18 + [{"read": 2.0}] * 2}, "medium"),
+        ({"draws": [{"decode": 2.0}] * 8 + [{"read": 2.0}] * 2}, "medium"),
+        ({"draws": [{"decode": 2.0}] * 7 + [{"read": 2.0}] * 3}, "low"),
         ({"model_error": 0.3}, "medium"),
         ({"model_error": -0.3}, "medium"),
         ({"model_error": None}, "high"),
@@ -151,7 +172,12 @@ def test_makers_whom_nobody_saw_leave_no_verdict() -> None:
 
 def test_what_lies_on_a_border() -> None:
     assert primary({"host": 1.25, "device": 1.25}) == "host"
+    assert primary({"host": 1.25, "decode": 1.25, "device": 1.1}) == "decode"
     assert primary({"decode": 1 + CLOSE, "device": 2.0}) == "decode"
+    assert primary({"decode": 1.25, "device": STEP_BOUND}) == "device"
+    assert primary({"device": STEP_BOUND}) == "device"
+    assert primary({"decode": 1.25, "device": STEP_BOUND - 0.01}) == "decode"
+    assert judged({"decode": 2.0, "read": 1 + MIN_GAIN, "collate": 1.04}).others == ("read",)
 
 
 @given(gains=GAINS)
