@@ -59,11 +59,12 @@ _META: dict[str, Callable[[Any], bool]] = {
 _HEADER: dict[str, Callable[[Any], bool]] = {
     "pid": _PID, "ppid": _PID, "worker": _whole(0, MAX_WORKERS), "host": _is(str), "torch": _is(str), "python": _is(str),
     "argv": lambda value: isinstance(value, list) and _all_texts(value), "threads": _is_number,
+    "unread": lambda value: isinstance(value, list) and _all_texts(value),
     "environment": lambda value: isinstance(value, dict) and _all_texts(value), "perf_ns": _MOMENT, "unix_ns": _whole(0, 1 << 62),
 }  # fmt: skip
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "number": _COUNT, "num_workers": _whole(0, MAX_WORKERS), "batch_size": _COUNT, "prefetch_factor": _whole(1, MAX_WORKERS),
-    "samples": _COUNT, "shards": _COUNT,
+    "samples": _COUNT, "shards": _COUNT, "prefetch_batches": _COUNT, "local_shuffle_buffer_size": _COUNT,
     **dict.fromkeys(
         ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"), _is(bool)
     ),

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import threading
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 MAGIC = b"loaderprof-journal 1\n"
 HEADER_BYTES = 4096
@@ -189,14 +189,21 @@ class Journal:
 
 def watches(path: str) -> bool:
     """Return whether a journal's first records show a watched iterable; False where it cannot be read."""
+    return any(kind == ITERATOR and flags & WATCHED for kind, flags in _first_records(path))
+
+
+def has_batches(path: str) -> bool:
+    """Return whether a journal's first records show a batch that a loop took; False where it cannot be read."""
+    return any(kind == TAKE for kind, _ in _first_records(path))
+
+
+def _first_records(path: str) -> List[Tuple[int, int]]:
     try:
         with open(path, "rb") as file:
             raw = file.read(HEADER_BYTES + SEGMENT_RECORDS * RECORD_BYTES)[HEADER_BYTES:]
     except OSError:
-        return False
-    return any(
-        raw[at] == ITERATOR and raw[at + 1] & WATCHED for at in range(0, len(raw) - RECORD_BYTES + 1, RECORD_BYTES)
-    )
+        return []
+    return [(raw[at], raw[at + 1]) for at in range(0, len(raw) - RECORD_BYTES + 1, RECORD_BYTES)]
 
 
 def _head(header: Dict[str, Any]) -> bytes:

@@ -7,16 +7,13 @@ job that asks at the terminal competes with the view for its keys.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import select
 import sys
 import tempfile
-import termios
 import threading
 import time
-import tty
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +21,13 @@ from typing import Any
 
 from loaderprof.errors import UsageError
 from loaderprof.live import Glance
+
+try:
+    import fcntl
+    import termios
+    import tty
+except ImportError:  # Windows, where `check_terminal` refuses
+    termios = None  # type: ignore[assignment]
 
 PERIOD_S = 1.0
 MIN_COLUMNS, MIN_ROWS = 40, 10
@@ -42,6 +46,8 @@ def check_terminal() -> None:
     Raises:
         UsageError: keys or screen are not a terminal, it knows no cursor, or it is too small.
     """
+    if termios is None:
+        raise UsageError("--live needs a terminal of Linux or macOS", "leave --live out")
     streams = (sys.stdin, sys.stderr)
     if not all(stream is not None and stream.isatty() for stream in streams) or os.environ.get("TERM") == "dumb":
         raise UsageError("--live needs a terminal for its keys and its screen", "leave --live out")

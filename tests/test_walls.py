@@ -246,7 +246,7 @@ def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> 
 def test_what_is_waited_for_is_what_the_hooks_know() -> None:
     import importlib.util
 
-    from loaderprof.capture import hooks, iterables, launch, tfdata
+    from loaderprof.capture import generators, hooks, iterables, launch, tfdata
 
     spec = importlib.util.spec_from_file_location("injected", launch.INJECT / "sitecustomize.py")
     assert spec is not None
@@ -254,5 +254,6 @@ def test_what_is_waited_for_is_what_the_hooks_know() -> None:
     injected = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(injected)
     assert set(hooks.PATCHED_MODULES) == injected.HOOKED
-    of_tensorflow = {tfdata.DATASETS, tfdata.ITERATORS, tfdata.FUNCTIONS, tfdata.PYTHON}
-    assert {*iterables.ITERATORS, *of_tensorflow} == set(hooks.PATCHED_MODULES) - {hooks.TORCH, hooks.STATEFUL}
+    assert set(iterables.ITERATORS) == set(hooks.ITERATORS)
+    assert {generators.RAY, generators.MONAI} == set(hooks.GENERATORS)
+    assert {tfdata.DATASETS, tfdata.ITERATORS, tfdata.FUNCTIONS, tfdata.PYTHON} == set(hooks.TENSORFLOW)

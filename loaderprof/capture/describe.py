@@ -18,6 +18,7 @@ import time
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from loaderprof.capture import dataset as dataset_facts
+from loaderprof.capture import kernel
 
 # The environment is the user's; only these names are ever recorded.
 ENVIRONMENT = (
@@ -65,6 +66,7 @@ def process() -> Dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(getattr(torch, "__version__", "")) or None,
         "threads": torch.get_num_threads() if torch is not None and hasattr(torch, "get_num_threads") else None,
+        "unread": kernel.unread(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "perf_ns": time.perf_counter_ns(),
         "unix_ns": time.time_ns(),
@@ -133,12 +135,12 @@ def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:
     return dataset_facts.facts(item.dataset, iterable, getattr(item, "worker_init_fn", None) is not None)
 
 
-def watched(iterable: Any, name: str) -> str:
-    """Return the facts of an iterable that is no DataLoader, as JSON."""
+def watched(iterable: Any, name: str, settings: Optional[Dict[str, Any]] = None) -> str:
+    """Return the facts of an iterable that is no DataLoader, as JSON; with them, what is known of its settings."""
     _, where = _name_and_place(iterable)
     facts = {"name": name, "where": where, "type": _type_name(iterable), "num_workers": 0, "watched": True,
              "dataset": _type_name(iterable), "dataset_where": _source_of(iterable)}  # fmt: skip
-    return json.dumps(facts)
+    return json.dumps(dict(facts, **(settings or {})))
 
 
 def size(batch: Any) -> Tuple[int, int, int, int]:

@@ -24,11 +24,13 @@ from loaderprof.capture.workers import WorkerEntry, patch_pickler, pin_hook
 
 TORCH = "torch.utils.data.dataloader"
 STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
-PATCHED_MODULES = (
-    TORCH, STATEFUL, "torchdata.nodes.loader", "spdl.pipeline._pipeline", "tensorflow.python.data.ops.dataset_ops",
-    "tensorflow.python.data.ops.iterator_ops", "tensorflow.python.eager.polymorphic_function.polymorphic_function",
-    "tensorflow.python.ops.script_ops",
+GENERATORS = ("ray.data.iterator", "monai.data.thread_buffer")
+ITERATORS = ("torchdata.nodes.loader", "spdl.pipeline._pipeline", "grain._src.python.data_loader")
+TENSORFLOW = (
+    "tensorflow.python.data.ops.dataset_ops", "tensorflow.python.data.ops.iterator_ops",
+    "tensorflow.python.eager.polymorphic_function.polymorphic_function", "tensorflow.python.ops.script_ops",
 )  # fmt: skip
+PATCHED_MODULES = (TORCH, STATEFUL, *GENERATORS, *ITERATORS, *TENSORFLOW)
 
 
 def begin(directory: str) -> None:
@@ -50,12 +52,17 @@ def patch(module_name: str) -> None:
     if getattr(module, "_loaderprof_patched", False):
         return
     module._loaderprof_patched = True  # type: ignore[attr-defined]
-    if module_name.startswith("tensorflow."):
+    if module_name in TENSORFLOW:
         from loaderprof.capture import tfdata
 
         tfdata.patch(module)
         return
-    if module_name not in (TORCH, STATEFUL):
+    if module_name in GENERATORS:
+        from loaderprof.capture import generators
+
+        generators.patch(module)
+        return
+    if module_name in ITERATORS:
         from loaderprof.capture import iterables
 
         iterables.patch(module)

@@ -20,6 +20,7 @@ _NOW = time.perf_counter_ns
 ITERATORS: Dict[str, Tuple[str, str, str]] = {
     "torchdata.nodes.loader": ("LoaderIterator", "loader", "torchdata.nodes"),
     "spdl.pipeline._pipeline": ("PipelineIterator", "_pipeline", "spdl"),
+    "grain._src.python.data_loader": ("DataLoaderIterator", "_data_loader", "grain"),
 }
 
 
@@ -29,10 +30,10 @@ class Taken:
     The iterator holds this, and is held only while it hands out an item: it has to go when its user lets go of it.
     """
 
-    def __init__(self, loader: Any, name: str, original: Any) -> None:
+    def __init__(self, loader: Any, facts: str, original: Any) -> None:
         self.collate_fn = None
         self.original, self.iterator = original, None
-        self.iteration = Iteration.of_iterable(loader, describe.watched(loader, name), _NOW(), 0)
+        self.iteration = Iteration.of_iterable(loader, facts, _NOW(), 0)
         self.ended = False
 
     @unseen
@@ -83,7 +84,8 @@ def _known(iterator: Any, held: str, name: str, original: Any) -> Optional[Taken
     try:
         facts = iterator.__dict__
         if "_loaderprof" not in facts:
-            facts["_loaderprof"] = Taken(getattr(iterator, held), name, original)
+            loader = getattr(iterator, held)
+            facts["_loaderprof"] = Taken(loader, describe.watched(loader, name), original)
         return facts["_loaderprof"]  # type: ignore[no-any-return]
     except Exception as error:
         stand_aside(error)

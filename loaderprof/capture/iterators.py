@@ -5,6 +5,7 @@ Standard library only, Python >= 3.8: every worker imports this.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any, List, Optional
@@ -45,7 +46,7 @@ def iterator_init(original: Any) -> Any:
             raise
         finally:
             close_account(outer)
-        if process.off or "_loaderprof" in self.__dict__:
+        if process.off or "_loaderprof" in self.__dict__ or _is_ahead(loader):
             return
         try:
             self._loaderprof = Iteration(self, loader, begun, _CPU() - cpu, spent[INDEX])
@@ -53,6 +54,11 @@ def iterator_init(original: Any) -> Any:
             stand_aside(error)
 
     return __init__
+
+
+def _is_ahead(loader: Any) -> bool:
+    generators = sys.modules.get("loaderprof.capture.generators")
+    return generators is not None and generators.is_ahead(loader)
 
 
 @unseen

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 # Bound here, because `timers` replaces os.pread for the length of a batch.
 _PREAD = getattr(os, "pread", lambda *_: b"")
@@ -70,6 +70,17 @@ class IoStat(_KernelFile):
     def read(self) -> Tuple[int, int]:
         fields = self.raw().split()
         return (int(fields[1]), int(fields[9])) if len(fields) > 9 else (0, 0)
+
+
+def unread() -> List[str]:
+    """Return which of these files this system does not have: what they count is then not measured, and not zero."""
+    missing = []
+    for kind in (SchedStat, IoStat):
+        file = kind()
+        if not file.raw():
+            missing.append(os.path.basename(file.path))
+        file.close()
+    return missing
 
 
 def thread_usage() -> Callable[[], Any]:

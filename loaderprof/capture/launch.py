@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -34,9 +33,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOOK_S = 1.0
 # Not waited for: KILL and STOP cannot be; CONT wakes us even if blocked (see `_stop_too`); PIPE and XFSZ come
 # from our own writes and look as if a process had sent them.
-WAITED_FOR = signal.valid_signals() - {
-    signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ,
-}  # fmt: skip
+_LEFT_ALONE = ("SIGKILL", "SIGSTOP", "SIGCONT", "SIGPIPE", "SIGXFSZ")
+WAITED_FOR = signal.valid_signals() - {getattr(signal, name, None) for name in _LEFT_ALONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +137,8 @@ def leave_as(exit: Exit) -> NoReturn:
         _flush(stream)
     if exit.signal is None:
         sys.exit(exit.code)
+    import resource  # not there on Windows, where no job is killed by a signal
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with contextlib.suppress(OSError):  # KILL has no other disposition
         signal.signal(exit.signal, signal.SIG_DFL)

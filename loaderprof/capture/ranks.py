@@ -9,7 +9,6 @@ Must not import torch, nor start a thread: the supervisor imports this before it
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -24,6 +23,11 @@ import psutil
 
 from loaderprof import files
 from loaderprof.capture import describe
+
+try:
+    import fcntl
+except ImportError:  # Windows: each rank under a `loaderprof run` of its own then keeps a recording of its own
+    fcntl = None  # type: ignore[assignment]
 
 # How long the other ranks of a node wait for the leader's recording, and it for their ends.
 PATIENCE_S = 20.0
@@ -106,7 +110,7 @@ def join(folder: Path, mine: Place) -> tuple[Path, IO[str]] | None:
     None where no recording of this job appears.
     """
     until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
+    while fcntl is not None and time.monotonic() < until:
         for place in (folder, *folder.parent.glob(f"{folder.name}-*")):
             with suppress(OSError, ValueError, AttributeError):
                 meta = json.loads((place / files.META).read_text(encoding="utf-8"))
@@ -120,6 +124,8 @@ def join(folder: Path, mine: Place) -> tuple[Path, IO[str]] | None:
 
 def wait_for_members(folder: Path) -> None:
     """Wait until the other ranks of this node have ended, though not for ever: a rank may hang."""
+    if fcntl is None:
+        return
     until = time.monotonic() + PATIENCE_S
     with suppress(OSError), open(folder / files.MEMBERS, "a", encoding="utf-8") as mark:
         while time.monotonic() < until:

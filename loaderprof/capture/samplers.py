@@ -88,8 +88,14 @@ class Job:
 
     def watches(self, pid: int) -> bool:
         """Return whether a process takes its batches from an iterable that is no DataLoader."""
-        files = self.journals.glob(f"*-{pid}-*.lpj") if self.journals is not None else ()
-        return any(layout.watches(str(file)) for file in files)
+        return any(layout.watches(str(file)) for file in self._journals_of(pid))
+
+    def has_batches(self, pid: int) -> bool:
+        """Return whether a process has taken a batch."""
+        return any(layout.has_batches(str(file)) for file in self._journals_of(pid))
+
+    def _journals_of(self, pid: int) -> list[Path]:
+        return list(self.journals.glob(f"*-{pid}-*.lpj")) if self.journals is not None else []
 
 
 class HostSampler:
@@ -248,7 +254,12 @@ class StackSampler:
         main = mains[self._windows % len(mains)] if mains else job.pid
         if main not in alive:
             return []
-        workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
+        if job.watches(main) and any(_name(process) == "raylet" for process in alive.values()):
+            workers = [pid for pid, process in alive.items() if _RAY_TASK.match(_title(process))]
+            if not workers or not job.has_batches(main):  # they are starting, or between tasks
+                return []
+        else:
+            workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
         return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
 
     def _start(self, pids: list[int], locks: bool = False) -> None:
@@ -282,6 +293,8 @@ class StackSampler:
     def _ended(self, child: subprocess.Popen[bytes]) -> bool:
         """Reap a py-spy that has ended, taking its CPU time; the job must never be reaped here."""
         if child.returncode is None:
+            if not hasattr(os, "wait4"):  # Windows: what py-spy used is not known there
+                return child.poll() is not None
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid == child.pid:
                 child.returncode = os.waitstatus_to_exitcode(status)
@@ -340,6 +353,25 @@ def _parent(process: psutil.Process) -> int | None:
 
 def _is_child_of(process: psutil.Process, pids: list[int]) -> bool:
     return _parent(process) in pids
+
+
+# Ray's processes are no children of the loop's, and are titled by what they run; its own services, and those that
+# rest, are told by their titles too.
+_RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return ""
 
 
 class _Window:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import resource
 import sys
 import time
 import weakref
@@ -443,11 +442,21 @@ def _length(loader: Any) -> Optional[int]:
         return None
 
 
+def _open_files() -> Optional[int]:
+    """Return how many files a process may have open; None where there is no such limit to ask for."""
+    try:
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError):
+        return None
+
+
 def _machine() -> Dict[str, Any]:
     """Return what bounds the settings, as this process sees it."""
     torch: Any = sys.modules["torch"]
     return {
-        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "open_files": _open_files(),
         "sharing": torch.multiprocessing.get_sharing_strategy(),
         "torch": str(torch.__version__),
         "cuda": bool(torch.cuda.is_available()),

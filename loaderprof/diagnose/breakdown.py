@@ -113,7 +113,11 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     by_stack = _count_stages(stacks, sources)
     enough = sum(by_stack.values()) >= MIN_STACK_SAMPLES
 
-    def mean(values: np.ndarray) -> float | None:
+    unread = loop.process.header.get("unread", ())
+
+    def mean(values: np.ndarray, file: str = "") -> float | None:
+        if file in unread:
+            return None
         chosen = values[usual]
         chosen = chosen[np.isfinite(chosen)]
         return float(chosen.mean()) if len(chosen) else None
@@ -136,13 +140,13 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
     stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
     return Breakdown(
-        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=mean(made.cpu), runq_s=mean(made.runq),
+        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=mean(made.cpu), runq_s=mean(made.runq, "schedstat"),
         blocked_s=mean(made.blocked), collate_s=mean(made.collate), pickle_s=mean(made.pickle_cpu),
         receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
         timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=None if pool else threads,
-        lock_holder=holder, device_bytes=mean(made.device_bytes), asked_bytes=mean(made.asked_bytes), pool=pool, reads=reads,
+        lock_holder=holder, device_bytes=mean(made.device_bytes, "io"), asked_bytes=mean(made.asked_bytes, "io"), pool=pool, reads=reads,
         makers_unseen=pools.too_little_seen(recording, loop, pool), copies=copies,
         copy_s=copies.seconds(starved) if copies is not None else None,
     )  # fmt: skip

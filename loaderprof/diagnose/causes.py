@@ -597,12 +597,20 @@ def _unmeasured(scene: Scene, host_found: bool) -> tuple[Cause, ...]:
             scene.stacks_missing or f"not measured: {scene.parts.step_samples} stack samples of the step are too few"
         )
         reasons.append(("host-python", "host", "The loop's own Python", reason))
+    if scene.parts.runq_s is None and scene.parts.wall_s is not None and "schedstat" in _unread(scene):
+        reasons.append(("run-queue", "contention", "Waiting for a core", "this system does not tell it"))
+    if scene.parts.asked_bytes is None and scene.parts.wall_s is not None and "io" in _unread(scene):
+        reasons.append(("bytes-read", "read", "Bytes read by the makers", "this system does not tell them"))
     return tuple(
         Cause(
             each, "not_measured", stage, (Evidence(reason.removeprefix("not measured: "), None, "", None),), None, title
         )
         for each, stage, title, reason in reasons
     )
+
+
+def _unread(scene: Scene) -> tuple[str, ...]:
+    return tuple(scene.loop.process.header.get("unread", ()))
 
 
 def _empty_share(loop: Loop) -> float | None:

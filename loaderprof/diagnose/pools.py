@@ -46,14 +46,16 @@ Kind = Literal["threads", "processes"]
 _START = re.compile(
     r"^(?:[\w<>]+\.)*(?:_worker|run|_bootstrap_inner|worker|mapstar|starmapstar|_process_worker|_process_chunk|__call__|"
     r"<listcomp>) \(.*(?:concurrent/futures/(?:thread|process)|multiprocessing/(?:pool|process)|/threading|"
-    r"joblib/(?:parallel|_utils|externals/.*))\.py:"
+    r"joblib/(?:parallel|_utils|externals/.*))\.py:|"
+    r"^_map_task \(.*/ray/data/.*\.py:"
 )
 # Of a pool's machinery, not of a plain thread's or process's.
-_POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*)\.py:")
+_POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*|ray/data/.*)\.py:")
 _MACHINERY = re.compile(
     r"/(?:threading|queue|selectors|weakref)\.py$|/concurrent/futures/\w+\.py$|"
-    r"/multiprocessing/\w+\.py$|/joblib/|<frozen |<string>"
+    r"/multiprocessing/\w+\.py$|/joblib/|/ray/(?:_private|_raylet|data/_internal)\b|<frozen |<string>"
 )
+_RAY = re.compile(r"\(.*/ray/")
 _PICKLING = re.compile(r"/multiprocessing/reduction\.py$")
 # A line that takes from or puts into a queue written in C.
 _QUEUE_LINE = re.compile(r"(?i)\b\w*(?:queue|_q|\bq|tasks|jobs|inbox|outbox)\w*\.(?:get|put)\(|\.result\(|\.acquire\(")
@@ -213,6 +215,8 @@ def _groups(recording: Recording, main: int, sources: dict[str, str]) -> dict[tu
             continue
         pooled = _POOL_START.search(sample.frames[at]) is not None
         stage, place = work_of(sample.frames[at + 1 :], sources)
+        if mine and not place and _RAY.search(sample.frames[at + 1] if len(sample.frames) > at + 1 else ""):
+            continue  # Ray's own threads send its processes to work
         if mine:
             groups["threads", _alike(sample.thread)].append(_Seen(sample, stage, place))
         elif pooled or first:

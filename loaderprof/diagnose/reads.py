@@ -84,6 +84,7 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
     made = loop.made
     usual = made.warm & ~made.deep if (made.warm & ~made.deep).any() else np.ones(len(made.wall), np.bool_)
     known = len(made.wall) > 0
+    told = known and "io" not in loop.process.header.get("unread", ())
     files = _held_open(recording, loop)
     path, kind = _where(recording, loop, files)
     seen = sum(sample.count for sample in reading)
@@ -93,8 +94,8 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
         return mine / seen if seen >= MIN_SAMPLES else None
 
     return Reads(
-        asked_bytes=float(made.asked_bytes[usual].mean()) if known else None,
-        device_bytes=float(made.device_bytes[usual].mean()) if known else None,
+        asked_bytes=float(made.asked_bytes[usual].mean()) if told else None,
+        device_bytes=float(made.device_bytes[usual].mean()) if told else None,
         faults=float(made.faults[usual].mean()) if known else None, opened=_opened(recording, loop),
         remote=share(REMOTE), command=share(COMMAND), file_system=kind, path=path,
         largest=max(files.items(), key=lambda item: item[1], default=None), held_open=len(files),

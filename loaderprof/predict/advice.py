@@ -16,6 +16,7 @@ import numpy as np
 from loaderprof.diagnose.breakdown import MANY_THREADS
 from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors
 from loaderprof.findings import Advice, Costs
+from loaderprof.predict import ray_advice
 from loaderprof.predict.change import Change, Facts, Rule, may_be_full
 from loaderprof.predict.data_advice import DATA_RULES
 from loaderprof.predict.decoder_advice import faster_decoder
@@ -54,6 +55,8 @@ def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple
     """
     # What is no DataLoader takes none of its settings.
     rules = WATCHED_RULES if scene.loop.facts.get("watched") else RULES
+    if scene.loop.facts.get("framework") == ray_advice.FRAMEWORK and scene.loop.facts.get("watched"):
+        rules = RAY_RULES
     before_s = base.pace_s()
     offers = [
         Offer(change, expected)
@@ -300,6 +303,7 @@ RULES: tuple[Rule, ...] = (
 WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,
 )  # fmt: skip
+RAY_RULES: tuple[Rule, ...] = (*ray_advice.RAY_RULES, faster_decoder, _threads, _cheaper, _lighter_loop)
 
 
 def _batches_bytes(scene: Scene, batches: int) -> int | None:

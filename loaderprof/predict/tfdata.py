@@ -21,7 +21,7 @@ STAGES: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "sampler"
 # Nothing on a chain is quicker.
 LEAST_S = 1e-6
 # Half-width of the 90 % interval of a speedup: a floor, what it grows by with the log of the speedup, and with the log of
-# `fit`. A first guess, wider than what `verify` measured on the cases of docs/tensorflow.md; not scored yet.
+# `fit`. A first guess; not scored yet.
 FLOOR, PER_LOG, PER_FIT, MOST = 0.08, 0.25, 0.5, 0.6
 # Below this share of waiting the step hides the pipeline, whose own pace was then not seen.
 SEEN_WAITING = 0.1

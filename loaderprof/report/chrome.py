@@ -155,6 +155,7 @@ def _steps(loop: Loop, main: tuple[int, int], clock: _Clock) -> Iterator[Event]:
 def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
     """Yield each batch in the thread lane of the worker that made it; without workers, in the loop's own."""
     made, lanes = loop.made, set()
+    told = "schedstat" not in loop.process.header.get("unread", ())
     for row in range(len(made.wall)):
         worker = int(made.worker[row])
         tid = (place * LANES + worker + 1) if worker >= 0 else pid
@@ -162,7 +163,7 @@ def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
             lanes.add(tid)
             yield from _thread(pid, tid, f"{loop.name} worker {worker}", worker + 1)
         args = {
-            "cpu_ms": _ms(made.cpu[row]), "blocked_ms": _ms(made.blocked[row]), "run_queue_ms": _ms(made.runq[row]),
+            "cpu_ms": _ms(made.cpu[row]), "blocked_ms": _ms(made.blocked[row]), "run_queue_ms": _ms(made.runq[row]) if told else None,
             "collate_ms": _ms(made.collate[row]), "samples": int(made.samples[row]), "batch": int(made.task[row]),
             "epoch": int(made.epoch[row]), "pid": int(made.pid[row]),
         }  # fmt: skip

@@ -156,6 +156,8 @@ CHANGES: dict[str, Change] = {
     "requests-in-flight": Change("Keep more requests in flight: more threads that wait", setting=False),
     "threads-and-processes": Change("Threads for what waits, processes for what computes", setting=False),
     "batches-ahead": Change("Submit the next batch before the step, so that it is made meanwhile", setting=False),
+    "ray-tasks": Change("Let more tasks of Ray's `map_batches` run at once", setting=False),
+    "ray-prefetch": Change("Have Ray fetch batches ahead of the loop: `prefetch_batches`", setting=False),
     "cheaper-transform": Change("Make the dearest transform cheaper; the report names it and its line", setting=False),
     "cheaper-collate": Change("Make the dearest part of collate cheaper; the report names it and its line", setting=False),
     "lighter-loop": Change(

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/ecosystem.py                              what is installed beside loaderprof; a quarter of an hour
     python tests/benchmarks/ecosystem.py --write docs/ecosystem.md    keep the table
+    python tests/benchmarks/ecosystem.py --torch 2.2.2 2.5.1 2.15.0   and the tests with these versions (torch_versions.py)
 
 Runs the tests of tests/libraries (`pytest -m slow tests/libraries`), each of which asks for the right stage, operator and
 line, and for the same output as without loaderprof. A library that is not installed is said to be not measured.
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
+
+import torch_versions
 
 LIBRARIES = Path(__file__).parents[1] / "libraries"
 # Of a module, where its package is called otherwise.
@@ -50,6 +53,7 @@ def version(module: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
+    parser.add_argument("--torch", nargs="+", default=[], metavar="VERSION", help="versions of torch to test as well")
     asked = parser.parse_args()
     sys.path.insert(0, str(LIBRARIES))
     from test_libraries import EXPECTED
@@ -59,20 +63,28 @@ def main() -> int:
     for script, expected in EXPECTED.items():
         about = (ast.get_docstring(ast.parse((LIBRARIES / f"{script}.py").read_text())) or "").splitlines()[0]
         versions = ", ".join(version(module) for module in expected.needs.split())
-        rows.append(f"| {about.rstrip('.')} | {versions} | {expected.stage} | {became.get(script, 'not measured')} |")
+        rows.append(
+            f"| {about.rstrip('.')} | {versions} | {expected.stage} | {became.get(script, 'not measured')} |"
+            f" {expected.unmeasured or '-'} |"
+        )
     text = "\n".join(
         (
             "# Libraries", "",
             "Real pipelines of well-known libraries, unmodified. *Right*: the stage, the operator and the line of the limit were",
             "named, and the output was the same as without loaderprof. Made by `python tests/benchmarks/ecosystem.py --write",
             f"docs/ecosystem.md`, Python {sys.version.split()[0]}, torch {importlib.metadata.version('torch').partition('+')[0]}.", "",
-            "| pipeline | versions | limit | told |", "|---|---|---|---|", *rows, "",
+            "| pipeline | versions | limit | told | not measured there |", "|---|---|---|---|---|", *rows, "",
+            "Whatever else hands out batches - DALI, FFCV, plain generators, hand-written loaders: `loaderprof.watch()`.", "",
         )
     )  # fmt: skip
+    versions_of_torch = [torch_versions.tested(each) for each in asked.torch]
+    if versions_of_torch:
+        text += "\n" + torch_versions.table(versions_of_torch).replace("# ", "## ", 1)
     print(text)
     if asked.write:
         asked.write.write_text(text)
-    return 0 if all(each != "fails" for each in became.values()) else 1
+    failed = "fails" in became.values() or any(each.failed or each.trouble for each in versions_of_torch)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

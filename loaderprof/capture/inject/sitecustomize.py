@@ -28,6 +28,9 @@ HOOKED = frozenset(
         "tensorflow.python.data.ops.iterator_ops",
         "tensorflow.python.eager.polymorphic_function.polymorphic_function",
         "tensorflow.python.ops.script_ops",
+        "ray.data.iterator",
+        "monai.data.thread_buffer",
+        "grain._src.python.data_loader",
     }
 )
 
