@@ -61,15 +61,23 @@ def process() -> Dict[str, Any]:
         "pid": os.getpid(),
         "ppid": os.getppid(),
         "main_thread": (threading.main_thread().ident or 0) & 0xFFFFFFFF,
-        "host": host(),
-        "argv": [argument[:200] for argument in redacted(list(getattr(sys, "argv", [])))[:20]],
-        "python": platform.python_version(),
+        **_of_the_program(),
         "torch": str(getattr(torch, "__version__", "")) or None,
         "threads": torch.get_num_threads() if torch is not None and hasattr(torch, "get_num_threads") else None,
-        "unread": kernel.unread(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "perf_ns": time.perf_counter_ns(),
         "unix_ns": time.time_ns(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _of_the_program() -> Dict[str, Any]:
+    """Return what is the same in a process that is forked from this one, which then need not find it out again."""
+    return {
+        "host": host(),
+        "argv": [argument[:200] for argument in redacted(list(getattr(sys, "argv", [])))[:20]],
+        "python": platform.python_version(),
+        "unread": kernel.unread(),
     }
 
 

@@ -23,17 +23,17 @@ from loaderprof.journal import Journal
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
-# Two snapshots and a record cost 14 us in a loop of their own and about 50 us between batches, which leave none of it
-# in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K.
-FETCH_COST_NS = 50_000
+# Two snapshots and a record cost 14 us in a loop of their own and about 120 us between batches, which leave none of it
+# in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K, unless
+# it takes twice as long as usual and longer than this.
+FETCH_COST_NS = 120_000
 FETCH_BUDGET = 0.003
-# A longer one carries it in any case, and so does one that took twice as long as usual and more than the second of these.
-LONG_FETCH_NS, SLOW_FETCH_NS = 10_000_000, 4_700_000
-# A batch timed in depth costs about 1.6 us a call; so much of the time may go into it.
-CALL_COST_NS = 1_600
-DEPTH_BUDGET = 0.002
+SLOW_FETCH_NS = 4_700_000
+# A batch timed in depth costs about 2 ms to begin and 1.6 us a call; so much of the time may go into it.
+DEPTH_COST_NS, CALL_COST_NS = 2_000_000, 1_600
+DEPTH_BUDGET = 0.001
 # So much of that may be saved up, for several datasets to be timed one right after the other.
-DEPTH_SAVED_NS = 10_000_000_000
+DEPTH_SAVED_NS = 20_000_000_000
 # Texts of a journal beyond which files of samples get no name: a long run would else write names for ever.
 MAX_TEXTS = 1000
 # 0, for our own tests: every batch but the first of a process.
@@ -152,7 +152,7 @@ class Fetches:
         )  # fmt: skip
         self.seen += 1
         usual = self.wall_ns // self.count
-        self.slow_ns = min(LONG_FETCH_NS, max(SLOW_FETCH_NS, 2 * usual))
+        self.slow_ns = max(SLOW_FETCH_NS, 2 * usual)
         self.count = self.wall_ns = 0
         self.collate = [0, 0]
         journal = process.open()
@@ -191,12 +191,12 @@ class Fetches:
                 journal.text(file, MAX_TEXTS) if file else 0,
             )  # fmt: skip
         now, calls_ns = _NOW(), table.calls * CALL_COST_NS
-        self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, _earned_ns(calls_ns))
+        self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, earned_ns(calls_ns))
         spent = calls_ns + self.enter_ns + now - begun
-        process.depth_free = max(process.depth_free, now - DEPTH_SAVED_NS) + _earned_ns(spent)
+        process.depth_free = max(process.depth_free, now - DEPTH_SAVED_NS) + earned_ns(spent)
 
 
-def _earned_ns(spent: int) -> int:
+def earned_ns(spent: int) -> int:
     """Return how long it takes until so much may be spent on timing in depth."""
     return min(int(spent / DEPTH_BUDGET), 600 * DEPTH_PERIOD_NS)
 

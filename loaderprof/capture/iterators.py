@@ -12,7 +12,7 @@ from typing import Any, List, Optional
 
 from loaderprof import journal as layout
 from loaderprof.capture import describe, failures, phases
-from loaderprof.capture.fetches import DEPTH_PERIOD_NS, Fetches
+from loaderprof.capture.fetches import DEPTH_COST_NS, DEPTH_PERIOD_NS, Fetches, earned_ns
 from loaderprof.capture.kernel import SchedStat
 from loaderprof.capture.process import INDEX, RECEIVE, RECEIVE_CPU, close_account, open_account, process, stand_aside
 from loaderprof.capture.steps import DeviceClock
@@ -24,7 +24,7 @@ _PROCESS_CPU = time.process_time_ns
 # A stamped batch, with the sum of those after it, costs the loop's process about this much where workers make it, and
 # where it is made there (docs/overhead.md). Batches of which that would be more than this share are stamped one in K, so
 # that it is the budget's, and those between are summed: one record for all of them.
-STAMP_NS, STAMP_OWN_NS = 50_000, 100_000
+STAMP_NS, STAMP_OWN_NS = 100_000, 150_000
 STAMP_MOST, STAMP_BUDGET = 0.01, 0.003
 MAX_GROUP = 256
 # So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch, in
@@ -154,7 +154,7 @@ class Iteration:
                 due.clear()
             if workers and not process.resting and _NOW() >= due.get(id(loader.dataset), 0):
                 # These workers, forked before this, are timed in depth; those of the epochs right after are not.
-                due[id(loader.dataset)] = _NOW() + DEPTH_PERIOD_NS
+                due[id(loader.dataset)] = _NOW() + max(DEPTH_PERIOD_NS, earned_ns(DEPTH_COST_NS))
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
         self.device = DeviceClock()

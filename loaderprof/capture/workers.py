@@ -63,7 +63,9 @@ def _restore_entry(module: str, directory: Optional[str], off: bool) -> Any:
 def _loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, int]:
     names = original.__code__.co_varnames[: original.__code__.co_argcount]
     given = dict(zip(names, args), **kwargs)
-    return given["dataset"], given["collate_fn"], given["data_queue"], given["worker_id"]
+    # From torch 2.15 on the worker takes its dataset out of a list.
+    dataset = given["dataset"] if "dataset" in given else given["dataset_holder"][0]
+    return dataset, given["collate_fn"], given["data_queue"], given["worker_id"]
 
 
 @unseen

@@ -23,10 +23,12 @@ def cpu_budget(recording: Recording) -> float:
 
 # What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
 RECORD_COST_S = {
-    "take": 25e-6,
-    "fetch": 50e-6,
+    "take": 65e-6,
+    "fetch": 120e-6,
+    "size": 2e-3,
     "operator": 5e-6,
-    "pickle": 5e-6,
+    "pickle": 10e-6,
+    "phases": 100e-6,
     "sample": 5e-6,
     "node": 90e-6,
     "call": 40e-6,
