@@ -65,7 +65,8 @@ class Fetches:
         self.every = self.countdown = 1
         self.slow_ns = SLOW_FETCH_NS
         self.count = self.seen = self.wall_ns = 0
-        self.collate = [0, 0]
+        # Nanoseconds and CPU of collating, of the last batch that was measured and not timed in depth.
+        self.collated = [0, 0]
         self.dataset = id(dataset)
         self.depth_due = process.depth_due.get(self.dataset, 0)
         self.before: Optional[Tuple[int, ...]] = None
@@ -85,12 +86,13 @@ class Fetches:
             self.before = self._snapshot()
             if self.before is None:
                 return original(fetcher, index)
-        collate = fetcher.collate_fn
         # The first batch of a process is its warm-up.
         due = self.seen > 0 and _NOW() >= max(self.depth_due, process.depth_free) and not process.tables
-        table = self._enter() if due else None
-        fetcher.collate_fn = _timed_collate(collate, self.collate, table)
-        threads = _threads_cpu() if self.countdown <= 1 else 0
+        if self.countdown > 1 and not due:
+            return self._clocked(original, fetcher, index)
+        collate, collated, table = fetcher.collate_fn, [0, 0], self._enter() if due else None
+        fetcher.collate_fn = _timed_collate(collate, collated, table)
+        threads = _threads_cpu()
         begun = _NOW()
         try:
             data = original(fetcher, index)
@@ -100,15 +102,33 @@ class Fetches:
             if table is not None:
                 self.timers.__exit__()
                 process.tables.pop(threading.get_ident(), None)
-        self.count += 1
-        self.wall_ns += done - begun
-        self.countdown -= 1
-        if self.countdown <= 0 or done - begun > self.slow_ns or table is not None:
+        self._add(begun, done)
+        try:
+            if table is None:
+                self.collated = collated
+            self._fetched(begun, done, max(0, _threads_cpu() - threads), table, index, data, collated)
+        except Exception as error:
+            stand_aside(error)
+        return data
+
+    @unseen
+    def _clocked(self, original: Any, fetcher: Any, index: Any) -> Any:
+        """Fetch a batch that the next record stands for too; one that took long has a record of its own."""
+        begun = _NOW()
+        data = original(fetcher, index)
+        done = _NOW()
+        self._add(begun, done)
+        if done - begun > self.slow_ns:
             try:
-                self._fetched(begun, done, max(0, _threads_cpu() - threads) if threads else -1, table, index, data)
+                self._fetched(begun, done, -1, None, index, data, self.collated)
             except Exception as error:
                 stand_aside(error)
         return data
+
+    def _add(self, begun: int, done: int) -> None:
+        self.count += 1
+        self.wall_ns += done - begun
+        self.countdown -= 1
 
     def put(self, task: int) -> None:
         """Journal the batch fetched last, now that it is handed over under its task number (-1: not known)."""
@@ -140,21 +160,24 @@ class Fetches:
             stand_aside(error)
             return None
 
-    def _fetched(self, begun: int, done: int, threads_cpu: int, table: Any, index: Any, data: Any) -> None:
+    def _fetched(
+        self, begun: int, done: int, threads_cpu: int, table: Any, index: Any, data: Any, collated: List[int]
+    ) -> None:
         after = self._snapshot()
         if after is None:
             return
         cpu, runq, rchar, read, faults = (b - a for a, b in zip(self.before or after, after))
         self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
+        # Collating is timed in measured batches; those in between are taken to have taken as long.
+        collate = [mine + usual * (self.count - 1) for mine, usual in zip(collated, self.collated)]
         self.pending = (
-            table is not None, begun, done, cpu, runq, *self.collate, rchar, read, faults, self.wall_ns, threads_cpu,
-            self.count,
+            table is not None, begun, done, cpu, runq, *collate, rchar, read, faults, self.wall_ns,
+            threads_cpu, self.count,
         )  # fmt: skip
         self.seen += 1
         usual = self.wall_ns // self.count
         self.slow_ns = max(SLOW_FETCH_NS, 2 * usual)
         self.count = self.wall_ns = 0
-        self.collate = [0, 0]
         journal = process.open()
         if journal is None:
             return
