@@ -205,9 +205,14 @@ def may_use() -> Tuple[int, int, int]:
     return sum(1 << cpu for cpu in cpus if cpu < 63), len(cpus), torch.get_num_threads() if torch is not None else 0
 
 
+@functools.lru_cache(maxsize=1)
+def _restricts_tracing() -> bool:
+    return os.path.exists("/proc/sys/kernel/yama/ptrace_scope")
+
+
 def allow_tracing() -> None:
     """Let py-spy read this process where Yama restricts tracing to ancestors; without Yama this does nothing."""
-    if not os.path.exists("/proc/sys/kernel/yama/ptrace_scope"):
+    if not _restricts_tracing():
         return
     try:
         import ctypes

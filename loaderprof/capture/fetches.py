@@ -23,11 +23,11 @@ from loaderprof.journal import Journal
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
-# Two snapshots and a record cost 14 us in a loop of their own and about 120 us between batches, which leave none of it
+# Two snapshots and a record cost 14 us in a loop of their own and about 150 us between batches, which leave none of it
 # in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K, unless
 # it takes twice as long as usual and longer than this.
-FETCH_COST_NS = 120_000
-FETCH_BUDGET = 0.003
+FETCH_COST_NS = 150_000
+FETCH_BUDGET = 0.002
 SLOW_FETCH_NS = 4_700_000
 # A batch timed in depth costs about 2 ms to begin and 1.6 us a call; so much of the time may go into it.
 DEPTH_COST_NS, CALL_COST_NS = 2_000_000, 1_600

@@ -24,7 +24,7 @@ def cpu_budget(recording: Recording) -> float:
 # What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
 RECORD_COST_S = {
     "take": 65e-6,
-    "fetch": 120e-6,
+    "fetch": 150e-6,
     "size": 2e-3,
     "operator": 5e-6,
     "pickle": 10e-6,
