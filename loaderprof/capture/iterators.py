@@ -25,7 +25,7 @@ _PROCESS_CPU = time.process_time_ns
 # where it is made there (docs/overhead.md). Batches of which that would be more than this share are stamped one in K, so
 # that it is the budget's, and those between are summed: one record for all of them.
 STAMP_NS, STAMP_OWN_NS = 150_000, 200_000
-STAMP_MOST, STAMP_BUDGET = 0.01, 0.002
+STAMP_MOST, STAMP_BUDGET = 0.03, 0.002
 MAX_GROUP = 256
 # So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch, in
 # which workers catch up.

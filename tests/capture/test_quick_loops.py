@@ -93,7 +93,7 @@ def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) 
 
 
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
-    loop, _, notes = ran(tmp_path, 0.022, 0.0001, 0, 50)
+    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
     assert notes == []
 
