@@ -75,7 +75,7 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     assert loop.step[stamped].min() > 0.00039
     cpu = loop.step_cpu[stamped & np.isfinite(loop.step_cpu)]
     assert np.median(cpu) == pytest.approx(np.median(loop.step[stamped]), rel=0.3)
-    assert len(loop.made.wall) > 20
+    assert len(loop.made.wall) > 10
     assert np.median(loop.made.wall) > 0.00039
     assert any("are so quick" in note for note in notes)
 
