@@ -69,7 +69,9 @@ class Plan:
     batches: int = 80
     wait: Amount = 0.0
     step: Amount = 0.01
+    # Shares of a step: on a core, and waiting for one.
     step_cpu: float = 1.0
+    step_runq: float = 0.0
     workers: int = 0
     fetch: Fetch = field(default_factory=Fetch)
     startup: float = 0.0
@@ -252,7 +254,7 @@ class Made:
         return now
 
     def _take(self, process: Process, number: int, plan: Plan, now: float) -> tuple[float, float]:
-        cpu = 0.0
+        cpu = runq = 0.0
         for batch in range(plan.batches):
             wait, step = at(plan.wait, batch), at(plan.step, batch)
             if not plan.workers:
@@ -260,9 +262,10 @@ class Made:
                 process.fetch(-1, batch, now, plan.fetch, deep=deep)
             process.take(
                 number, now, now + wait, training=plan.training, ready=plan.ready if plan.workers else -1,
-                index=plan.index, receive=plan.receive, cpu_asked=cpu, cpu_taken=cpu,
+                index=plan.index, receive=plan.receive, cpu_asked=cpu, cpu_taken=cpu, runq=runq,
             )  # fmt: skip
             cpu += step * plan.step_cpu
+            runq += step * plan.step_runq
             now += wait + step
         return now, cpu
 

@@ -24,19 +24,26 @@ GPU = {
 def made_on_a_gpu(
     folder: Path, *, wait: float = 0.0002, step: float = 0.02, starved: float = 0.0, busy: float | None = None,
     copy: float = 0.0, pinned: float = 1.0, bytes_: int = 64 * MIB, step_cpu: float = 0.1, making: float = 0.002,
-    gpu: dict[str, Any] | None = None, floats: int = 0,
+    gpu: dict[str, Any] | None = None, floats: int = 0, step_runq: float = 0.0, lines: dict[int, int] | None = None,
 ) -> Recording:  # fmt: skip
-    """A loop of 120 steps on a device, with two workers and measured phases; `copy` is marked."""
+    """A loop of 120 steps on a device, with two workers and measured phases; `copy` is marked.
+
+    `lines` of train.py: how many stack samples of the step stand there.
+    """
     made = Made(folder)
     process = made.process()
     fetch = Fetch(
         cpu=making, batch_bytes=bytes_, floats=floats,
         operators=[("PIL.JpegImagePlugin.JpegImageFile.load_prepare", making, making)],
     )  # fmt: skip
-    plan = Plan(batches=120, wait=wait, step=step, step_cpu=step_cpu, workers=2, ready=1, fetch=fetch)
+    plan = Plan(
+        batches=120, wait=wait, step=step, step_cpu=step_cpu, step_runq=step_runq, workers=2, ready=1, fetch=fetch
+    )
     ended = made.loop(process, plan)
     for number in range(120):
         clocked(process, number * (wait + step), starved, step if busy is None else busy, copy, pinned, bytes_)
+    for line, count in (lines or {}).items():
+        made.stacks(process.pid, [f"<module> (/home/me/train.py:{line})"], count)
     for second in range(4):
         made.host(float(second), busy=0.0, job=[(process.pid, 0.0)])
         made.lines[-1]["gpu"] = [GPU | (gpu or {})]
@@ -120,6 +127,34 @@ def test_a_small_copy_is_ruled_out_by_its_number(tmp_path: Path) -> None:
 def test_copies_that_nothing_marks_are_not_measured(tmp_path: Path) -> None:
     found = made_on_a_gpu(tmp_path / "r").findings()
     assert [each.status for each in found.causes if each.stage == "copy"] == ["not_measured"]
+
+
+def test_an_unmarked_copy_is_told_by_stacks_where_the_host_waits_for_it_alone(tmp_path: Path) -> None:
+    sources = {
+        "/home/me/train.py:5": "x = batch.to(device)", "/home/me/train.py:6": "loss.backward()",
+        "/home/me/train.py:7": "losses.append(loss.cpu().to(torch.float64))",
+    }  # fmt: skip
+
+    def copies(name: str, pinned: float, lines: dict[int, int]) -> device.Copies:
+        seen = made_on_a_gpu(tmp_path / name, pinned=pinned, lines=lines)
+        (loop,) = build(seen).loops
+        told = device.copies_of(seen, loop, sources)
+        assert told is not None
+        return told
+
+    pageable = copies("pageable", 0.0, {5: 40, 6: 40, 7: 20})
+    assert pageable.host_s == pytest.approx(0.4 * 0.02)
+    assert pageable.seconds(starved=True) == pageable.host_s
+    # A device that is behind is waited for as well, and nobody waits for a copy of pinned memory.
+    assert pageable.seconds(starved=False) is None
+    assert copies("pinned", 1.0, {5: 40, 6: 60}).seconds(starved=True) is None
+    assert copies("few", 0.0, {5: 4, 6: 6}).host_s is None
+
+
+def test_a_thread_that_is_kept_from_its_core_cannot_launch(tmp_path: Path) -> None:
+    found = made_on_a_gpu(tmp_path / "r", step_runq=0.3).findings()
+    assert (found.verdict.bottleneck, found.verdict.cause) == ("device", "stolen-core")
+    assert "it waits 30% of the step for a core" in texts(found, "stolen-core")
 
 
 @pytest.mark.parametrize(
