@@ -24,8 +24,10 @@ from loaderprof import journal as layout
 from loaderprof.capture import usage
 from loaderprof.files import WATCHED_FRAME
 
-# Share of one core that psutil and NVML sampling, and looks at threads, may take; their period stretches to keep it.
+# Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
 HOST_BUDGET = 0.002
+# Looks at where threads sleep may take so much of the time of a window, which is a small part of a run's.
+LOOK_BUDGET = 0.01
 # A short run needs its samples close together; a longer one does not.
 FIRST_SAMPLES = 6
 # py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets.
@@ -209,7 +211,7 @@ class StackSampler:
             if self._locks_of is not None:
                 begun = time.thread_time()
                 usage.look(self._locks_of, self._looks)
-                self.period_s = min(PERIOD_S, max(LOOK_PERIOD_S, (time.thread_time() - begun) / HOST_BUDGET))
+                self.period_s = min(PERIOD_S, max(LOOK_PERIOD_S, (time.thread_time() - begun) / LOOK_BUDGET))
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
         due = self._due(job)
