@@ -98,10 +98,10 @@ def run(
     if mine:
         ranks.wait_for_members(folder)
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None
-    session.finish(exit_.code, name)
+    whole = session.finish(exit_.code, name)
     where = remote.shown(url) if url else _shown(folder)
     try:
-        finish(folder, html=html, shown=where)
+        finish(folder, html=html, shown=where, whole=whole)
     except LoaderprofError as error:
         sys.stderr.write(f"loaderprof: {error.message}\n")
     except KeyboardInterrupt:
@@ -160,13 +160,14 @@ def view_of_stacks() -> Callable[[str, Path], View]:
     return lambda name, folder: View(name, Stacks(folder).look)
 
 
-def finish(folder: Path, *, html: bool, shown: str | None = None) -> Findings:
+def finish(folder: Path, *, html: bool, shown: str | None = None, whole: bool = True) -> Findings:
     """Conclude from a recording that was just made, write findings and page, and print the report on stderr.
 
     Args:
         folder: the recording.
         html: write report.html too.
         shown: where the report says that the recording is; None: in its folder.
+        whole: False where it was told already that there is no room for all.
     """
     from loaderprof.diagnose import many_ranks
     from loaderprof.report.busy import sign
@@ -184,7 +185,7 @@ def finish(folder: Path, *, html: bool, shown: str | None = None) -> Findings:
                 files.write_whole(folder / files.PAGE, page(seen, found, shown))
         except OSError as error:
             failure = error.strerror
-    if failure is not None:
+    if failure is not None and whole:
         sys.stderr.write(f"loaderprof: {shown}: {failure}; not all of the report could be written\n")
     with suppress(OSError):
         sys.stderr.write("\n" + screen(found, shown, sys.stderr.isatty()))

@@ -93,7 +93,7 @@ def gradients() -> int:
 
 def loader(item: Any, iterator: Any) -> Dict[str, Any]:
     """Return one loader's facts: its name in the user's code (None: not found), where it is iterated, its settings."""
-    name, where = _name_and_place(item)
+    name, where = name_and_place(item)
     dataset, sampler = item.dataset, getattr(item, "sampler", None)
     batch_sampler = getattr(item, "batch_sampler", None)
     # What lies in torch has no line, so that torch's own BatchSampler leaves its sampler's.
@@ -102,7 +102,7 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
     return {
         "name": name,
         "where": where,
-        "type": _type_name(item),
+        "type": type_name(item),
         "num_workers": getattr(iterator, "_num_workers", 0),
         "batch_size": getattr(item, "batch_size", None) or getattr(batch_sampler, "batch_size", None),
         "prefetch_factor": getattr(item, "prefetch_factor", None),
@@ -111,12 +111,12 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "in_order": getattr(item, "in_order", True),
         "drop_last": bool(getattr(item, "drop_last", False)),
         "start_method": _start_method(context) if getattr(iterator, "_num_workers", 0) else None,
-        "sampler": _type_name(sampler) if sampler is not None else None,
-        "batch_sampler": _type_name(batch_sampler) if batch_sampler is not None else None,
+        "sampler": type_name(sampler) if sampler is not None else None,
+        "batch_sampler": type_name(batch_sampler) if batch_sampler is not None else None,
         "sampler_where": sampler_where,
         "collate_fn": _function_name(getattr(item, "collate_fn", None)),
         "worker_init_fn": _function_name(getattr(item, "worker_init_fn", None)),
-        "dataset": _type_name(dataset),
+        "dataset": type_name(dataset),
         "dataset_where": _source_of(dataset),
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
@@ -145,9 +145,9 @@ def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:
 
 def watched(iterable: Any, name: str, settings: Optional[Dict[str, Any]] = None) -> str:
     """Return the facts of an iterable that is no DataLoader, as JSON; with them, what is known of its settings."""
-    _, where = _name_and_place(iterable)
-    facts = {"name": name, "where": where, "type": _type_name(iterable), "num_workers": 0, "watched": True,
-             "dataset": _type_name(iterable), "dataset_where": _source_of(iterable)}  # fmt: skip
+    _, where = name_and_place(iterable)
+    facts = {"name": name, "where": where, "type": type_name(iterable), "num_workers": 0, "watched": True,
+             "dataset": type_name(iterable), "dataset_where": _source_of(iterable)}  # fmt: skip
     return json.dumps(dict(facts, **(settings or {})))
 
 
@@ -222,7 +222,7 @@ def allow_tracing() -> None:
         return
 
 
-def _name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
+def name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
     """Find the variable that holds a loader and the user's line that iterates it, by walking the calling frames."""
     frame: Any = sys._getframe(1)
     place = None
@@ -279,7 +279,7 @@ def installed(filename: str) -> bool:
     )
 
 
-def _type_name(item: Any) -> str:
+def type_name(item: Any) -> str:
     return "%s.%s" % (type(item).__module__, type(item).__qualname__)
 
 

@@ -148,8 +148,8 @@ class Session:
                 file.close()
         self._files = {}
 
-    def finish(self, exit_code: int | None, signal_name: str | None) -> None:
-        """Write how the job ended. A full disk is one line on stderr, not an error."""
+    def finish(self, exit_code: int | None, signal_name: str | None) -> bool:
+        """Write how the job ended, and return whether it could be written. A full disk is one line on stderr, not an error."""
         self.stop()
         ended = time.perf_counter_ns()
         self._keep_last_window()
@@ -174,6 +174,8 @@ class Session:
             files.write_meta(self.folder, self.meta)
         except OSError as error:
             sys.stderr.write(f"loaderprof: {self.folder}: {error.strerror}; the recording is incomplete\n")
+            return False
+        return True
 
     def _keep_last_window(self) -> None:
         try:

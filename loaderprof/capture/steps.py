@@ -26,9 +26,10 @@ BACKENDS = ("cuda", "xpu", "npu")
 @unseen
 def in_use() -> Any:
     """Return torch's module of the device that the job uses; None where none is initialised."""
-    torch = sys.modules.get("torch")
+    # Not `getattr`: for a name that it lacks torch searches its lazy modules, at every step.
+    held = getattr(sys.modules.get("torch"), "__dict__", {})
     for name in BACKENDS:
-        module = getattr(torch, name, None)
+        module = held.get(name)
         if module is not None and module.is_initialized():
             return module
     return None

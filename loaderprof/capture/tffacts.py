@@ -45,10 +45,10 @@ def described(dataset: Any, made: Any) -> str:
     known = describe.held(dataset).get("_loaderprof_facts")
     if known is not None:
         return str(known)
-    name, where = describe._name_and_place(dataset)
+    name, where = describe.name_and_place(dataset)
     operations = _operations(made)
     facts = {
-        "name": name or "dataset", "where": where, "type": describe._type_name(dataset), "num_workers": 0, "watched": True,
+        "name": name or "dataset", "where": where, "type": describe.type_name(dataset), "num_workers": 0, "watched": True,
         "dataset": "tf.data", "batch_size": next((each["size"] for each in operations if each.get("size")), None),
         "pipeline": json.dumps(operations), "tensorflow": str(getattr(sys.modules.get("tensorflow"), "__version__", "")),
         **tfsettings.wanted(),
@@ -70,15 +70,15 @@ def _operations(dataset: Any) -> List[Dict[str, Any]]:
 
 def _operation(dataset: Any) -> Dict[str, Any]:
     kind = re.sub(r"^_|Dataset(V\d)?$", "", type(dataset).__name__)
-    facts: Dict[str, Any] = {"op": kind, "where": describe.held(dataset).get("_loaderprof_where")}
     held = describe.held(dataset)
+    facts: Dict[str, Any] = {"op": kind, "where": held.get("_loaderprof_where")}
     function = held.get("_map_func")
     if function is not None:
         user = getattr(function, "_func", None)
         facts["function"] = getattr(user, "__name__", None)
         types = _types(function)
         facts["told"] = sorted(each for each in types if _TOLD.search(each))[:20]
-        facts["random"] = is_random(function)
+        facts["random"] = _draws(function, types)
         facts["words"] = sorted(each for each in _names(user) if _WORDS.search(each))[:20]
     if kind in ("Batch", "ParallelBatch", "PaddedBatch"):
         facts["size"] = _number(held.get("_batch_size"))
@@ -94,7 +94,10 @@ def _number(value: Any) -> Optional[int]:
 
 def is_random(function: Any) -> bool:
     """Return whether a pipeline's function may draw random numbers that differ from epoch to epoch."""
-    types = _types(function)
+    return _draws(function, _types(function))
+
+
+def _draws(function: Any, types: Set[str]) -> bool:
     if any("PyFunc" in each for each in types) and any(
         _DRAWS.search(each) for each in _names(getattr(function, "_func", None))
     ):
@@ -103,15 +106,14 @@ def is_random(function: Any) -> bool:
 
 
 def _types(function: Any) -> Set[str]:
-    """Return the types of the operations of a function's graph."""
+    """Return the types of the operations of a function's graph, and of the functions that it calls."""
     try:
-        graph = function.function.graph.as_graph_def()
+        # Not its definition, into which large constants would be copied.
+        graph = function.function.graph
+        graphs = [graph, *(each.graph for each in graph._functions.values())]
+        return {operation.type for each in graphs for operation in each.get_operations()}
     except Exception:
         return set()
-    nodes = {node.op for node in graph.node}
-    for each in graph.library.function:
-        nodes.update(node.op for node in each.node_def)
-    return nodes
 
 
 def _names(function: Any) -> Set[str]:

@@ -154,8 +154,7 @@ def test_full_disk(bare: dict[str, str], small_disk: Path) -> None:
     assert "Traceback" not in outcome.stderr
     told = [line for line in outcome.stderr.splitlines() if line.startswith("loaderprof:")]
     assert any("No space left" in line for line in told), outcome.stderr
-    # Where the job is slow enough, the supervisor's own samples find no room, too.
-    assert len(told) == len(set(told)) <= 3, told
+    assert len(told) <= 2, told
     loaderprof.read(outcome.folder)
 
 
