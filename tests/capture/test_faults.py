@@ -265,7 +265,8 @@ def test_killed_py_spy(tmp_path: Path) -> None:
         drain.join()
     assert spies
     assert process.returncode == -signal.SIGTERM
-    assert "Traceback" not in told
+    # A worker of a job that is killed may just have been handing it a descriptor, and says so itself.
+    assert not [line for line in told.splitlines() if line.lstrip().startswith("File ") and "/loaderprof/" in line]
     assert len(loaderprof.read(victim.folder).tables["take"]) > 10
     assert (victim.folder / "findings.json").is_file()
 
