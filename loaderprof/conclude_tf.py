@@ -1,23 +1,23 @@
 """Recording -> findings, for a job whose batches come from a tf.data pipeline.
 
-Composes `diagnose.tfdata` and `predict.tfdata`; decides nothing itself. Pure: no torch, no clock, no processes.
+Composes `diagnose.tfdata`, `diagnose.tfdata_causes` and `predict.tfdata`; decides nothing itself. Pure: no torch, no clock,
+no processes.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import machine
-from loaderprof.diagnose.tfdata import MOSTLY_BLOCKED, Node, Pipeline, pipeline_of
+from loaderprof.diagnose import machine, tfdata_causes
+from loaderprof.diagnose.tfdata import STAGES, Node, Pipeline, pipeline_of
 from loaderprof.diagnose.timeline import Loop, Timeline
-from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, Judgement, judge
-from loaderprof.findings import Cause, Evidence, Findings, Stage
-from loaderprof.predict.tfdata import STAGES, Model, error_of, gains_of, model_of, spread_of
+from loaderprof.diagnose.verdict import Judgement, judge
+from loaderprof.findings import Cause, Findings, Stage
+from loaderprof.predict.tfdata import Model, error_of, gains_of, model_of, spread_of
 from loaderprof.predict.tfdata_advice import Facts, advise
 from loaderprof.recording import Recording
 
@@ -26,22 +26,6 @@ UNREAD = "TensorFlow's model of the pipeline could not be read (autotune is off,
 NOT_APART = (
     "operations inside one function of a pipeline are not timed apart: its stage is that of its decoding, if it has any"
 )
-# Causes of the catalogue by stage: the first whose pattern is found in what the dearest function holds.
-_KINDS: dict[Stage, tuple[tuple[str, str, str], ...]] = {
-    "decode": (
-        ("jpeg-decode", r"(?i)jpe?g", "JPEG decode"), ("png-decode", r"(?i)png", "PNG decode"),
-        ("image-decode", r"(?i)DecodeImage|bmp|gif|webp|imread|imdecode", "Image decode"),
-        ("audio-decode", r"(?i)wav|audio", "Audio decode"), ("record-parsing", r"(?i)parse|csv|json|proto|loads", "Parsing of records"),
-        ("decode", "", "Decoding"),
-    ),
-    "read": (("file-read", "", "File reads"),),
-    "transform": (("slow-transform", "", "Transforms"),),
-    "collate": (("slow-collate", "", "Collating"),),
-    "sampler": (("slow-sampler", "", "The sampler"),),
-    "handover": (("batch-handover", "", "Handing batches over"),),
-    "startup": (("slow-first-batch", "", "The first batch"),),
-    "device": (("compute-bound", "", "The model's own work"),),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +101,25 @@ def _with_borders(gains: dict[Stage, float], loop: Loop, batch_s: float) -> dict
 def _verdict(main: _Studied) -> results.Verdict:
     judgement, total = main.judgement, main.wait_s + main.step_s
     share = round(main.wait_s / total, 4) if total else None
-    if judgement is None or judgement.stage == "unknown" or main.model is None:
-        reason = UNREAD if main.pipeline is None else judgement.reason if judgement else ""
+    pipeline, model, gains = main.pipeline, main.model, main.gains
+    if judgement is None or judgement.stage == "unknown" or pipeline is None or model is None or gains is None:
+        reason = UNREAD if pipeline is None else judgement.reason if judgement else ""
         text = f"Not enough evidence: {reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total or None, main.wait_s, share, None)
     stage = judgement.stage
-    kind, _ = _kind(main, stage)
-    empty = main.model.of(replace(node, work_s=0.0) for node in main.model.nodes)
-    ceiling = round(main.model.batch_s() / empty.batch_s(), 3)
+    empty = model.of(replace(node, work_s=0.0) for node in model.nodes)
     return results.Verdict(
-        stage, kind, judgement.confidence, _headline(main, stage), total, main.wait_s, share, ceiling
-    )
+        stage, tfdata_causes.cause_of(stage, pipeline), judgement.confidence,
+        tfdata_causes.headline(stage, pipeline, gains, main.loop.name), total, main.wait_s, share,
+        round(model.batch_s() / empty.batch_s(), 3),
+    )  # fmt: skip
 
 
-def _dearest(main: _Studied, stage: Stage) -> Node | None:
-    mine = [node for node in (main.model.nodes if main.model else ()) if node.stage == stage and node.work_s > 0]
-    return max(mine, key=lambda node: node.work_s, default=None)
-
-
-def _kind(main: _Studied, stage: Stage) -> tuple[str, str]:
-    """Return id and title of the cause that a stage is."""
-    if stage == "none":
-        return "balanced", "The loader keeps up"
-    if stage == "read" and main.model is not None and main.model.blocked > MOSTLY_BLOCKED:
-        return "waiting-read", "Waiting for reads"
-    node = _dearest(main, stage)
-    operation = node.operation if node is not None else None
-    held = " ".join((*operation.told, *operation.words)) if operation is not None else ""
-    return next((id_, title) for id_, pattern, title in _KINDS[stage] if re.search(pattern, held))
-
-
-def _headline(main: _Studied, stage: Stage) -> str:
-    if stage == "none":
-        return "The loader keeps up. Nothing to change here."
-    if stage == "startup":
-        return f"The borders of {main.loop.name}'s epochs"
-    if stage == "device":
-        gains = main.gains or {}
-        after = max(STAGES, key=lambda each: gains.get(each, 1.0))
-        if gains.get(after, 1.0) >= 1.1:
-            return f"The step itself is the limit; after it, {_kind(main, after)[1]}"
-        return "The step itself is the limit; the loader keeps up"
-    node = _dearest(main, stage)
-    place = (
-        f" ({', '.join(filter(None, (node.label, node.operation.where if node.operation else None)))})" if node else ""
-    )
-    return f"{_kind(main, stage)[1]} in the tf.data pipeline{place}"
+def _causes(main: _Studied) -> tuple[Cause, ...]:
+    pipeline, gains, judgement = main.pipeline, main.gains, main.judgement
+    if pipeline is None or gains is None or judgement is None or judgement.stage == "unknown":
+        return ()
+    return tfdata_causes.examine(pipeline, gains, judgement)
 
 
 def _stages(main: _Studied) -> tuple[results.StageCost, ...]:
@@ -183,49 +140,7 @@ def _stages(main: _Studied) -> tuple[results.StageCost, ...]:
 
 def _parts(nodes: Sequence[Node], stage: Stage) -> tuple[results.Part, ...]:
     mine = sorted((node for node in nodes if node.stage == stage and node.work_s > 0), key=lambda node: -node.work_s)
-    return tuple(
-        results.Part(node.label, node.operation.where if node.operation else None, round(node.work_s, 7))
-        for node in mine[:8]
-    )
-
-
-def _causes(main: _Studied) -> tuple[Cause, ...]:
-    judgement, gains = main.judgement, main.gains
-    if judgement is None or gains is None or judgement.stage == "unknown":
-        return ()
-    found, ruled_out = [], []
-    for stage in sorted(gains, key=lambda each: (each != judgement.stage, -gains[each])):
-        kind, title = _kind(main, stage)
-        if stage == judgement.stage or stage in judgement.others:
-            found.append(
-                Cause(kind, "found", stage, _evidence(main, stage, gains[stage]), round(gains[stage], 3), title)
-            )
-        elif stage in LOADER:
-            text = f"without it the job would gain {max(0.0, gains[stage] - 1):.0%}"
-            fact = Evidence(text, round(gains[stage] - 1, 4), "share", MIN_GAIN)
-            ruled_out.append(Cause(kind, "ruled_out", stage, (fact,), None, title))
-    missing = Evidence("stacks of a graph's step are not Python's", None, "", None)
-    return (*found, *ruled_out, Cause("host-python", "not_measured", "host", (missing,), None, "The loop's own Python"))
-
-
-def _evidence(main: _Studied, stage: Stage, gain: float) -> tuple[Evidence, ...]:
-    facts = [Evidence(f"without it the job would be {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)]
-    pipeline, model, node = main.pipeline, main.model, _dearest(main, stage)
-    if pipeline is None or model is None or node is None:
-        return tuple(facts)
-    work = sum(each.work_s for each in model.nodes)
-    share = sum(each.work_s for each in model.nodes if each.stage == stage) / work
-    facts.append(
-        Evidence(
-            f"{share:.0%} of a batch's making ({pipeline.batches} batches measured)", round(share, 4), "share", None
-        )
-    )
-    calls = node.parallelism if node.ahead and node.parallelism else 1
-    facts.append(Evidence(f"{node.label} ran {calls} call{'s' if calls > 1 else ''} at a time", float(calls), "", None))
-    if stage == "read" and pipeline.blocked is not None:
-        text = f"its functions are blocked {pipeline.blocked:.0%} of their time"
-        facts.append(Evidence(text, round(pipeline.blocked, 4), "share", MOSTLY_BLOCKED))
-    return tuple(facts)
+    return tuple(results.Part(node.label, node.where, round(node.work_s, 7)) for node in mine[:8])
 
 
 def _advice(recording: Recording, main: _Studied, disturbed: bool) -> tuple[results.Advice, ...]:

@@ -30,7 +30,9 @@ _FAMILIES = (
     ("filter", r"^Filter|^(Parallel)?Filter"), ("generator", r"Generator"), ("flat_map", r"^FlatMap"),
     ("file", r"TFRecord|TextLine|FixedLength|SSTable|RecordIO|Csv"), ("source", r"TensorSlice|Range|^Tensor"),
 )  # fmt: skip
-_STAGES: dict[str, Stage] = {
+# Those of a pipeline; the loop's step beside it is the `device`.
+STAGES: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "sampler", "handover")
+_BY_FAMILY: dict[str, Stage] = {
     "interleave": "read", "batch": "collate", "prefetch": "handover", "cache": "read", "shuffle": "sampler",
     "filter": "transform", "generator": "transform", "flat_map": "transform", "file": "read", "source": "read",
 }  # fmt: skip
@@ -89,6 +91,11 @@ class Node:
     def label(self) -> str:
         """What it is called in a report: `map(load)`."""
         return self.operation.name if self.operation is not None else self.name
+
+    @property
+    def where(self) -> str | None:
+        """The line of the user's that it stands for."""
+        return self.operation.where if self.operation is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +306,7 @@ def _stage(name: str, operation: Operation | None, blocked: float | None, in_pyt
     if waits and (by_python or "ReadFile" in told):
         return "read"
     if kind not in ("map", "generator"):
-        return _STAGES.get(kind, "handover")
+        return _BY_FAMILY.get(kind, "handover")
     if any(_DECODES.search(each) for each in told):
         return "decode"
     if by_python and operation is not None:

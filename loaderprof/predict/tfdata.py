@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loaderprof.diagnose.tfdata import Node, Pipeline
+from loaderprof.diagnose.tfdata import STAGES, Node, Pipeline
 from loaderprof.findings import Expected, Stage
 
-STAGES: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "sampler", "handover")
 # Nothing on a chain is quicker.
 LEAST_S = 1e-6
 # Half-width of the 90 % interval of a speedup: a floor, what it grows by with the log of the speedup, and with the log of

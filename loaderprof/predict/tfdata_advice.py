@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from loaderprof.diagnose.tfdata import MOSTLY_BLOCKED, Node, Operation, Pipeline
-from loaderprof.findings import JOINED, Advice, Costs, Stage
+from loaderprof.findings import JOINED, Advice, Costs, Expected, Stage
 from loaderprof.predict.tfdata import Model, expected
 
 AUTOTUNE = "AUTOTUNE"
@@ -30,62 +30,52 @@ class Facts:
     disturbed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One change before it is weighed."""
-
-    id: str
-    action: str
-    why: str
-    where: str | None
-    change: dict[str, Any]
-    current: dict[str, Any]
-    model: Model
-    costs: Costs
-    code: str
+# A change whose gain is not weighed yet, and the chain it leads to.
+_Offer = tuple[Advice, Model]
+_UNWEIGHED = Expected(None, None, None, None)
 
 
 def advise(pipeline: Pipeline, model: Model, facts: Facts) -> tuple[Advice, ...]:
     """Return what would make the job faster, the best first; changes that are settings together, too."""
-    found = []
-    for change in _changes(pipeline, model, facts):
-        gain = expected(model, change.model, facts.samples_per_s, facts.spread, facts.disturbed)
+    found = _weighed(_offers(pipeline, model, facts), model, facts)
+    best = max(map(_gain, found), default=0.0)
+    found += [each for each in _weighed(_together(pipeline, model), model, facts) if _gain(each) > 1.05 * best]
+    return tuple(sorted(found, key=_gain, reverse=True))
+
+
+def _weighed(offers: Iterable[_Offer], before: Model, facts: Facts) -> list[Advice]:
+    """Return the changes that gain something beyond the error, with what they gain."""
+    weighed = []
+    for advice, after in offers:
+        gain = expected(before, after, facts.samples_per_s, facts.spread, facts.disturbed)
         if gain is not None:
-            found.append((change, gain))
-    together = _together(pipeline, model)
-    if together is not None:
-        gain = expected(model, together.model, facts.samples_per_s, facts.spread, facts.disturbed)
-        best = max((each.speedup or 0.0 for _, each in found), default=0.0)
-        if gain is not None and (gain.speedup or 0.0) > 1.05 * best:
-            found.append((together, gain))
-    found.sort(key=lambda each: -(each[1].speedup or 0.0))
-    return tuple(
-        Advice(each.id, each.action, each.why, each.where, each.change, each.current, gain, each.costs, None, each.code)
-        for each, gain in found
-    )
+            weighed.append(replace(advice, expected=gain))
+    return weighed
 
 
-def _changes(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Change]:
+def _gain(advice: Advice) -> float:
+    return advice.expected.speedup or 0.0
+
+
+def _offers(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
     yield from _parallel(model)
     yield from _prefetch(pipeline, model)
     yield from _cache(pipeline, model, facts)
     yield from _cheaper(model)
 
 
-def _together(pipeline: Pipeline, model: Model) -> _Change | None:
-    """Return parallel calls and a prefetch as one change; what each brings, the other may hide."""
-    first = next(iter(_parallel(model)), None)
-    second = next(iter(_prefetch(pipeline, first.model)), None) if first is not None else None
-    if first is None or second is None:
-        return None
-    return _Change(
-        f"{first.id}+{second.id}", first.action + JOINED + second.action, first.why, first.where,
-        {**first.change, **second.change}, {**first.current, **second.current}, second.model,
-        Costs(first.costs.cores, None, "two arguments"), f"{first.code}\n{second.code}",
-    )  # fmt: skip
+def _together(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
+    """Offer parallel calls and a prefetch as one change; what each brings, the other may hide."""
+    for first, parallel in _parallel(model):
+        for second, ahead in _prefetch(pipeline, parallel):
+            yield Advice(
+                f"{first.id}+{second.id}", first.action + JOINED + second.action, first.why, first.where,
+                {**first.change, **second.change}, {**first.current, **second.current}, _UNWEIGHED,
+                Costs(first.costs.cores, None, "two arguments"), code=f"{first.code}\n{second.code}",
+            ), ahead  # fmt: skip
 
 
-def _parallel(model: Model) -> Iterator[_Change]:
+def _parallel(model: Model) -> Iterator[_Offer]:
     """Offer calls at once where a function is called one at a time, or fewer times at once than there are cores."""
     waits = model.blocked > MOSTLY_BLOCKED
     calls = WAITING_CALLS if waits else max(1, int(model.cores))
@@ -107,12 +97,11 @@ def _parallel(model: Model) -> Iterator[_Change]:
             f"\noptions = tf.data.Options()\noptions.threading.private_threadpool_size = {WAITING_CALLS}\n"
             "dataset = dataset.with_options(options)"
         )
-    yield _Change(
-        "parallel-calls", f"Set num_parallel_calls={shown} on {dearest.label}" + (", in a pool of as many threads" if waits else ""), why, _where(dearest),
-        change, {"num_parallel_calls": now}, model.of(changed),
-        Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"),
-        code,
-    )  # fmt: skip
+    yield Advice(
+        "parallel-calls", f"Set num_parallel_calls={shown} on {dearest.label}" + (", in a pool of as many threads" if waits else ""), why, dearest.where,
+        change, {"num_parallel_calls": now}, _UNWEIGHED,
+        Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"), code=code,
+    ), model.of(changed)  # fmt: skip
 
 
 def _can_be_parallel(node: Node, calls: int, waits: bool) -> bool:
@@ -127,7 +116,7 @@ def _method(node: Node) -> str:
     return node.operation.family if node.operation is not None else "map"
 
 
-def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Change]:
+def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
     """Offer to work ahead of the loop where the last operations work only when it asks."""
     last = []
     for node in model.nodes:
@@ -138,15 +127,15 @@ def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Change]:
     if asked_s <= 0:
         return
     ahead = Node("Prefetch", "handover", None, 0.0, 0, False, True, 1.0, 0.0)
-    yield _Change(
+    yield Advice(
         "prefetch", "End the pipeline with prefetch(tf.data.AUTOTUNE)",
-        f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it", _where(last[-1]) or _first_line(pipeline),
-        {"tf.prefetch": AUTOTUNE}, {"prefetch": None}, model.of((ahead, *model.nodes)),
-        Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"), "dataset = dataset.prefetch(tf.data.AUTOTUNE)",
-    )  # fmt: skip
+        f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it", last[-1].where or _first_line(pipeline),
+        {"tf.prefetch": AUTOTUNE}, {"prefetch": None}, _UNWEIGHED,
+        Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"), code="dataset = dataset.prefetch(tf.data.AUTOTUNE)",
+    ), model.of((ahead, *model.nodes))  # fmt: skip
 
 
-def _cache(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Change]:
+def _cache(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
     """Offer to keep what is the same in every epoch, where a second one was seen and memory holds it."""
     last = _same_each_epoch(pipeline.operations)
     at = next((number for number, node in enumerate(model.nodes) if last is not None and node.operation is last), None)
@@ -159,12 +148,12 @@ def _cache(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Change]:
     changed = (*model.nodes[:at], *(replace(node, work_s=0.0) for node in kept))
     spared = sum(node.work_s for node in kept)
     label = model.nodes[at].label
-    yield _Change(
+    yield Advice(
         "cache", f"Cache after {label}: gains from the second epoch on",
         f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
-        _where(model.nodes[at]), {"tf.cache": True}, {"cache": False}, model.of(changed),
-        Costs(0.0, size or None, "one line"), f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
-    )  # fmt: skip
+        model.nodes[at].where, {"tf.cache": True}, {"cache": False}, _UNWEIGHED,
+        Costs(0.0, size or None, "one line"), code=f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
+    ), model.of(changed)  # fmt: skip
 
 
 def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
@@ -183,22 +172,18 @@ def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
     return None
 
 
-def _cheaper(model: Model) -> Iterator[_Change]:
+def _cheaper(model: Model) -> Iterator[_Offer]:
     """Offer to make the dearest function of the user's cheaper."""
     mine = [node for node in model.nodes if node.stage in _OWN and node.operation is not None and node.work_s > 0]
     if not mine:
         return
     dearest = max(mine, key=lambda node: node.work_s)
     changed = (replace(node, work_s=node.work_s / 2) if node is dearest else node for node in model.nodes)
-    yield _Change(
+    yield Advice(
         "cheaper-function", f"Make {dearest.label} cheaper: half its cost",
-        f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch", _where(dearest), {"kind": "code"}, {},
-        model.of(changed), Costs(0.0, None, "code"), "",
-    )  # fmt: skip
-
-
-def _where(node: Node) -> str | None:
-    return node.operation.where if node.operation is not None else None
+        f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch", dearest.where, {"kind": "code"}, {},
+        _UNWEIGHED, Costs(0.0, None, "code"),
+    ), model.of(changed)  # fmt: skip
 
 
 def _first_line(pipeline: Pipeline) -> str | None:

@@ -136,33 +136,22 @@ def test_a_serial_map_is_the_limit_and_is_told_what_it_gains(tmp_path: Path) -> 
     assert stages["decode"].by[0].name == "map(load)"
 
 
-def test_python_that_waits_reads_and_gets_more_calls_than_cores(tmp_path: Path) -> None:
-    seen = found(
-        tmp_path / "r",
-        AHEAD,
-        [operation("Prefetch"), BATCH, PYTHON],
-        wait=0.021,
-        step=0.01,
-        cpu=0.005,
-        calls=(0.004, 0.0002),
-    )
-    assert (seen.verdict.bottleneck, seen.verdict.cause) == ("read", "waiting-read")
+@pytest.mark.parametrize(
+    ("cpu", "call_cpu", "limit", "change", "speedup"),
+    [(0.005, 0.0002, ("read", "waiting-read"), {"tf.num_parallel_calls": 16, "tf.private_threadpool_size": 16}, 3.1),
+     # 40 ms of CPU on two cores are 20 ms a batch.
+     (0.04, 0.0039, ("transform", "slow-transform"), {"tf.num_parallel_calls": "AUTOTUNE"}, 0.031 / 0.02)],
+    ids=["waits", "computes"],
+)  # fmt: skip
+def test_python_that_waits_reads_and_what_computes_transforms(
+    cpu: float, call_cpu: float, limit: tuple[str, str], change: dict[str, Any], speedup: float, tmp_path: Path
+) -> None:
+    operations = [operation("Prefetch"), BATCH, PYTHON]
+    seen = found(tmp_path / "r", AHEAD, operations, wait=0.021, step=0.01, cpu=cpu, calls=(0.004, call_cpu))
+    assert (seen.verdict.bottleneck, seen.verdict.cause) == limit
     parallel = next(each for each in seen.advice if each.id == "parallel-calls")
-    assert parallel.change == {"tf.num_parallel_calls": 16, "tf.private_threadpool_size": 16}
-    assert parallel.expected.speedup == pytest.approx(3.1, abs=0.1)
-
-
-def test_python_that_computes_transforms(tmp_path: Path) -> None:
-    seen = found(
-        tmp_path / "r",
-        AHEAD,
-        [operation("Prefetch"), BATCH, PYTHON],
-        wait=0.021,
-        step=0.01,
-        cpu=0.04,
-        calls=(0.004, 0.0039),
-    )
-    assert seen.verdict.bottleneck == "transform"
+    assert parallel.change == change
+    assert parallel.expected.speedup == pytest.approx(speedup, abs=0.1)
 
 
 def test_what_is_tuned_or_random_already_is_not_advised(tmp_path: Path) -> None:
