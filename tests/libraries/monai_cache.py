@@ -9,8 +9,8 @@ from monai_pictures import Smoothed, pictures
 from training import train
 
 
-class RandMedian(Smoothed, RandomizableTrait):
-    """Told as random, and so not cached."""
+class RandSmoothed(Smoothed, RandomizableTrait):
+    """Smooths every picture, and says that it is random: it is not cached."""
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         [
             EnsureChannelFirstd(keys="image", channel_dim="no_channel"),
             ScaleIntensityd(keys="image"),
-            RandMedian(keys="image"),
+            RandSmoothed(keys="image"),
             RandGaussianNoised(keys="image", prob=0.5),
             ToTensord(keys="image"),
         ]

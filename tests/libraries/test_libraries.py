@@ -52,7 +52,7 @@ EXPECTED = {
     "h5py_chunks": Expected("h5py", "read", ("h5py",)),
     "litdata_streaming": Expected("litdata", "transform", ("Ranked.ranks",)),
     "lmdb_pictures": Expected("lmdb", "decode", ("PIL.ImageFile",)),
-    "monai_cache": Expected("monai scipy", "transform", ("RandMedian",), at="monai_pictures"),
+    "monai_cache": Expected("monai scipy", "transform", ("Smoothed",), at="monai_pictures"),
     "monai_compose": Expected("monai", "transform", ("Rand3DElasticd",)),
     "opencv_filter": Expected("cv2", "transform", ("bilateralFilter",)),
     "pandas_rows": Expected("pandas", "read", ("pandas.core.indexing",)),
