@@ -1,7 +1,7 @@
 """What a stage of a tf.data pipeline is called in the catalogue of causes, the evidence for it, and its headline.
 
-A node of the pipeline holds kernels of TensorFlow or a Python function, and no lines that stacks could show: its cause is
-told by what it calls. Pure: no torch, no clock, no processes.
+What `causes` tells by a scene is told here by a pipeline: a cause by what the dearest function of its stage calls. Pure: no
+torch, no clock, no processes.
 """
 
 from __future__ import annotations
