@@ -22,6 +22,7 @@ from loaderprof.journal import Journal
 
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
+_IDENT = threading.get_ident
 _PROCESS_CPU = time.process_time_ns
 # Two snapshots and a record cost 14 us in a loop of their own and about 150 us between batches, which leave none of it
 # in the processor's caches (docs/overhead.md); a batch too short to carry that at this share is measured one in K, unless
@@ -43,7 +44,7 @@ DEPTH_PERIOD_NS = int(os.environ.get("LOADERPROF_DEPTH_PERIOD_NS", 1_000_000_000
 @unseen
 def fetch_hook(original: Any) -> Any:
     def fetch(self: Any, possibly_batched_index: Any) -> Any:
-        fetches = process.fetching.get(threading.get_ident())
+        fetches = process.fetching.get(_IDENT()) if process.fetching else None
         if fetches is None or process.off:
             return original(self, possibly_batched_index)
         return fetches.fetch(original, self, possibly_batched_index)
@@ -101,7 +102,7 @@ class Fetches:
             fetcher.collate_fn = collate
             if table is not None:
                 self.timers.__exit__()
-                process.tables.pop(threading.get_ident(), None)
+                process.tables.pop(_IDENT(), None)
         self._add(begun, done)
         try:
             if table is None:
@@ -151,7 +152,7 @@ class Fetches:
     def _enter(self) -> Any:
         try:
             begun = _NOW()
-            table = process.tables[threading.get_ident()] = self.timers.__enter__()
+            table = process.tables[_IDENT()] = self.timers.__enter__()
             self.enter_ns = _NOW() - begun
             return table
         except Exception as error:
@@ -248,7 +249,7 @@ def _timed_collate(collate: Any, spent: List[int], table: Any) -> Any:
 
 def stage_begins(name: str) -> Any:
     """Begin a stage named by hand, where the batch or step under way is timed in depth; return what `stage_ends` takes."""
-    table = process.tables.get(threading.get_ident())
+    table = process.tables.get(_IDENT())
     if table is not None:
         return table, table.begin_stage(name)
     step = process.step

@@ -21,12 +21,12 @@ from loaderprof.capture.unseen import unseen
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
+_IDENT = threading.get_ident
 # A stamped batch, with the sum of those after it, costs the loop's process about this much where workers make it, and
-# where it is made there (docs/overhead.md). Batches of which that would be more than this share are stamped one in K, so
-# that it is the budget's, and those between are summed: one record for all of them.
+# where it is made there (docs/overhead.md). Where that would be more than this share of a batch, one is stamped each time
+# that the budget allows it, and those between are summed: one record for all of them.
 STAMP_NS, STAMP_OWN_NS = 150_000, 200_000
 STAMP_MOST, STAMP_BUDGET = 0.03, 0.002
-MAX_GROUP = 256
 # So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch, in
 # which workers catch up.
 LEARNT, FIRST, FIRST_OWN = 64, 8, 2
@@ -86,10 +86,24 @@ def reset(original: Any) -> Any:
 def next_data(original: Any) -> Any:
     def _next_data(self: Any) -> Any:
         iteration = self.__dict__.get("_loaderprof")
-        # An iterator inherited over a fork has its parent's journal, which is not this process's to write.
-        if iteration is None or process.off or iteration.journal is not process.journal:
+        if iteration is None:
             return original(self)
-        return iteration.take(self, original)
+        # The way of most batches of a quick loop, so it is all here. One that is inherited over a fork, or that goes on
+        # where capture has ended, sums up what nobody writes.
+        asked = _NOW()
+        if asked >= iteration.until or process.step is not None:
+            if process.off or iteration.journal is not process.journal:
+                return original(self)
+            return iteration.take(self, original)
+        try:
+            data = original(self)
+        except BaseException as error:
+            iteration.ended(asked, error)
+            raise
+        iteration.t_last = taken = _NOW()
+        iteration.wait_ns += taken - asked
+        iteration.count += 1
+        return data
 
     return _next_data
 
@@ -97,7 +111,7 @@ def next_data(original: Any) -> Any:
 @unseen
 def next_index(original: Any) -> Any:
     def _next_index(self: Any) -> Any:
-        spent = process.spending.get(threading.get_ident())
+        spent = process.spending.get(_IDENT()) if process.spending else None
         if spent is None:
             return original(self)
         begun = _NOW()
@@ -165,8 +179,8 @@ class Iteration:
         process.step = None
         self.workers = len(workers)
         self.pace = process.paces.setdefault(self.loader, [0, 0])
-        # How many batches follow a stamped one unstamped; how many have been stamped in this epoch.
-        self.group = self.stamped = 0
+        # How long batches are summed after a stamped one, 0 for not at all; how many have been stamped in this epoch.
+        self.sums = self.stamped = 0
         # When the last stamped batch, or the first of those summed, was asked for, and how many batches ago that is.
         self.t_stamped, self.between = 0, 1
         self._clear()
@@ -180,7 +194,8 @@ class Iteration:
         return cls(None, (iterable, facts), begun, cpu_ns, 0)
 
     def _clear(self) -> None:
-        self.count = self.wait_ns = self.t_first = self.t_last = 0
+        # `until`: when the sum that has begun ends.
+        self.until = self.count = self.wait_ns = self.t_first = self.t_last = 0
         self.before = (0, 0, 0)
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
@@ -188,7 +203,7 @@ class Iteration:
         process.step = None
         # What was summed before the loop left the last epoch is that epoch's.
         self._flush()
-        self.stamped = self.t_stamped = 0
+        self.stamped = self.t_stamped = self.sums = 0
         self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
 
     @unseen
@@ -196,29 +211,27 @@ class Iteration:
         """Take one batch through the original, with its stamps or, where it is too quick for these, summed with others."""
         if process.step is not None:
             self._ends_step()
-        if not self.group:
+        asked = _NOW()
+        if not self.sums or (self.count and asked >= self.until):
             return self._take_stamped(iterator, original)
         if not self.count:
             self._open()
-        asked = _NOW()
+            self.t_first = asked = _NOW()
+            self.until = asked + self.sums
         try:
             data = original(iterator)
         except BaseException as error:
-            self._ended(asked, error)
+            self.ended(asked, error)
             raise
-        taken = _NOW()
-        if not self.count:
-            self.t_first = asked
-        self.count += 1
-        self.t_last = taken
+        self.t_last = taken = _NOW()
         self.wait_ns += taken - asked
-        if self.count >= self.group:
-            self._flush()
+        self.count += 1
         return data
 
     @unseen
     def _take_stamped(self, iterator: Any, original: Any) -> Any:
-        thread, (before, spent) = threading.get_ident(), open_account()
+        self._flush()
+        thread, (before, spent) = _IDENT(), open_account()
         # A dataset may iterate a loader of its own: what was set for this thread before comes back afterwards.
         outer = process.fetching.get(thread)
         if self.fetches is not None:
@@ -228,7 +241,7 @@ class Iteration:
         try:
             data = original(iterator)
         except BaseException as error:
-            self._ended(asked, error)
+            self.ended(asked, error)
             raise
         finally:
             close_account(before)
@@ -274,7 +287,7 @@ class Iteration:
         self._pace(asked)
 
     def _pace(self, asked: int) -> None:
-        """Decide how many batches are summed before the next one is stamped, by how quickly they follow one another."""
+        """Decide how long batches are summed before the next one is stamped, by how quickly they follow one another."""
         self.stamped += 1
         pace, pressure = self.pace, self.journal.pressure()
         if self.t_stamped:
@@ -283,15 +296,16 @@ class Iteration:
             if pace[0] > FORGOTTEN:
                 pace[:] = pace[0] // 2, pace[1] // 2
         self.t_stamped, self.between = asked, 1
-        self.group = 0
+        usual = pace[1] // max(1, pace[0])
         first = max(FIRST, 2 * self.workers) if self.workers else FIRST_OWN
+        self.sums = 0
         if pace[0] >= LEARNT and self.stamped >= first:
-            share = (STAMP_NS if self.fetches is None else STAMP_OWN_NS) * pace[0] / max(1, pace[1])
-            self.group = min(MAX_GROUP, int(share / STAMP_BUDGET)) if share > STAMP_MOST else 0
+            cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
+            self.sums = int(cost / STAMP_BUDGET) if cost > STAMP_MOST * usual else 0
         if pressure > 1:
-            self.group = max(self.group, 2 * pressure)
+            self.sums = max(self.sums, 2 * pressure * usual)
         if self.fetches is not None:
-            self.fetches.sparse = self.group > 0
+            self.fetches.sparse = self.sums > 0
             if self.fetches.sparse:
                 self.fetches.countdown = 1
 
@@ -312,12 +326,14 @@ class Iteration:
                     process_cpu, _PROCESS_CPU(), runq, -1, 0, 0, self.count, self.wait_ns,
                 )  # fmt: skip
                 self.t_stamped, self.between = self.t_first, self.count
-            self.group = 0
-            self._clear()
+                self._clear()
         except Exception as error:
             stand_aside(error)
 
-    def _ended(self, asked: int, error: BaseException) -> None:
+    def ended(self, asked: int, error: BaseException) -> None:
+        """Note that no batch came: the epoch is over, or the loader failed."""
+        if process.off or self.journal is not process.journal:
+            return
         self._flush()
         try:
             _write_end(self.journal, self.number, asked, error)
@@ -372,7 +388,7 @@ class Watched:
 @unseen
 def next_watched(watched: Any) -> Any:
     """Take an item by its `pull`, as a batch that this process makes."""
-    fetches = process.fetching.get(threading.get_ident())
+    fetches = process.fetching.get(_IDENT())
     if fetches is None:
         return watched.pull()
     return fetches.fetch(type(watched).pull, watched, None)

@@ -156,8 +156,8 @@ def _pipeline(iterator: Any, context: Any) -> Optional["Pipeline"]:
 class _Taken(Iteration):
     """An iteration whose end may come as TensorFlow's own error."""
 
-    def _ended(self, asked: int, error: BaseException) -> None:
-        super()._ended(asked, StopIteration() if _is_end(error) else error)
+    def ended(self, asked: int, error: BaseException) -> None:
+        super().ended(asked, StopIteration() if _is_end(error) else error)
 
 
 def _is_end(error: BaseException) -> bool:
@@ -210,14 +210,14 @@ class Pipeline:
         """Note that such a call did not return: at the end of the data, mostly."""
         self.over(iterator)
         if not _is_end(error):
-            self.iteration._ended(_NOW(), error)
+            self.iteration.ended(_NOW(), error)
 
     def over(self, iterator: Any) -> None:
         """Note that nothing more is taken from the iterator, of which a graph took batches."""
         if self.in_graph and not self.eager and not self.ended:
             self.ended = True
             self._read(iterator)
-            self.iteration._ended(_NOW(), StopIteration())
+            self.iteration.ended(_NOW(), StopIteration())
 
     def _read_if_due(self, iterator: Any) -> None:
         if self.batches >= FIRST and _NOW() >= _due.get(self.facts, 0):

@@ -19,6 +19,7 @@ from loaderprof.capture.unseen import unseen
 
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
+_IDENT = threading.get_ident
 # Tasks of this worker whose making is recorded, until their pickling is too.
 _measured: Set[int] = set()
 
@@ -77,7 +78,7 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
     if journal is None:
         return
     fetches = Fetches(worker, dataset, collate)
-    process.fetching[threading.get_ident()] = fetches
+    process.fetching[_IDENT()] = fetches
     put = data_queue.put
 
     def put_batch(item: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +123,7 @@ def patch_pickler() -> None:
 
         @staticmethod
         def loads(raw: Any, *args: Any, **kwargs: Any) -> Any:
-            spent = process.spending.get(threading.get_ident())
+            spent = process.spending.get(_IDENT()) if process.spending else None
             if spent is None:
                 return base.loads(raw, *args, **kwargs)
             cpu, begun = _CPU(), _NOW()
@@ -154,7 +155,7 @@ def pin_hook(original: Any) -> Any:
         try:
             return original(*args, **kwargs)
         finally:
-            process.spending.pop(threading.get_ident(), None)
+            process.spending.pop(_IDENT(), None)
             journal = None if process.off else process.open()
             if journal is not None:
                 journal.write(layout.PIN, 0, 0, begun, _NOW(), _CPU())

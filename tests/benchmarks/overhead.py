@@ -3,6 +3,7 @@
     python tests/benchmarks/overhead.py [--only NAME] [--pairs N]   bare and with capture in turns (A B A B ...)
     python tests/benchmarks/overhead.py --full                      with the samplers beside the job, and the report
     python tests/benchmarks/overhead.py --inside --pairs 500        epochs with and without capture in one process
+    python tests/benchmarks/overhead.py --starts --pairs 100        what an epoch's start costs, where workers are made anew
     python tests/benchmarks/overhead.py --instructions              counted by valgrind: no noise at all
     python tests/benchmarks/overhead.py --parts --only memory       what each piece of the hooks takes inside a loop
     python tests/benchmarks/overhead.py --peers                     other profilers on the same loops
@@ -26,6 +27,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loaderprof.capture.launch import job_environment
 
@@ -39,6 +41,7 @@ LOOPS = {
     "tiny": ([PROGRAM, "tiny"], "batches of one 17 µs sample, no workers: the worst case"),
     "steps": ([PROGRAM, "steps"], "10,000 steps of 1 ms on cheap batches of a worker"),
 }
+PROCESSES = 5
 # Parts of a loop (see PROGRAM) of which the difference is counted.
 LONG, SHORT = "2", "20"
 PEERS = {
@@ -120,18 +123,34 @@ def compare(name: str, pairs: int, full: bool, folder: str) -> None:
         print(f"         samplers {beside:.2f} s ({100 * beside / base:.1f} %), report and start {report:.2f} s, once")
 
 
-def inside(name: str, pairs: int) -> None:
-    """Epochs with and without capture in turns, in one process."""
+def alternated(name: str, how: str, pairs: int) -> list[Any]:
+    """Return what pairs of epochs, with and without capture, took in one process."""
     with tempfile.TemporaryDirectory() as journals:
-        environment = {**job_environment(Path(journals), {}, os.environ), "ALTERNATE": str(pairs)}
+        environment = {**job_environment(Path(journals), {}, os.environ), how: str(pairs)}
         command = [sys.executable, *LOOPS[name][0]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    costs = [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def inside(name: str, pairs: int) -> None:
+    """Compare epochs with and without capture, in several processes: where memory lies is luck, and lasts."""
+    costs = [cost for _ in range(PROCESSES) for cost in alternated(name, "ALTERNATE", pairs // PROCESSES)]
     ratios = [b["cpu_s"] / a["cpu_s"] - 1 for a, b in costs]
     base = statistics.median(a["cpu_s"] / a["batches"] for a, _ in costs)
     more = statistics.median((b["cpu_s"] - a["cpu_s"]) / a["batches"] for a, b in costs)
     print(
         f"{name:8} {LOOPS[name][1]}\n         {1e6 * base:.1f} µs a batch, capture {1e6 * more:+.2f} µs: {middle(ratios)} CPU"
+    )
+
+
+def starts(name: str, pairs: int) -> None:
+    """Compare epochs of a batch or two, each of which starts its workers."""
+    costs = alternated(name, "STARTS", pairs)
+    base = statistics.median(a["cpu_s"] for a, _ in costs)
+    more = [b["cpu_s"] - a["cpu_s"] for a, b in costs]
+    error = 1.25 * statistics.stdev(more) / len(more) ** 0.5
+    print(
+        f"{name:8} an epoch's start {1e3 * base:.1f} ms, capture {1e3 * statistics.median(more):+.2f} ± {1e3 * error:.2f} ms"
     )
 
 
@@ -200,6 +219,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=LOOPS, help="this loop alone; may be repeated")
     parser.add_argument("--full", action="store_true", help="run `loaderprof run` as well")
     parser.add_argument("--inside", action="store_true", help="alternate epochs in one process")
+    parser.add_argument("--starts", action="store_true", help="epochs that start their workers for a batch or two")
     parser.add_argument("--instructions", action="store_true", help="count instructions")
     parser.add_argument("--parts", action="store_true", help="what each piece of the hooks takes inside a loop")
     parser.add_argument("--peers", action="store_true", help="run other profilers as well")
@@ -211,9 +231,11 @@ def main() -> None:
                 peers(name, options.pairs, folder)
             elif options.parts and name != "decode":
                 parts(name)
-            elif not (options.inside or options.instructions or options.parts):
+            elif options.starts and name != "decode":
+                starts(name, options.pairs)
+            elif not (options.inside or options.instructions or options.parts or options.starts):
                 compare(name, options.pairs, options.full, folder)
-            elif name != "decode" and not options.parts:
+            elif name != "decode" and not (options.parts or options.starts):
                 inside(name, options.pairs) if options.inside else instructions(name, folder)
 
 

@@ -1,6 +1,7 @@
 """Loops that cost the same each time: `cost.py samples | batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
 
-ALTERNATE=N: N pairs of epochs, with capture off and on. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is N times slower than a real one, as an
+ALTERNATE=N: N pairs of epochs, with capture off and on, each with workers of its own that stay. STARTS=N: the same of epochs of one batch,
+each of which starts its workers. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is N times slower than a real one, as an
 emulator is; what capture takes its own cost for is scaled, so that it stamps as many batches as on a real one.
 """
 
@@ -12,10 +13,15 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, dataloader
+
+# What capture replaces in the classes and modules of a DataLoader.
+HOOKED = ("__init__", "_reset", "_next_data", "_next_index", "fetch", "_worker_loop", "_pin_memory_loop")
 
 
 def busy(seconds: float) -> None:
@@ -52,23 +58,24 @@ class Memory(Dataset):
 
 
 @functools.cache
-def loader(name: str, share: int) -> DataLoader:
-    """Return the same loader for every epoch of a loop, as jobs have it."""
+def loader(name: str, share: int, stays: str = "") -> DataLoader:
+    """Return the same loader for every epoch of a loop, as jobs have it; one for each name of workers that stay."""
+    kept = bool(stays)
     if name == "samples":
-        return DataLoader(Busy(6400 // share, 0.0016), batch_size=8, num_workers=2)
+        return DataLoader(Busy(6400 // share, 0.0016), batch_size=8, num_workers=2, persistent_workers=kept)
     if name == "batches":
-        return DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2)
+        return DataLoader(Busy(32_000 // share, 0.000125), batch_size=8, num_workers=2, persistent_workers=kept)
     if name == "steps":
-        return DataLoader(Busy(10_000 // share, 0.00001), batch_size=1, num_workers=1)
+        return DataLoader(Busy(10_000 // share, 0.00001), batch_size=1, num_workers=1, persistent_workers=kept)
     if name == "memory":
         return DataLoader(Memory(128_000 // share), batch_size=64)
     return DataLoader(Memory(100_000 // share), batch_size=1)
 
 
-def epoch(name: str, share: int) -> int:
+def epoch(name: str, share: int, stays: str = "") -> int:
     """Run one epoch of a loop, or such a fraction of it; return its batches."""
     taken = 0
-    for _ in loader(name, share):
+    for _ in loader(name, share, stays):
         if name == "steps":
             busy(0.001)
         taken += 1
@@ -76,23 +83,53 @@ def epoch(name: str, share: int) -> int:
 
 
 def used() -> float:
+    """Seconds of CPU of this process and its workers, those that live included."""
     mine, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
+    living = 0
+    for child in psutil.Process().children():
+        for task in Path(f"/proc/{child.pid}/task").iterdir():
+            living += int((task / "schedstat").read_text().split()[0])
+    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime + living / 1e9
 
 
-def alternate(name: str, pairs: int) -> None:
-    """Print, for each pair of epochs, what the one without and the one with capture took."""
+def hooks() -> list[tuple[Any, str, Any, Any]]:
+    """Return each hook that stands in torch: where, under which name, and what it stands for."""
+    from multiprocessing import queues
+
+    from torch.utils.data import _utils
+
+    iterators = [getattr(dataloader, f"_{kind}DataLoaderIter") for kind in ("Base", "SingleProcess", "MultiProcessing")]
+    owners = [*iterators, _utils.fetch._MapDatasetFetcher, _utils.worker, _utils.pin_memory]
+    found = [
+        (owner, name, hook, hook.__wrapped__)
+        for owner in owners
+        for name, hook in vars(owner).items()
+        if not isinstance(hook, type) and hasattr(hook, "__wrapped__") and name in HOOKED
+    ]
+    pickler: Any = queues._ForkingPickler  # type: ignore[attr-defined]
+    return [*found, (queues, "_ForkingPickler", pickler, pickler.__mro__[1])]
+
+
+def alternate(name: str, pairs: int, share: int, stay: bool) -> None:
+    """Print, for each pair of epochs, what the one without any hook and the one with capture took."""
     from loaderprof.capture.process import process
 
-    epoch(name, 10)
+    standing = hooks()
+    assert len(standing) == 10
+
+    def take(off: bool) -> tuple[float, int]:
+        process.off = off
+        for owner, hooked, hook, original in standing:
+            setattr(owner, hooked, original if off else hook)
+        before = used()
+        taken = epoch(name, share, stay * ("without" if off else "with"))
+        return used() - before, taken
+
+    for off in (True, False, True, False):
+        take(off)
     for turn in range(pairs):
-        costs = {}
-        for off in (True, False) if turn % 2 else (False, True):
-            process.off = off
-            before = used()
-            taken = epoch(name, 10)
-            costs[off] = {"cpu_s": used() - before, "batches": taken}
-        print(json.dumps([costs[True], costs[False]]))
+        costs = {off: take(off) for off in ((True, False) if turn % 2 else (False, True))}
+        print(json.dumps([{"cpu_s": cpu_s, "batches": taken} for cpu_s, taken in (costs[True], costs[False])]))
 
 
 def parts(name: str) -> None:
@@ -145,6 +182,8 @@ if __name__ == "__main__":
     if "PARTS" in os.environ:
         parts(chosen)
     elif "ALTERNATE" in os.environ:
-        alternate(chosen, int(os.environ["ALTERNATE"]))
+        alternate(chosen, int(os.environ["ALTERNATE"]), 10, stay=True)
+    elif "STARTS" in os.environ:
+        alternate(chosen, int(os.environ["STARTS"]), 4000, stay=False)
     else:
         epoch(chosen, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
