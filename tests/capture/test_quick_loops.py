@@ -95,7 +95,8 @@ def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) 
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
     loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
-    assert notes == []
+    # A busy machine has its own note.
+    assert not any("are so quick" in note for note in notes)
 
 
 def test_datasets_made_anew_share_what_timing_in_depth_may_cost(tmp_path: Path) -> None:
