@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ def read_bounded(path: Path, most: int) -> bytes:
         raise OSError(errno.EINVAL, "is no file", str(path))
     with open(path, "rb") as file:
         return file.read(most)
+
+
+def read_lines(path: Path, most: int) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file that holds one a line; of a larger one than `most` bytes those of its beginning.
+
+    What is none is passed over, and so is a file that cannot be read.
+    """
+    try:
+        raw = read_bounded(path, most)
+    except OSError:
+        return
+    for line in raw.split(b"\n"):
+        try:
+            value = json.loads(line) if line else None
+        except (ValueError, RecursionError):
+            continue  # the torn last line of a killed supervisor
+        if isinstance(value, dict):
+            yield value
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 A journal is a text header of `HEADER_BYTES` followed by records of `RECORD_BYTES`, written into a shared file
 mapping: no lock, no system call and no flush on a batch path, and whatever was stored survives a SIGKILL.
 A record counts once its kind byte is set, which is stored last. Times are `time.perf_counter_ns()`
-(CLOCK_MONOTONIC on Linux: one clock for all processes of a host). Reading is in `recording.py`.
+(CLOCK_MONOTONIC on Linux: one clock for all processes of a host). Reading is in `recording.py` and `tables.py`.
 
 Standard library only: every DataLoader worker imports this, in whatever Python >= 3.8 the job runs.
 """

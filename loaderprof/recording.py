@@ -1,11 +1,12 @@
 """What was seen: the recording folder, its files, and reading them into numpy tables.
 
-A folder holds `recording.json` (what was run, where and when), `journals/*.lpj` (one a process, see `journal.py`),
-`host.jsonl` and `stacks.jsonl` (the supervisor's samples, one JSON object a line) and what was made from them
-(`findings.json`, `report.html`). Reading is strict about versions and lenient about a torn tail: a journal counts to
-its last whole record, a JSON-lines file to its last whole line. Nothing read is ever executed.
+A folder holds `recording.json` (what was run, where and when), `journals/*.lpj` (one a process: `journal.py` writes
+them, `tables.py` takes their records in), `host.jsonl` and `stacks.jsonl` (the supervisor's samples, one JSON object a
+line, for the latter see `stacks.py`) and what was made from them (`findings.json`, `report.html`). Reading is strict
+about versions and lenient about a torn tail: a journal counts to its last whole record, a JSON-lines file to its last
+whole line. Nothing read is ever executed.
 
-Imports numpy and the standard library; used by everything that thinks, and by capture for writing.
+Imports numpy and the standard library; used by everything that thinks.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from loaderprof import intake
+from loaderprof import intake, stacks, tables
 from loaderprof import journal as layout
 from loaderprof.errors import RecordingError
-from loaderprof.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS, read_bounded
+from loaderprof.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS, read_bounded, read_lines
+from loaderprof.stacks import LockLooks, OpenFiles, StackSamples, ThreadUse
+from loaderprof.tables import Clock, Table
 
 if TYPE_CHECKING:
     from loaderprof.findings import Findings
@@ -39,11 +40,6 @@ MAX_NODES = 400
 FEW_NODES = 3
 # The kernel's own bound of process ids; ids of one node lie below it.
 MAX_PID = 1 << 22
-
-_RECORD = np.dtype(
-    [("kind", "u1"), ("flags", "u1"), ("extra", "<u2"), ("thread", "<u4"), ("v", "<i8", 15)], align=False
-)  # fmt: skip
-Table = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,49 +61,6 @@ class Process:
     def own_pid(self) -> int:
         """The process id on its own node."""
         return self.pid % MAX_PID
-
-
-@dataclass(frozen=True, slots=True)
-class StackSamples:
-    """Samples that shared one stack in one window: root-first frames `function (file:line)`, and how many."""
-
-    t_begun: int
-    t_done: int
-    rate_hz: float
-    pid: int
-    thread: str
-    frames: tuple[str, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadUse:
-    """What one thread used of the CPU within one window of stack samples, and how long it waited for a core."""
-
-    pid: int
-    thread: str
-    wall_s: float
-    cpu_s: float
-    runq_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LockLooks:
-    """Looks at where one thread sleeps, within one window of stack samples, and in how many of them it slept on a lock."""
-
-    pid: int
-    thread: str
-    looks: int
-    asleep: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFiles:
-    """What one process held open when a window of stack samples began: how many descriptors, and data files by size."""
-
-    pid: int
-    descriptors: int
-    files: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +128,6 @@ class Recording:
         return joined(conclude(self), self.folder)
 
 
-KINDS = {name.lower(): getattr(layout, name) for name in (
-    "ITERATOR", "TAKE", "END", "FETCH", "PICKLE", "RECEIVE", "PIN", "OPERATOR", "SAMPLE", "SIZE", "WORKER", "DEVICE",
-    "PAUSE", "SETUP", "PHASES", "NODE", "CALL",
-)}  # fmt: skip
-
-
 def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None = None) -> Recording:
     """Read a recording folder.
 
@@ -196,16 +143,33 @@ def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None
     meta, left_out = intake.meta(_read_meta(path))
     recording = Recording(path, meta)
     recording.notes.extend(f"{META}: {name} is damaged and was left out" for name in left_out)
-    parts: dict[str, list[Table]] = {name: [] for name in KINDS}
+    parts = tables.no_parts()
     for node, clock in _nodes(path, meta, recording.notes):
         _read_node(node, recording, parts, clock, whole)
-    recording.host = [kept for line in _lines(path / HOST) if (kept := intake.host_line(line)) is not None]
+    recording.host = [
+        kept for line in read_lines(path / HOST, MAX_LINES_BYTES) if (kept := intake.host_line(line)) is not None
+    ]
     if recording.journal_bytes >= MAX_JOURNALS_BYTES:
         recording.notes.append(f"the journals hold more than {MAX_JOURNALS_BYTES >> 30} GiB; the rest was left out")
     # The names of files are part of some.
     recording.notes[:] = map(intake.printable, recording.notes)
-    _join(recording, parts)
+    recording.tables = tables.joined(parts)
     return recording
+
+
+def processes(folder: str | os.PathLike[str]) -> list[Process]:
+    """Return the processes of a recording; of their journals only the headers are read, of its other files nothing.
+
+    Raises:
+        RecordingError: as `read`.
+    """
+    path = Path(folder)
+    meta, _ = intake.meta(_read_meta(path))
+    heads = Recording(path, meta)
+    for node, clock in _nodes(path, meta, heads.notes):
+        for file in _journals(node, len(heads.processes)):
+            _enter(file, heads, clock, lambda _: False)
+    return heads.processes
 
 
 def one_by_one(folder: str | os.PathLike[str]) -> Iterator[Recording]:
@@ -218,31 +182,16 @@ def one_by_one(folder: str | os.PathLike[str]) -> Iterator[Recording]:
     meta, _ = intake.meta(_read_meta(path))
     for node, clock in _nodes(path, meta, []):
         for file in _journals(node):
-            alone, parts = Recording(path, meta), {name: list[Table]() for name in KINDS}
+            alone, parts = Recording(path, meta), tables.no_parts()
             _read_journal(file, alone, parts, clock, lambda process: process.worker is None)
             if alone.processes and alone.processes[0].worker is None:
-                _join(alone, parts)
+                alone.tables = tables.joined(parts)
                 yield alone
 
 
-def _join(recording: Recording, parts: dict[str, list[Table]]) -> None:
-    for name, kind in KINDS.items():
-        # Each kind's pieces are let go before the next kind's are joined.
-        pieces = parts.pop(name)
-        recording.tables[name] = np.concatenate(pieces) if pieces else np.zeros(0, _dtype(kind))
-
-
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    """What makes a further node's records those of one recording: added to its process ids and to its moments."""
-
-    pids: int
-    ns: int
-
-
-def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple[Path, _Clock]]:
+def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple[Path, Clock]]:
     """Yield the folders of a job's nodes: their processes get ids of their own, their moments the first node's clock."""
-    yield path, _Clock(0, 0)
+    yield path, Clock(0, 0)
     merged = []
     for number, folder in enumerate(_further_nodes(path, notes), 1):
         try:
@@ -251,7 +200,7 @@ def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple
         except (RecordingError, KeyError, TypeError):
             notes.append(f"{NODES}/{folder.name} is no recording of a node and was left out")
             continue
-        yield folder, _Clock(number * MAX_PID, clocks[0] - clocks[1])
+        yield folder, Clock(number * MAX_PID, clocks[0] - clocks[1])
         merged.append(f"the node {own.get('host') or folder.name} was merged")
     if len(merged) > FEW_NODES:
         merged = [f"{len(merged):,} further nodes were merged"]
@@ -268,40 +217,28 @@ def _further_nodes(folder: Path, notes: list[str]) -> list[Path]:
         return []
 
 
-def _journals(folder: Path) -> list[Path]:
-    return sorted((folder / JOURNALS).glob("*.lpj"))[:MAX_JOURNALS] if (folder / JOURNALS).is_dir() else []
+def _journals(folder: Path, known: int = 0) -> list[Path]:
+    """Return a node's journals; `known`: processes of other nodes, as the bound is of the whole recording."""
+    if not (folder / JOURNALS).is_dir():
+        return []
+    return sorted((folder / JOURNALS).glob("*.lpj"))[: max(0, MAX_JOURNALS - known)]
 
 
 def _read_node(
-    folder: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock,
-    whole: Callable[[Process], bool] | None,
-) -> None:  # fmt: skip
-    # The bound is of the whole recording, whatever its nodes.
+    folder: Path, recording: Recording, parts: tables.Parts, clock: Clock, whole: Callable[[Process], bool] | None
+) -> None:
     first = len(recording.processes)
-    for file in _journals(folder)[: max(0, MAX_JOURNALS - first)]:
+    for file in _journals(folder, first):
         _read_journal(file, recording, parts, clock, whole)
     if whole is not None and not any(map(whole, recording.processes[first:])):
         return
-    for line in _lines(folder / STACKS):
-        _move(line, clock)
-        recording.stacks.extend(_stack_samples(line))
-        recording.threads.extend(_thread_uses(line))
-        recording.gil.extend(_lock_samples(line))
-        recording.locks.extend(_lock_looks(line))
-        recording.open_files.extend(_open_files(line))
-
-
-def _move(line: dict[str, Any], clock: _Clock) -> None:
-    """Give a window of stack samples the first node's clock, and its processes their ids in the whole recording."""
-    if not clock.pids:
-        return
-    for key in ("t0", "t1"):
-        if isinstance(line.get(key), int):
-            line[key] += clock.ns
-    for key in ("stacks", "threads", "gil", "locks", "files"):
-        for row in line[key] if isinstance(line.get(key), list) else ():
-            if isinstance(row, list) and row and isinstance(row[0], int):
-                row[0] += clock.pids
+    for line in read_lines(folder / STACKS, MAX_LINES_BYTES):
+        stacks.move(line, clock)
+        recording.stacks.extend(stacks.samples(line))
+        recording.threads.extend(stacks.thread_uses(line))
+        recording.gil.extend(stacks.lock_samples(line))
+        recording.locks.extend(stacks.lock_looks(line))
+        recording.open_files.extend(stacks.open_files(line))
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -326,57 +263,48 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def _dtype(kind: int) -> np.dtype[Any]:
-    fields = [("process", "i4"), ("flags", "u1"), ("extra", "u2"), ("thread", "u4")]
-    return np.dtype(fields + [(name, "i8") for name in layout.FIELDS[kind]])
-
-
 def _read_journal(
-    file: Path, recording: Recording, parts: dict[str, list[Table]], clock: _Clock,
-    whole: Callable[[Process], bool] | None,
-) -> None:  # fmt: skip
-    if not file.is_file():
-        recording.notes.append(f"{file.name} is no file and was left out")
-        return
-    try:
-        with open(file, "rb") as source:
-            head = source.read(layout.HEADER_BYTES)
-            process = _enter(file, head, recording, clock)
-            room = min(MAX_JOURNAL_BYTES, MAX_JOURNALS_BYTES - recording.journal_bytes)
-            body = source.read(room) if process and (whole is None or whole(process)) else b""
-    except OSError as error:
-        recording.notes.append(f"{file.name} could not be read: {error.strerror}")
-        return
-    if process is None:
-        return
-    number = process.number
-    recording.journal_bytes += len(body)
-    records = np.frombuffer(body[: len(body) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
-    texts = _texts(records[records["kind"] == layout.TEXT])
-    offset = _number_texts(texts, recording)
-    damaged = 0
-    for name, kind in KINDS.items():
-        rows = records[records["kind"] == kind]
-        if len(rows):
-            good = intake.possible(kind, rows["v"])
-            damaged += len(rows) - int(good.sum())
-            parts[name].append(_table(kind, rows[good], number, offset, clock))
+    file: Path, recording: Recording, parts: tables.Parts, clock: Clock, whole: Callable[[Process], bool] | None
+) -> None:
+    number = len(recording.processes)
+    body = _enter(file, recording, clock, whole)
+    damaged = tables.add(parts, body, number, recording.texts, clock)
     if damaged:
         recording.notes.append(f"{damaged} damaged records of {file.name} were left out")
 
 
-def _enter(file: Path, head: bytes, recording: Recording, clock: _Clock) -> Process | None:
-    """Enter the process that a journal's header is of; None where it is damaged."""
+def _enter(file: Path, recording: Recording, clock: Clock, whole: Callable[[Process], bool] | None) -> bytes:
+    """Enter the process that a journal is of, and return its records where they are to be read; a note says why not."""
+    if not file.is_file():
+        recording.notes.append(f"{file.name} is no file and was left out")
+        return b""
+    try:
+        # Without a size a buffer is one block of the file system, a megabyte on network ones.
+        with open(file, "rb", buffering=layout.HEADER_BYTES) as source:
+            header = _header(file.name, source.read(layout.HEADER_BYTES), clock)
+            if header is None:
+                recording.notes.append(f"{file.name} is damaged and was left out")
+                return b""
+            recording.processes.append(_process(len(recording.processes), header))
+            if whole is not None and not whole(recording.processes[-1]):
+                return b""
+            body = source.read(min(MAX_JOURNAL_BYTES, MAX_JOURNALS_BYTES - recording.journal_bytes))
+    except OSError as error:
+        recording.notes.append(f"{file.name} could not be read: {error.strerror}")
+        return b""
+    recording.journal_bytes += len(body)
+    return body
+
+
+def _header(name: str, head: bytes, clock: Clock) -> dict[str, Any] | None:
+    """Return the facts that head a journal, its process ids those of the whole recording; None where they are damaged."""
     if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
-        raise RecordingError(f"{file.name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
+        raise RecordingError(f"{name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
     header = intake.header(head[len(layout.MAGIC) :].rstrip(b"\0")) if head.startswith(layout.MAGIC) else None
-    if header is None:
-        recording.notes.append(f"{file.name} is damaged and was left out")
-        return None
-    header["pid"] += clock.pids
-    header["ppid"] += clock.pids
-    recording.processes.append(_process(len(recording.processes), header))
-    return recording.processes[-1]
+    if header is not None:
+        header["pid"] += clock.pids
+        header["ppid"] += clock.pids
+    return header
 
 
 def _process(number: int, header: dict[str, Any]) -> Process:
@@ -391,120 +319,3 @@ def _process(number: int, header: dict[str, Any]) -> Process:
         number=number, pid=header["pid"], ppid=header["ppid"], host=header.get("host") or "",
         worker=header.get("worker"), rank=rank, header=header,
     )  # fmt: skip
-
-
-def _texts(rows: Table) -> dict[int, str]:
-    """Put the texts of one journal together again; a text torn by a kill is left out."""
-    # By place: two threads that met a text at the same moment both wrote it.
-    chunks: dict[int, dict[int, bytes]] = {}
-    lengths: dict[int, int] = {}
-    for row in rows:
-        number, place = int(row["v"][0]), int(row["v"][1])
-        chunks.setdefault(number, {})[place >> 32] = row["v"][2:].tobytes()
-        lengths[number] = place & 0xFFFFFFFF
-    whole = {}
-    for number, pieces in chunks.items():
-        raw = b"".join(piece for _, piece in sorted(pieces.items()))
-        if len(raw) >= lengths[number]:
-            whole[number] = raw[: lengths[number]].decode("utf-8", "replace")
-    return whole
-
-
-def _number_texts(texts: dict[int, str], recording: Recording) -> dict[int, int]:
-    """Give one journal's texts their numbers in the whole recording."""
-    known = {text: number for number, text in enumerate(recording.texts)}
-    offset = {}
-    for number, text in texts.items():
-        if text not in known:
-            known[text] = len(recording.texts)
-            recording.texts.append(text)
-        offset[number] = known[text]
-    return offset
-
-
-def _table(kind: int, rows: Table, process: int, texts: dict[int, int], clock: _Clock) -> Table:
-    table = np.zeros(len(rows), _dtype(kind))
-    table["process"] = process
-    for name in ("flags", "extra", "thread"):
-        table[name] = rows[name]
-    for column, name in enumerate(layout.FIELDS[kind]):
-        values = rows["v"][:, column]
-        if name in ("loader", "name", "caller", "file", "error"):
-            values = np.array([texts.get(int(value), -1) for value in values], np.int64)
-        elif name == "runq_ns":
-            values = np.maximum(values, 0)
-        elif name == "pid":
-            values = values + clock.pids
-        elif name.startswith("t_"):
-            # 0 stands for a moment that was not taken.
-            values = np.where(values > 0, values + clock.ns, values)
-        table[name] = values
-    return table
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        raw = read_bounded(file, MAX_LINES_BYTES)
-    except OSError:
-        return
-    for line in raw.split(b"\n"):
-        try:
-            value = json.loads(line) if line else None
-        except (ValueError, RecursionError):
-            continue  # the torn last line of a killed supervisor
-        if isinstance(value, dict):
-            yield value
-
-
-def _stack_samples(line: dict[str, Any]) -> Iterator[StackSamples]:
-    try:
-        frames = [intake.printable(str(frame)) for frame in line["frames"]]
-        for pid, thread, numbers, count in line["stacks"]:
-            sample = StackSamples(
-                int(line["t0"]), int(line["t1"]), float(line["rate"]), int(pid), str(thread),
-                tuple(frames[number] for number in numbers), int(count),
-            )  # fmt: skip
-            if intake.is_stack(sample.t_begun, sample.t_done, sample.rate_hz, sample.count) and sample.frames:
-                yield sample
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
-        return
-
-
-def _thread_uses(line: dict[str, Any]) -> Iterator[ThreadUse]:
-    try:
-        wall_ns = int(line["t1"]) - int(line["t0"])
-        for pid, thread, cpu_ns, runq_ns in line.get("threads", ()):
-            if 0 < wall_ns < intake.MAX_NS and 0 <= cpu_ns < intake.MAX_NS and 0 <= runq_ns < intake.MAX_NS:
-                yield ThreadUse(int(pid), str(thread), wall_ns / 1e9, cpu_ns / 1e9, runq_ns / 1e9)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return
-
-
-def _lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
-    try:
-        for pid, held in line.get("gil", ()):
-            # Every sample shows the main thread once.
-            taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
-            if 0 <= held < intake.MAX_COUNT and 0 < taken < intake.MAX_COUNT:
-                yield int(pid), int(held), taken
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return
-
-
-def _lock_looks(line: dict[str, Any]) -> Iterator[LockLooks]:
-    try:
-        for pid, thread, looks, asleep in line.get("locks", ()):
-            if 0 <= asleep <= looks < intake.MAX_COUNT:
-                yield LockLooks(int(pid), str(thread), int(looks), int(asleep))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return
-
-
-def _open_files(line: dict[str, Any]) -> Iterator[OpenFiles]:
-    try:
-        for pid, descriptors, files in line.get("files", ()):
-            known = {intake.printable(str(path)): int(size) for path, size in files if 0 <= size < intake.MAX_NS}
-            if 0 <= descriptors < intake.MAX_COUNT:
-                yield OpenFiles(int(pid), int(descriptors), known)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return

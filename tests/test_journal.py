@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loaderprof import files, recording
+from loaderprof import files, recording, tables
 from loaderprof import journal as layout
 from loaderprof.journal import HEADER_BYTES, RECORD_BYTES, SEGMENT_RECORDS, Journal
 
@@ -44,7 +44,7 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(tmp_path: Path, kind
             values[place] = 1
     written.write(kind, 3, 65535, *values)
     seen = recording.read(tmp_path)
-    name = next(name for name, number in recording.KINDS.items() if number == kind)
+    name = next(name for name, number in tables.KINDS.items() if number == kind)
     (row,) = seen.tables[name]
     assert (row["process"], row["flags"], row["extra"]) == (0, 3, 65535)
     assert int(row["thread"]) == threading.get_ident() & 0xFFFFFFFF
@@ -57,10 +57,10 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(tmp_path: Path, kind
 
 
 def test_every_kind_fits_its_record_and_is_read() -> None:
-    kinds = {getattr(layout, name.upper()) for name in recording.KINDS}
+    kinds = {getattr(layout, name.upper()) for name in tables.KINDS}
     assert kinds == set(layout.FIELDS)
     assert layout.TEXT not in kinds
-    assert len(set(recording.KINDS.values())) == len(recording.KINDS)
+    assert len(set(tables.KINDS.values())) == len(tables.KINDS)
     assert max(len(fields) for fields in layout.FIELDS.values()) <= 15
     assert all(0 < kind < 256 for kind in kinds)
 

@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,7 @@ from loaderprof.errors import RecordingError
 from loaderprof.findings import Findings
 from loaderprof.journal import HEADER_BYTES, RECORD_BYTES
 
+T = TypeVar("T")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -287,6 +289,7 @@ def test_of_more_nodes_and_journals_than_can_be_the_first_are_read(
     assert [each.pid // recording.MAX_PID for each in recording.read(folder).processes] == [0, 0, 1, 1, 2, 2, 3, 3]
     monkeypatch.setattr(recording, "MAX_JOURNALS", 5)
     assert len(recording.read(folder).processes) == 5
+    assert recording.processes(folder) == recording.read(folder).processes
 
 
 def test_links_to_one_journal_do_not_multiply_it_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +437,7 @@ def test_files_that_are_no_journals_are_named_and_left_out(folder: Path) -> None
     seen = recording.read(folder)
     assert len(seen.processes) == 3
     assert sorted(note.split()[0] for note in seen.notes) == ["a.lpj", "b.lpj", "c.lpj", "d.lpj", "e.lpj"]
+    assert recording.processes(folder) == seen.processes
 
 
 class Bomb:
@@ -456,19 +460,36 @@ def test_nothing_that_is_read_is_executed(folder: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "exploded").exists()
 
 
+def with_peak(read: Callable[[Path], T], folder: Path) -> tuple[T, int]:
+    """Read, and return what was read with the most bytes that were held meanwhile."""
+    tracemalloc.start()
+    try:
+        return read(folder), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_memory_that_a_huge_file_costs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MAX_LINES_BYTES", 1 << 20)
     path = journal_of(folder)
     for file in (path, folder / recording.HOST, folder / recording.STACKS):
         os.truncate(file, 4 << 30)  # sparse: it takes no room on the disk
-    tracemalloc.start()
-    try:
-        seen = recording.read(folder)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    seen, peak = with_peak(recording.read, folder)
     assert rows(seen) > 50
     assert peak < 8 * recording.MAX_JOURNAL_BYTES
+
+
+def test_of_processes_nothing_is_read_but_the_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = recording.read(folder)
+    # As much as may be read is set aside.
+    monkeypatch.setattr(recording, "MAX_META_BYTES", 1 << 16)
+    (folder / recording.HOST).unlink()
+    (folder / recording.STACKS).unlink()
+    for file in (folder / recording.JOURNALS).iterdir():
+        os.truncate(file, 4 << 30)
+    processes, peak = with_peak(recording.processes, folder)
+    assert processes == seen.processes
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("value", [2**60, -(2**60), 2**63 - 1, -(2**63), -1, 0])

@@ -21,9 +21,10 @@ MODULES = {
     if path.name != "sitecustomize.py"
 }
 # What each part may import of the package when it is imported itself; what is left to a function's first call is not
-# here. `files`, `journal`, `errors`, `findings`, `intake`, `recording` and `tuned` are the spine.
+# here. `files`, `journal`, `errors`, `findings`, `intake`, `recording`, `stacks`, `tables` and `tuned` are the spine.
 SPINE = {"loaderprof", "loaderprof.errors", "loaderprof.files", "loaderprof.journal", "loaderprof.intake",
-         "loaderprof.findings", "loaderprof.recording", "loaderprof.tuned"}  # fmt: skip
+         "loaderprof.findings", "loaderprof.recording", "loaderprof.stacks", "loaderprof.tables",
+         "loaderprof.tuned"}  # fmt: skip
 BELOW = {
     "capture": ("capture",),
     "diagnose": ("diagnose",),

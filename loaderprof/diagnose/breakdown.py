@@ -20,7 +20,8 @@ from loaderprof.diagnose.reads import Reads, reads_of
 from loaderprof.diagnose.stages import never_reads, split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Bools, Loop
 from loaderprof.findings import Stage
-from loaderprof.recording import Recording, StackSamples
+from loaderprof.recording import Recording
+from loaderprof.stacks import StackSamples
 
 MIN_STACK_SAMPLES = 20
 # So few samples still tell more of a function than its name does.

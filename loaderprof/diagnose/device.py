@@ -15,7 +15,8 @@ import numpy as np
 from loaderprof.diagnose.stages import split_frame
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.findings import Gpu, StepPhases
-from loaderprof.recording import Recording, Table
+from loaderprof.recording import Recording
+from loaderprof.tables import Table
 
 # Fewer measured steps than this tell no mean; fewer stack samples of the step no share.
 MIN_MEASURED, MIN_STACK_SAMPLES = 5, 20

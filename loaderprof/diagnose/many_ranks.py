@@ -28,8 +28,8 @@ def read(folder: Path, rank: int | None = None) -> Recording:
     Raises:
         RecordingError: as `recording.read`.
     """
-    heads = recording.read(folder, whole=lambda _: False)
-    ranks = {process.rank for process in heads.processes if process.worker is None and process.rank is not None}
+    heads = recording.processes(folder)
+    ranks = {process.rank for process in heads if process.worker is None and process.rank is not None}
     if len(ranks) <= WHOLE:
         return recording.read(folder)
     summed = [SummedRank(alone.processes[0], _loops(alone)) for alone in recording.one_by_one(folder)]

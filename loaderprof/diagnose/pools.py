@@ -19,7 +19,8 @@ from loaderprof.diagnose.stages import split_frame, stage_of_stack
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.files import WATCHED_FRAME
 from loaderprof.findings import Stage
-from loaderprof.recording import Recording, StackSamples
+from loaderprof.recording import Recording
+from loaderprof.stacks import StackSamples
 
 MIN_SAMPLES = 20
 # Fewer samples at work than this are no maker's: a thread that wakes up now and then.

@@ -15,7 +15,8 @@ import numpy as np
 from loaderprof import intake
 from loaderprof.diagnose import operators
 from loaderprof.diagnose.timeline import Loop
-from loaderprof.recording import Recording, StackSamples
+from loaderprof.recording import Recording
+from loaderprof.stacks import StackSamples
 
 # File systems whose bytes come over a network, as the kernel names them; FUSE ones by what follows the dot.
 NETWORK = re.compile(

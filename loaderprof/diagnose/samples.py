@@ -19,7 +19,8 @@ from loaderprof.diagnose.breakdown import WORK, fetch_frame, sources_of
 from loaderprof.diagnose.loop_side import host_place, shown_place
 from loaderprof.diagnose.stages import split_frame, stage_of_stack
 from loaderprof.findings import Stage
-from loaderprof.recording import Recording, StackSamples
+from loaderprof.recording import Recording
+from loaderprof.stacks import StackSamples
 
 LOADER_FILE = "torch/utils/data/dataloader.py"
 WORKER_FRAME = "_worker_loop ("

@@ -19,7 +19,8 @@ import numpy as np
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.findings import Stage
-from loaderprof.recording import Recording, Table
+from loaderprof.recording import Recording
+from loaderprof.tables import Table
 
 # A function that is blocked for more of its time than this waits for what it reads.
 MOSTLY_BLOCKED = 0.5

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from loaderprof import intake
 from loaderprof.journal import ANEW
-from loaderprof.recording import Process, Recording, Table
+from loaderprof.recording import Process, Recording
+from loaderprof.tables import Table
 
 Seconds = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

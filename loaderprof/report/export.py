@@ -23,9 +23,10 @@ from loaderprof.diagnose import many_ranks
 from loaderprof.diagnose.stages import split_frame
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.errors import OutputError, RecordingError, UsageError
-from loaderprof.recording import Recording, StackSamples
+from loaderprof.recording import Recording
 from loaderprof.report import chrome, metrics
 from loaderprof.report.busy import sign
+from loaderprof.stacks import StackSamples
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 

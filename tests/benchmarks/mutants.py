@@ -34,13 +34,16 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Not the tests that damage files at random: they ask for no more than a sentence, and take half a minute.
+READING = ["tests/test_recording.py", "-k", "not harm"]
 MODULES = {
     # Not the tests that hold it against real loaders: what a busy machine does to these would count as found.
     "replay": ("predict/replay.py", ["tests/predict/test_replay.py", "-k", "not real"]),
     "timeline": ("diagnose/timeline.py", ["tests/diagnose/test_timeline.py"]),
     "verdict": ("diagnose/verdict.py", ["tests/diagnose/test_verdict.py"]),
-    # Not the tests that damage files at random: they ask for no more than a sentence, and take half a minute.
-    "recording": ("recording.py", ["tests/test_recording.py", "-k", "not harm"]),
+    "recording": ("recording.py", READING),
+    "tables": ("tables.py", READING),
+    "stacks": ("stacks.py", READING),
 }
 FOUND_SHARE = 0.85
 # A fault may loop for ever, or gather without end: seconds for one test, and address space for all of them.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.many_ranks import Job, make
+from made import Made
 
-from loaderprof import check, compare, recording
+from loaderprof import check, compare, files, recording
 from loaderprof.diagnose import many_ranks
 from loaderprof.findings import Findings
 from loaderprof.recording import Recording
@@ -88,3 +91,20 @@ def test_few_ranks_are_read_whole(tmp_path: Path) -> None:
     make(tmp_path / "few", Job(ranks=8, steps=20, slow=3))
     seen = many_ranks.read(tmp_path / "few")
     assert (seen.others, len(seen.tables["take"])) == ((), 160)
+
+
+def test_a_report_takes_in_each_line_of_samples_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path / "r")
+    process = made.process()
+    made.stacks(process.pid, ["main (/home/me/train.py:41)"], 30)
+    made.host(1, busy=1, job=[(process.pid, 0.5)])
+    folder, read = made.finish(2), []
+
+    def counted(path: Path, most: int) -> Iterator[dict[str, Any]]:
+        read.append(path.name)
+        return files.read_lines(path, most)
+
+    monkeypatch.setattr(recording, "read_lines", counted)
+    seen = many_ranks.read(folder)
+    assert (len(seen.stacks), len(seen.host)) == (1, 1)
+    assert sorted(read) == [files.HOST, files.STACKS]
