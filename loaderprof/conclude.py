@@ -16,9 +16,9 @@ from loaderprof import conclude_tf
 from loaderprof import findings as results
 from loaderprof.diagnose import causes, device, endings, loop_side, machine, outside
 from loaderprof.diagnose.breakdown import WORK, Breakdown
-from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.many_ranks import main_loop
 from loaderprof.diagnose.risks import risks_of
+from loaderprof.diagnose.scene import Scene
 from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
 from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
 from loaderprof.findings import Findings, Stage

@@ -24,10 +24,10 @@ import numpy as np
 from loaderprof import findings as results
 from loaderprof.diagnose import causes
 from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, Piece
-from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.loop_side import shown_place
 from loaderprof.diagnose.machine import DISTURBANCE
 from loaderprof.diagnose.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
+from loaderprof.diagnose.scene import Scene
 from loaderprof.diagnose.timeline import Loop, Made
 from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from loaderprof.diagnose.breakdown import MANY_THREADS
-from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors
+from loaderprof.diagnose.scene import Scene, of_tensors
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Advice, Costs
 from loaderprof.predict import ray_advice
 from loaderprof.predict.change import Change, Facts, Rule, may_be_full

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.scene import Scene
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.predict.removal import Model
 

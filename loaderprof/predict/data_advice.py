@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from loaderprof.diagnose.causes import MIN_GAIN, Scene, of_tensors, small_files
+from loaderprof.diagnose.scene import Scene, of_tensors, small_files
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts, Rule
 from loaderprof.predict.edits import SHARE_PER_BYTE_S, UNMAP_PER_BYTE_S, faster

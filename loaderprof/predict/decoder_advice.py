@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.scene import Scene
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Decoders, Facts
 from loaderprof.predict.edits import faster

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from loaderprof.diagnose.causes import MANY_TENSORS, MIN_GAIN, Scene, many_tensors, piped, piped_arrays, sampler_of
+from loaderprof.diagnose.scene import MANY_TENSORS, Scene, many_tensors, piped, piped_arrays, sampler_of
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts
 from loaderprof.predict.edits import RECEIVE_PER_TENSOR_S, RECEIVE_S, SHARE_PER_BYTE_S, with_settings

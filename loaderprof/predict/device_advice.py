@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loaderprof.diagnose.causes import MIN_GAIN, Scene, pageable
+from loaderprof.diagnose.scene import Scene, pageable
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts, Rule
 from loaderprof.predict.edits import with_settings

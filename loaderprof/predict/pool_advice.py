@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from loaderprof.diagnose.causes import Scene
 from loaderprof.diagnose.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING, Pool
+from loaderprof.diagnose.scene import Scene
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts
 from loaderprof.predict.pooled import unlocked

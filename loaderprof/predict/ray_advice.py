@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.scene import Scene
 from loaderprof.findings import Costs
 from loaderprof.predict.change import Change, Facts
 from loaderprof.predict.edits import with_settings

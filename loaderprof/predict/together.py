@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loaderprof.diagnose.causes import MIN_GAIN, Scene
+from loaderprof.diagnose.scene import Scene
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import JOINED, Advice, Costs, Expected
 from loaderprof.predict.change import Change, Facts, Rule
 from loaderprof.predict.edits import with_settings

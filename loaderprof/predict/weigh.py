@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.scene import Scene
 from loaderprof.diagnose.timeline import Loop
 from loaderprof.findings import Expected
 from loaderprof.predict.change import Change, Facts

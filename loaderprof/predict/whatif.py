@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loaderprof.diagnose.causes import Scene
+from loaderprof.diagnose.scene import Scene
 from loaderprof.findings import Costs, Expected
 from loaderprof.predict.change import Change, Facts, may_be_full
 from loaderprof.predict.delivery_advice import in_process

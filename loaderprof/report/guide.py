@@ -11,8 +11,9 @@ import textwrap
 from dataclasses import dataclass
 
 from loaderprof.diagnose.breakdown import MANY_THREADS
-from loaderprof.diagnose.causes import CATALOGUE, MIN_GAIN, MOSTLY_BLOCKED
-from loaderprof.diagnose.verdict import MIN_STEPS, STEP_BOUND
+from loaderprof.diagnose.causes import CATALOGUE
+from loaderprof.diagnose.scene import MOSTLY_BLOCKED
+from loaderprof.diagnose.verdict import MIN_GAIN, MIN_STEPS, STEP_BOUND
 from loaderprof.findings import Stage
 from loaderprof.predict.decoder_advice import DECODER_RATIOS
 from loaderprof.predict.removal import STRAGGLER_RATIO
