@@ -14,14 +14,16 @@ from loaderprof import cli
 from loaderprof.diagnose.causes import CATALOGUE
 from loaderprof.predict import advice
 from loaderprof.report import guide, html
+from loaderprof.report.changes import CHANGES
+from loaderprof.report.meanings import GUIDES, OTHERS
 from loaderprof.report.page import PageData
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_each_cause_of_the_catalogue_is_explained_and_no_other() -> None:
-    assert set(guide.GUIDES) == {kind.id for kind in CATALOGUE}
-    assert not set(guide.GUIDES) & set(guide.OTHERS)
+    assert set(GUIDES) == {kind.id for kind in CATALOGUE}
+    assert not set(GUIDES) & set(OTHERS)
 
 
 def test_the_page_in_docs_is_up_to_date() -> None:
@@ -32,7 +34,7 @@ def test_the_page_in_docs_is_up_to_date() -> None:
 
 def test_each_section_says_all_four_things() -> None:
     sections = guide.render().split("\n## ")[1:]
-    assert [section.split("\n")[0] for section in sections] == [kind.id for kind in CATALOGUE] + list(guide.OTHERS)
+    assert [section.split("\n")[0] for section in sections] == [kind.id for kind in CATALOGUE] + list(OTHERS)
     for section in sections:
         assert re.search(r"\*\*Evidence\.\*\* \S.*\n\n\*\*What to do\.\*\*\n\n- .*\n\n\*\*What to type\.\*\*\n\n```bash\n\S",
                          section, re.DOTALL), section  # fmt: skip
@@ -66,10 +68,10 @@ def advised() -> set[str]:
 def test_each_change_is_one_of_the_advice() -> None:
     ids = advised()
     assert len(ids) > 8
-    for each in guide.CHANGES:
+    for each in CHANGES:
         assert each in ids or re.sub(r"-\w+$", "-*", each) in ids
-    for each in guide.GUIDES.values():
-        assert set(each.changes) <= set(guide.CHANGES)
+    for each in GUIDES.values():
+        assert set(each.changes) <= set(CHANGES)
 
 
 def test_what_to_type_names_verbs_that_there_are() -> None:
