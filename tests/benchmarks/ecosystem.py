@@ -2,6 +2,7 @@
 
     python tests/benchmarks/ecosystem.py                              what is installed beside loaderprof; a quarter of an hour
     python tests/benchmarks/ecosystem.py --write docs/ecosystem.md    keep the table
+    python tests/benchmarks/ecosystem.py --also tf/bin/python         what that Python has installed, where this one has not
     python tests/benchmarks/ecosystem.py --torch 2.2.2 2.5.1 2.15.0   and the tests with these versions (torch_versions.py)
 
 Runs the tests of tests/libraries (`pytest -m slow tests/libraries`), each of which asks for the right stage, operator and
@@ -14,6 +15,7 @@ import argparse
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from pathlib import Path
 import torch_versions
 
 LIBRARIES = Path(__file__).parents[1] / "libraries"
+NOT_MEASURED = "not measured"
 # Of a module, where its package is called otherwise.
 PACKAGES = {"cv2": "opencv-python-headless", "fasthtml": "python-fasthtml", "streaming": "mosaicml-streaming"}
 
@@ -38,7 +41,7 @@ def outcomes() -> dict[str, str]:
     for case in cases:
         script = case.get("name", "").partition("[")[2].rstrip("]")
         bad = case.find("failure") is not None or case.find("error") is not None
-        found[script] = "fails" if bad else "not measured" if case.find("skipped") is not None else "right"
+        found[script] = "fails" if bad else NOT_MEASURED if case.find("skipped") is not None else "right"
     return found
 
 
@@ -50,22 +53,46 @@ def version(module: str) -> str:
         return f"{PACKAGES.get(module, module)}, not installed"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
-    parser.add_argument("--torch", nargs="+", default=[], metavar="VERSION", help="versions of torch to test as well")
-    asked = parser.parse_args()
+def seen_here() -> dict[str, list[str]]:
+    """Return, by script, what became of its test here and the versions of what it needs."""
     sys.path.insert(0, str(LIBRARIES))
     from test_libraries import EXPECTED
 
     became = outcomes()
+    return {
+        script: [became.get(script, NOT_MEASURED), ", ".join(version(module) for module in expected.needs.split())]
+        for script, expected in EXPECTED.items()
+    }
+
+
+def seen_by(python: str) -> dict[str, list[str]]:
+    """Return the same of another environment."""
+    done = subprocess.run([python, __file__, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
+    parser.add_argument("--torch", nargs="+", default=[], metavar="VERSION", help="versions of torch to test as well")
+    parser.add_argument("--also", nargs="+", default=[], metavar="PYTHON", help="further environments with libraries")
+    parser.add_argument("--json", action="store_true", help="print what was seen, for another environment's table")
+    asked = parser.parse_args()
+    seen = seen_here()
+    if asked.json:
+        print(json.dumps(seen))
+        return 0
+    for python in asked.also:
+        seen.update({script: each for script, each in seen_by(python).items() if seen[script][0] == NOT_MEASURED})
+    from test_libraries import EXPECTED
+
     rows = []
     for script, expected in EXPECTED.items():
         about = (ast.get_docstring(ast.parse((LIBRARIES / f"{script}.py").read_text())) or "").splitlines()[0]
-        versions = ", ".join(version(module) for module in expected.needs.split())
+        became, versions = seen[script]
         rows.append(
-            f"| {about.rstrip('.')} | {versions} | {expected.stage} | {became.get(script, 'not measured')} |"
-            f" {expected.unmeasured or '-'} |"
+            f"| {about.rstrip('.')} | {versions} | {expected.stage} | {became} | {expected.unmeasured or '-'} |"
         )
     text = "\n".join(
         (
@@ -83,7 +110,9 @@ def main() -> int:
     print(text)
     if asked.write:
         asked.write.write_text(text)
-    failed = "fails" in became.values() or any(each.failed or each.trouble for each in versions_of_torch)
+    failed = any(became == "fails" for became, _ in seen.values()) or any(
+        each.failed or each.trouble for each in versions_of_torch
+    )
     return 1 if failed else 0
 
 
