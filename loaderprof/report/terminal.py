@@ -29,6 +29,8 @@ MAX_MISSING = 6
 MAX_PRICE = 24
 """So many changes, lines of each kind of evidence, things not measured, and letters of a price leave the
 common case on a screen of 24 lines and 80 columns."""
+MAX_ENDED = 6
+"""Lines of why a job ended, which is what its user has to know first."""
 
 INDENT = 2
 
@@ -211,13 +213,13 @@ def _warnings(findings: Findings, console: Console) -> RenderableType | None:
     table = _grid(14)
     room = console.width - 16
     ended = [findings.run.failure] if findings.run.failure else []
-    for label, items in (
-        ("Ended", ended),
-        ("Risk", [risk.text for risk in findings.risks]),
-        ("Note", findings.run.notes),
+    for label, items, lines in (
+        ("Ended", ended, MAX_ENDED),
+        ("Risk", [risk.text for risk in findings.risks], MAX_LINES),
+        ("Note", findings.run.notes, MAX_LINES),
     ):
         for place, item in enumerate(items[:MAX_LINES]):
-            table.add_row("" if place else label, shorten(words.clean(item), MAX_LINES * room - 8))
+            table.add_row("" if place else label, shorten(words.clean(item), lines * room - 8))
         if len(items) > MAX_LINES:
             table.add_row("", f"{len(items) - MAX_LINES} more in the full report")
     return Padding(table, (0, 0, 0, INDENT)) if table.row_count else None

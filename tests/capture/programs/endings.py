@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 KIND = sys.argv[1]
+grown: list[bytearray] = []
 
 
 class Numbers(Dataset):
@@ -25,6 +26,10 @@ class Numbers(Dataset):
             os.kill(os.getpid(), signal.SIGKILL)
         if KIND == "shared-memory":
             os.kill(os.getpid(), signal.SIGBUS)  # as the kernel does to whoever writes to a full /dev/shm
+        if KIND == "large-batches":
+            return torch.zeros(1 << 20)
+        if KIND == "grows":
+            grown.append(bytearray(60 << 20))
         if KIND == "timed-out":
             time.sleep(30)
         if KIND == "own":
