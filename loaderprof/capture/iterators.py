@@ -8,13 +8,22 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from loaderprof import journal as layout
 from loaderprof.capture import describe, failures, phases
 from loaderprof.capture.fetches import DEPTH_COST_NS, DEPTH_PERIOD_NS, Fetches, earned_ns
 from loaderprof.capture.kernel import SchedStat
-from loaderprof.capture.process import INDEX, RECEIVE, RECEIVE_CPU, close_account, open_account, process, stand_aside
+from loaderprof.capture.process import (
+    INDEX,
+    RECEIVE,
+    RECEIVE_CPU,
+    close_account,
+    is_the_jobs,
+    open_account,
+    process,
+    stand_aside,
+)
 from loaderprof.capture.steps import DeviceClock
 from loaderprof.capture.unseen import unseen
 
@@ -133,9 +142,9 @@ def _failed(begun: int, error: BaseException) -> None:
         stand_aside(failure)
 
 
-def _write_end(journal: Any, number: int, asked: int, error: BaseException) -> None:
+def _write_end(journal: Any, number: int, asked: int, error: BaseException, workers: Sequence[int] = ()) -> None:
     raised = 0 if isinstance(error, StopIteration) else 1
-    known = failures.kind(error) if raised else None
+    known = failures.kind(error, workers) if raised else None
     journal.write(
         layout.END, 0, 0, number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU(), journal.text(known) if known else 0
     )  # fmt: skip
@@ -177,7 +186,7 @@ class Iteration:
         phases.install()
         # A loop that was left has no end of its last step.
         process.step = None
-        self.workers = len(workers)
+        self.workers = [worker.pid for worker in workers if worker.pid]
         self.pace = process.paces.setdefault(self.loader, [0, 0])
         # How long batches are summed after a stamped one, 0 for not at all; how many have been stamped in this epoch.
         self.sums = self.stamped = 0
@@ -297,7 +306,7 @@ class Iteration:
                 pace[:] = pace[0] // 2, pace[1] // 2
         self.t_stamped, self.between = asked, 1
         usual = pace[1] // max(1, pace[0])
-        first = max(FIRST, 2 * self.workers) if self.workers else FIRST_OWN
+        first = max(FIRST, 2 * len(self.workers)) if self.workers else FIRST_OWN
         self.sums = 0
         if pace[0] >= LEARNT and self.stamped >= first:
             cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
@@ -336,8 +345,11 @@ class Iteration:
             return
         self._flush()
         try:
-            _write_end(self.journal, self.number, asked, error)
+            _write_end(self.journal, self.number, asked, error, self.workers)
         except Exception as failure:
+            # Meanwhile torch may have told which worker was killed.
+            if is_the_jobs(failure):
+                _write_end(self.journal, self.number, asked, failure)
             stand_aside(failure)
 
     def _ready(self) -> int:

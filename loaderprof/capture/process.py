@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import sys
 import threading
 import time
@@ -128,7 +129,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def stand_aside(error: BaseException) -> None:
-    """Take capture out of this process, saying so once: whatever of ours fails, training goes on."""
+    """Take capture out of this process, saying so once: whatever of ours fails, training goes on.
+
+    What a signal handler of the job's raised while our code ran, as torch's does when a worker was killed, is raised on.
+    """
+    if is_the_jobs(error):
+        raise error
     if not process.off:
         process.off = True
         if _said[0]:
@@ -138,6 +144,18 @@ def stand_aside(error: BaseException) -> None:
             sys.stderr.write("loaderprof: capture stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
         except Exception:
             return
+
+
+def is_the_jobs(error: BaseException) -> bool:
+    """Return whether a signal handler raised this, in the midst of whatever ran."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(getattr(each, "__func__", each), "__code__", None) for each in handlers} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 # What a thread spends inside the loader while it asks for a batch, in nanoseconds.

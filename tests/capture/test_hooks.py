@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import pickle
+import signal
 import sys
 import types
 import warnings
@@ -379,3 +380,25 @@ def test_a_workers_dataset_is_found_under_either_of_torchs_names() -> None:
     assert _loop_arguments(given_a_holder, (0, holder, *rest), {}) == ("data", "collate", "queue", 3)
     # The worker takes it out itself.
     assert holder == ["data"]
+
+
+def test_what_a_signal_handler_raises_while_we_run_is_the_jobs(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def handler(number: int, frame: Any) -> None:
+        raise TimeoutError("the job's own")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    hooks.begin(str(fresh))
+    try:
+        batches = iter(torch_data.DataLoader([1, 2, 3]))
+        assert next(batches).tolist() == [1]
+        with pytest.MonkeyPatch.context() as patch:
+            # Asked in the midst of a stamp.
+            patch.setattr(describe, "gradients", lambda: signal.raise_signal(signal.SIGUSR1) or 0)
+            with pytest.raises(TimeoutError, match="the job's own"):
+                next(batches)
+        assert next(batches).tolist() == [3]
+        assert not process.process.off
+    finally:
+        hooks.end()
+        signal.signal(signal.SIGUSR1, before)
+    assert capsys.readouterr().err == ""
