@@ -6,6 +6,7 @@ As a rank of a group (`torchrun`) the model is trained by all of them, and each 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import random
 import sys
@@ -75,7 +76,9 @@ def loader(draw: random.Random, method: str | None) -> tuple[Any, dict[str, Any]
         options["multiprocessing_context"] = method
         options["worker_init_fn"] = draw.choice((None, loops.init))
         # With more workers the order of batches is a matter of time.
-        options["in_order"] = workers > 1 or draw.random() < 0.5
+        in_order = workers > 1 or draw.random() < 0.5
+        if "in_order" in inspect.signature(DataLoader).parameters:  # from torch 2.6 on
+            options["in_order"] = in_order
         options["timeout"] = draw.choice((0, 60))
     if options.get("batch_size", 1) is not None:
         options["collate_fn"] = draw.choice((None, loops.collate))
