@@ -7,6 +7,7 @@ budget. Runs only in loaderprof's own processes.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -40,6 +41,8 @@ PERIOD_S, LOOK_PERIOD_S = 0.25, 0.05
 LAST_WINDOW_S = 1.0
 # Starting py-spy on a process costs it about 30 ms of CPU, so only so many are looked at in a window.
 MAX_PROCESSES = 5
+# A process of Ray that has not rested since its first task of a kind is taken to be set up after so long.
+RAY_SET_UP_S = 10.0
 
 
 class Sampler(Protocol):
@@ -199,6 +202,8 @@ class StackSampler:
         self._locks_of: int | None = None
         self._open: list[list[Any]] = []
         self._windows = 0
+        # By process of Ray and title of its task: since when it has been at its first one, or at one after the other.
+        self._tasks_since: dict[tuple[int, str], float] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
         if self._program is None:
             self.missing = "not measured: py-spy is not installed"
@@ -257,12 +262,26 @@ class StackSampler:
         if main not in alive:
             return []
         if job.watches(main) and any(_name(process) == "raylet" for process in alive.values()):
-            workers = [pid for pid, process in alive.items() if _RAY_TASK.match(_title(process))]
+            workers = self._of_ray(alive)
             if not workers or not job.has_batches(main):  # they are starting, or between tasks
                 return []
         else:
-            workers = [pid for pid, process in alive.items() if pid != main and _parent(process) == main]
-        return [main, *sorted(workers)[: MAX_PROCESSES - 1]]
+            workers = sorted(pid for pid, process in alive.items() if pid != main and _parent(process) == main)
+        return [main, *workers[: MAX_PROCESSES - 1]]
+
+    def _of_ray(self, alive: dict[int, psutil.Process]) -> list[int]:
+        """Return Ray's processes, those at a task first; none where what these do may be their set-up.
+
+        A process imports what a task needs when it gets its first of that kind. The next may run in one that rests now.
+        """
+        titles, now = {pid: _title(process) for pid, process in sorted(alive.items())}, time.monotonic()
+        tasks = {pid: title for pid, title in titles.items() if _RAY_TASK.match(title)}
+        for done in self._tasks_since.keys() - tasks.items():
+            self._tasks_since[done] = -math.inf
+        begun = [self._tasks_since.setdefault(task, now) for task in tasks.items()]
+        if not any(now - since >= RAY_SET_UP_S for since in begun):
+            return []
+        return [*tasks, *(pid for pid, title in titles.items() if title == _RAY_RESTS)]
 
     def _start(self, pids: list[int], locks: bool = False) -> None:
         if not pids:
@@ -359,6 +378,7 @@ def _is_child_of(process: psutil.Process, pids: list[int]) -> bool:
 
 # Ray's processes are no children of the loop's, and are titled by what they run; its own services, and those that
 # rest, are told by their titles too.
+_RAY_RESTS = "ray::IDLE"
 _RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
 
 

@@ -48,13 +48,17 @@ _START = re.compile(
     r"^(?:[\w<>]+\.)*(?:_worker|run|_bootstrap_inner|worker|mapstar|starmapstar|_process_worker|_process_chunk|__call__|"
     r"<listcomp>) \(.*(?:concurrent/futures/(?:thread|process)|multiprocessing/(?:pool|process)|/threading|"
     r"joblib/(?:parallel|_utils|externals/.*))\.py:|"
-    r"^_map_task \(.*/ray/data/.*\.py:"
+    r"^_map_task \(.*/ray/data/.*\.py:|^(?:\w+\.)?main_loop \(.*/ray/_private/worker\.py:"
 )
+# A process of Ray between two tasks of a dataset.
+_BETWEEN_TASKS = re.compile(r"main_loop \(.*/ray/")
+# How processes of Ray are titled while a task runs in them.
+_RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
 # Of a pool's machinery, not of a plain thread's or process's.
-_POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*|ray/data/.*)\.py:")
+_POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*|ray/.*)\.py:")
 _MACHINERY = re.compile(
     r"/(?:threading|queue|selectors|weakref)\.py$|/concurrent/futures/\w+\.py$|"
-    r"/multiprocessing/\w+\.py$|/joblib/|/ray/(?:_private|_raylet|data/_internal)\b|<frozen |<string>"
+    r"/multiprocessing/\w+\.py$|/joblib/|/ray/(?:_private|_raylet|thirdparty_files|data/(?:_internal|block))\b|<frozen |<string>"
 )
 _RAY = re.compile(r"\(.*/ray/")
 _PICKLING = re.compile(r"/multiprocessing/reduction\.py$")
@@ -157,6 +161,8 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
         return None
     groups = _groups(recording, loop.process.pid, sources)
     makers = [pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen)) is not None]
+    if loop.facts.get("framework") == "ray":
+        makers = [_sharing_tasks(recording, pool) for pool in makers]
     if not makers:
         return None
     threads = [one for (kind, _), seen in groups.items() if kind == "threads" for one in seen]
@@ -175,6 +181,24 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
         # What it sleeps while it waits for a batch is for the batch.
         step_locked_s=None if asleep is None else max(0.0, asleep * (wait + step) - wait),
     )  # fmt: skip
+
+
+def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
+    """Return a pool of Ray's with as many makers as tasks ran at once: its processes take turns at them.
+
+    Told by the titles of processes while the loop ran: of the operator that they ran most often, the most at once.
+    """
+    titles: dict[str, list[int]] = defaultdict(list)
+    since = min(sample.t_begun for sample in recording.stacks)
+    for sample in (each for each in recording.host if each["t"] >= since):
+        names = Counter(str(process.get("name")) for process in sample.get("processes", ()))
+        for name, count in names.items():
+            if _RAY_TASK.match(name):
+                titles[name].append(count)
+    if pool.kind != "processes" or not titles:
+        return pool
+    at_once = min(pool.makers, max(max(titles.values(), key=sum)))
+    return replace(pool, makers=at_once, busy=min(pool.busy, float(at_once)))
 
 
 def _waits_for_them(loop: Loop) -> bool:
@@ -216,6 +240,8 @@ def _groups(recording: Recording, main: int, sources: dict[str, str]) -> dict[tu
             continue
         pooled = _POOL_START.search(sample.frames[at]) is not None
         stage, place = work_of(sample.frames[at + 1 :], sources)
+        if _BETWEEN_TASKS.search(sample.frames[at]):
+            stage = None
         if mine and not place and _RAY.search(sample.frames[at + 1] if len(sample.frames) > at + 1 else ""):
             continue  # Ray's own threads send its processes to work
         if mine:

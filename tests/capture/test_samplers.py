@@ -250,6 +250,35 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
     sampler.close()
 
 
+def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = StackSampler()
+    titles = {10: "ray::IDLE", 11: "ray::IDLE", 12: "ray::_StatsActor", 13: "raylet"}
+    monkeypatch.setattr(samplers, "_title", lambda pid: titles[pid])
+    alive: Any = {pid: pid for pid in titles}
+    assert sampler._of_ray(alive) == []
+    titles[11] = "ray::ReadRange"
+    assert sampler._of_ray(alive) == []
+    # It imports what the next kind of task needs.
+    titles[11] = "ray::MapBatches(parse)"
+    assert sampler._of_ray(alive) == []
+    titles[11] = "ray::IDLE"
+    assert sampler._of_ray(alive) == []
+    titles[11] = "ray::MapBatches(parse)"
+    assert sampler._of_ray(alive) == [11, 10]
+    sampler.close()
+
+
+def test_one_long_task_of_ray_is_looked_at_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, now = StackSampler(), [100.0]
+    monkeypatch.setattr(samplers, "_title", lambda pid: "ray::MapBatches(parse)")
+    monkeypatch.setattr(samplers.time, "monotonic", lambda: now[0])
+    alive: Any = {10: 10}
+    assert sampler._of_ray(alive) == []
+    now[0] += samplers.RAY_SET_UP_S
+    assert sampler._of_ray(alive) == [10]
+    sampler.close()
+
+
 def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "find_py_spy", lambda: None)
     sampler = StackSampler()

@@ -36,6 +36,11 @@ LOKY = ["<module> (<string>:1)", f"BaseProcess.run ({LIB}/multiprocessing/proces
         "_process_worker (/lib/site-packages/joblib/externals/loky/process_executor.py:490)",
         "BatchedCalls.__call__ (/lib/site-packages/joblib/parallel.py:607)",
         "BatchedCalls.__call__.<locals>.<listcomp> (/lib/site-packages/joblib/parallel.py:608)"]  # fmt: skip
+RAY_WORKER = [
+    "<module> (/lib/ray/_private/workers/default_worker.py:323)",
+    "Worker.main_loop (/lib/ray/_private/worker.py:1069)",
+]
+RAY_TASK = [*RAY_WORKER, "_map_task (/lib/ray/data/_internal/execution/operators/map_operator.py:878)"]
 PARSE, READ = "parse (/home/me/train.py:20)", "fetch (/home/me/train.py:30)"
 SOURCES = {
     "/home/me/train.py:20": "key = (key * 31 + ord(letter)) & 1023", "/home/me/train.py:30": "body = response.read()",
@@ -327,6 +332,32 @@ def test_processes_that_wait_and_compute_are_told_of_both(tmp_path: Path) -> Non
         run.thread("MainThread", 0.5, 0.0, ([*SUBMITTED, READ], 25), ([*SUBMITTED, PARSE], 25), pid=pid)
     found = run.recorded().findings()
     assert "threads-and-processes" in [each.id for each in found.advice]
+
+
+@pytest.mark.parametrize(("titles", "makers"), [((["task", "rests"], ["rests", "task"]), 1), ((["task", "task"],), 2)])
+def test_processes_of_ray_that_take_turns_at_its_tasks_are_as_many_as_ran_at_once(
+    tmp_path: Path, titles: tuple[list[str], ...], makers: int
+) -> None:
+    plan = Plan(wait=0.05, step=0.01, fetch=WAITS.fetch, facts={"watched": True, "framework": "ray"})
+    run = Run(tmp_path / "r", plan)
+    run.host(0.0, busy=0.0, job=[(31, 0.0), (32, 0.0), (33, 0.0)])
+    for each in run.lines[-1]["processes"]:
+        each["name"] = "ray::ReadRange"  # set-up: before the loop's first window
+    run.lines[-1]["t"] -= 1
+    for second, row in enumerate(titles, 1):
+        run.host(second, busy=0.0, job=[(31, 0.0), (32, 0.0)])
+        for each, title in zip(run.lines[-1]["processes"], row, strict=True):
+            each["name"] = {"task": "ray::MapBatches(parse)", "rests": "ray::IDLE"}[title]
+    for pid in (31, 32):
+        run.thread("MainThread", 0.4, 0.0, ([*RAY_TASK, PARSE], 21), (RAY_WORKER, 27), pid=pid)
+        # Arguments that are unpickled are no work of the user's.
+        run.stacks(
+            pid, [*RAY_WORKER, "deserialize_objects (/lib/ray/_private/worker.py:960)", "loads (/lib/pickle.py:1)"], 2
+        )
+    found = pool(run)
+    assert (found.kind, found.makers) == ("processes", makers)
+    assert found.busy == pytest.approx(0.84)
+    assert [(work.stage, work.where) for work in found.work] == [("decode", "train.py:20")]
 
 
 def test_a_damaged_account_is_left_out(tmp_path: Path) -> None:
