@@ -64,13 +64,13 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "number": _COUNT, "num_workers": _whole(0, MAX_WORKERS), "batch_size": _COUNT, "prefetch_factor": _whole(1, MAX_WORKERS),
-    "samples": _COUNT, "shards": _COUNT, "prefetch_batches": _COUNT, "local_shuffle_buffer_size": _COUNT,
+    "samples": _COUNT, "shards": _COUNT, "cache_bytes": _MOMENT, "stored_bytes": _MOMENT, "prefetch_batches": _COUNT, "local_shuffle_buffer_size": _COUNT,
     **dict.fromkeys(
         ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"), _is(bool)
     ),
     **dict.fromkeys(
         ("name", "where", "type", "start_method", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset",
-         "dataset_where", "sampler_where", "path", "handle", "transforms", "framework"), _is(str)),
+         "dataset_where", "sampler_where", "path", "handle", "transforms", "framework", "cache_knob"), _is(str)),
 }  # fmt: skip
 # A counter that could not be read once goes back to 0; -1 stands for unknown.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}

@@ -73,6 +73,8 @@ class Plan:
     step_cpu: float = 1.0
     step_runq: float = 0.0
     workers: int = 0
+    # So many of the workers make no batch.
+    idle: int = 0
     fetch: Fetch = field(default_factory=Fetch)
     startup: float = 0.0
     shutdown: float = 0.0
@@ -270,6 +272,7 @@ class Made:
         return now, cpu
 
     def _make(self, process: Process, workers: Sequence[Process], plan: Plan, now: float) -> None:
+        workers = workers[: len(workers) - plan.idle]
         for place, worker in enumerate(workers):
             free = now
             for task in range(place, plan.batches, len(workers)):

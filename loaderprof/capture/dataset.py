@@ -11,6 +11,8 @@ import sys
 import types
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
+from loaderprof.capture import caches
+
 # So many objects are looked at, and so many of each container.
 MAX_OBJECTS, MAX_ITEMS = 300, 32
 _URL = re.compile(r"^[a-z][a-z0-9+.-]{1,15}://[^\s]{1,1000}$")
@@ -39,6 +41,7 @@ def facts(dataset: Any, iterable: bool, split_elsewhere: bool) -> Dict[str, Any]
                 found["shards"] = len(item)
         if iterable:
             found["splits"] = True if split_elsewhere else _splits(type(dataset))
+            found.update(caches.facts(type(dataset), _attributes(dataset)))
     except Exception:  # a container that another thread changes meanwhile, an object that is not what it seems
         return found
     return found

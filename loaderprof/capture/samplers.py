@@ -147,8 +147,17 @@ def _process_entry(process: psutil.Process) -> dict[str, Any] | None:
                 "status": process.status(), "created": process.create_time(),
                 # Of children that ended and were waited for; Linux and macOS tell.
                 "children": times.children_user + times.children_system if hasattr(times, "children_user") else None,
+                "written": _written(process),
             }  # fmt: skip
     except psutil.Error:
+        return None
+
+
+def _written(process: psutil.Process) -> int | None:
+    """Return the bytes that a process has written to files and pipes so far; None where the system does not tell."""
+    try:
+        return getattr(process.io_counters(), "write_chars", None)
+    except (psutil.Error, AttributeError, OSError):
         return None
 
 

@@ -58,6 +58,7 @@ _RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
 _POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*|ray/.*)\.py:")
 _MACHINERY = re.compile(
     r"/(?:threading|queue|selectors|weakref)\.py$|/concurrent/futures/\w+\.py$|"
+    r"/asyncio/(?:base_events|events|futures|locks|queues|runners|selector_events|tasks|threads|unix_events)\.py$|"
     r"/multiprocessing/\w+\.py$|/joblib/|/ray/(?:_private|_raylet|thirdparty_files|data/(?:_internal|block))\b|<frozen |<string>"
 )
 _RAY = re.compile(r"\(.*/ray/")

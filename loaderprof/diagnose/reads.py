@@ -14,7 +14,7 @@ import numpy as np
 
 from loaderprof import intake
 from loaderprof.diagnose import operators
-from loaderprof.diagnose.timeline import Loop
+from loaderprof.diagnose.timeline import Loop, origin_of
 from loaderprof.recording import Recording
 from loaderprof.stacks import StackSamples
 
@@ -50,6 +50,7 @@ class Reads:
         path: what lies there.
         largest: the path and the size of the largest data file that makers held open.
         held_open: how many data files they held open.
+        written_again: bytes an epoch that worker processes wrote after the first epoch, to files and pipes, at the least.
     """
 
     asked_bytes: float | None = None
@@ -62,6 +63,7 @@ class Reads:
     path: str | None = None
     largest: tuple[str, int] | None = None
     held_open: int = 0
+    written_again: float | None = None
 
     @property
     def over_network(self) -> bool:
@@ -100,7 +102,24 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
         faults=float(made.faults[usual].mean()) if known else None, opened=_opened(recording, loop),
         remote=share(REMOTE), command=share(COMMAND), file_system=kind, path=path,
         largest=max(files.items(), key=lambda item: item[1], default=None), held_open=len(files),
+        written_again=_written_again(recording, loop),
     )  # fmt: skip
+
+
+def _written_again(recording: Recording, loop: Loop) -> float | None:
+    batches = sum(epoch.batches for epoch in loop.epochs[1:])
+    if not batches or not loop.num_workers:
+        return None
+    since = origin_of(recording) + loop.epochs[1].begun * 1e9
+    pids = set(loop.made.pid.tolist())
+    written: dict[int, list[int]] = {}
+    for sample in recording.host:
+        for process in sample.get("processes", ()) if sample["t"] >= since else ():
+            if process["pid"] in pids and isinstance(process.get("written"), int):
+                written.setdefault(process["pid"], []).append(process["written"])
+    if not written:
+        return None
+    return sum(each[-1] - each[0] for each in written.values()) * loop.epochs[0].batches / batches
 
 
 def _opened(recording: Recording, loop: Loop) -> float | None:

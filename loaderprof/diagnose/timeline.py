@@ -96,6 +96,14 @@ class Loop:
         return int(self.facts.get("num_workers") or 0)
 
     @property
+    def idle_workers(self) -> int:
+        """Workers that made no batch of an iterable dataset, which has fewer shards than there are workers."""
+        shards, at_work = self.facts.get("shards"), len(np.unique(self.made.worker))
+        if not isinstance(shards, int) or not self.facts.get("iterable") or not 0 < at_work <= shards:
+            return 0
+        return max(0, self.num_workers - shards)
+
+    @property
     def batches(self) -> int:
         """Batches taken in all."""
         return int(self.count.sum())
@@ -181,7 +189,7 @@ class Timeline:
 def build(recording: Recording) -> Timeline:
     """Return the loops of a recording."""
     tables = recording.tables
-    origin = recording.meta.get("started_ns") or _first_time(tables)
+    origin = origin_of(recording)
     ended = recording.meta.get("ended_ns")
     spans = _spans(tables)
     loops = []
@@ -194,6 +202,11 @@ def build(recording: Recording) -> Timeline:
                     loops.append(loop)
     loops.sort(key=lambda loop: -loop.span_s)
     return Timeline(recording, origin, (ended - origin) / 1e9 if ended else None, loops)
+
+
+def origin_of(recording: Recording) -> int:
+    """Return the moment from which a recording's seconds are counted."""
+    return recording.meta.get("started_ns") or _first_time(recording.tables)
 
 
 def _first_time(tables: dict[str, Table]) -> int:

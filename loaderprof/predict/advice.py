@@ -16,7 +16,7 @@ import numpy as np
 from loaderprof.diagnose.breakdown import MANY_THREADS
 from loaderprof.diagnose.scene import Scene, of_tensors
 from loaderprof.diagnose.verdict import MIN_GAIN
-from loaderprof.findings import Advice, Costs
+from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.predict import ray_advice
 from loaderprof.predict.change import Change, Facts, Rule, may_be_full
 from loaderprof.predict.data_advice import DATA_RULES
@@ -27,6 +27,7 @@ from loaderprof.predict.edits import WORKER_START_S, faster, with_settings
 from loaderprof.predict.knobs import spoken
 from loaderprof.predict.pool_advice import POOL_RULES
 from loaderprof.predict.removal import STRAGGLER_RATIO, Model, without
+from loaderprof.predict.stream_advice import STREAM_RULES, UNPREDICTED_RULES
 from loaderprof.predict.together import Offer, together
 from loaderprof.predict.weigh import BORDER_ERROR_PER_LOG, weigh
 
@@ -43,6 +44,8 @@ MIN_HOST_GAIN = 0.1
 SLICED_RATIOS = (2.4, 8.0, 13.0)
 # What a forked worker keeps of setting itself up: what its dataset opens, at least at most, likely, and at best.
 FORKED_KEPT = (0.5, 0.15, 0.0)
+# A gain that one run cannot tell.
+UNKNOWN = Expected(None, None, None, None)
 
 
 def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple[Advice, ...]:
@@ -67,7 +70,10 @@ def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple
     ]
     offers.sort(key=lambda offer: -(offer.expected.low or 0.0))
     joint = together(offers, rules, scene, base, before_s, facts)
-    told = (*(offer.change.advice(offer.expected) for offer in offers), *((joint,) if joint is not None else ()))
+    told = [offer.change.advice(offer.expected) for offer in offers]
+    if least <= 0.0 and rules is RULES:
+        told += [change.advice(UNKNOWN) for rule in UNPREDICTED_RULES for change in rule(scene, base, facts)]
+    told += [joint] if joint is not None else []
     return tuple(spoken(each, scene.loop.facts.get("framework")) for each in told)
 
 
@@ -76,7 +82,8 @@ def _workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     now, cap = base.settings.num_workers, max(1, int(base.cores))
     candidates = sorted({*range(1, min(cap, 8) + 1), *(n for n in (12, 16, 24, 32) if n <= cap), cap})
     runs = {number: with_settings(base, num_workers=number).pace_s() for number in candidates if number != now}
-    if not runs:
+    # More workers than shards would be idle too; fewer than workers are left as they are.
+    if not runs or scene.loop.idle_workers:
         return
     best = min(runs.values())
     number = min(n for n, total in runs.items() if total <= 1.01 * best)
@@ -196,7 +203,8 @@ def _read_ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     blocked = sum(piece.blocked_s for piece in scene.parts.pieces if piece.stage == "read")
     batch = int(scene.loop.facts.get("batch_size") or 1)
     at_once = any(name.endswith(".__getitems__") for name in scene.operators)
-    if batch < 2 or at_once or blocked < 0.3 * (scene.parts.wall_s or math.inf):
+    # An iterable dataset is not asked for samples by their index.
+    if batch < 2 or at_once or scene.loop.facts.get("iterable") or blocked < 0.3 * (scene.parts.wall_s or math.inf):
         return
     threads = min(READ_THREADS, batch)
     costs = base.costs
@@ -299,7 +307,7 @@ def _lighter_loop(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
 
 RULES: tuple[Rule, ...] = (
     _workers, _persistent, _start_method, _prefetch, _out_of_order, *DEVICE_RULES, *DATA_RULES, _sliced, faster_decoder, _read_ahead, _keep_open,
-    _threads, _cheaper, _lighter_loop, *DELIVERY_RULES,
+    _threads, _cheaper, _lighter_loop, *DELIVERY_RULES, *STREAM_RULES,
 )  # fmt: skip
 WATCHED_RULES: tuple[Rule, ...] = (
     *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,

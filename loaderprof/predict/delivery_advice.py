@@ -102,9 +102,9 @@ def _no_workers(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         return
     models = in_process(base)
     change = _spanning(
-        base, models, "no-workers", f"Make batches in the training process: num_workers=0, not {base.settings.num_workers}",
+        base, models, "no-workers", f"Make batches in the training process: num_workers=0, not {scene.loop.num_workers}",
         "Handing a batch over costs more than making it does.", scene.loop.facts.get("where"), {"num_workers": 0},
-        {"num_workers": base.settings.num_workers}, Costs(-float(base.settings.num_workers), 0, "one argument"),
+        {"num_workers": scene.loop.num_workers}, Costs(-float(scene.loop.num_workers), 0, "one argument"),
         f"{scene.loop.name} = DataLoader(..., num_workers=0)",
     )  # fmt: skip
     # One run with workers cannot promise this where it may as well lose.

@@ -156,7 +156,7 @@ def model(
         sync_every=1 if device is not None and _synchronous(loop, device) else None,
     )
     settings = Settings(
-        num_workers=workers, prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
+        num_workers=workers - loop.idle_workers, prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
     )  # fmt: skip

@@ -62,6 +62,17 @@ CHANGES: dict[str, Change] = {
         setting=False,
         code='webdataset.WebDataset("train-{000..099}.tar", shardshuffle=100).shuffle(1000)',
     ),
+    "more-shards": Change(
+        "Split a streamed dataset into as many shards as there are workers, or a multiple: those without one are idle",
+        setting=False,
+        code="dataset.to_iterable_dataset(num_shards=8)  # Hugging Face datasets; others: more files",
+    ),
+    "larger-cache": Change(
+        "Let the local cache of a streamed dataset hold all of its shards (`cache_limit` of mosaicml-streaming, "
+        "`max_cache_size` of litdata): else they are fetched anew in every epoch",
+        setting=False,
+        code='StreamingDataset(..., cache_limit="200gb")',
+    ),
     "uint8-batches": Change(
         "Send images as uint8, and make them floats after the copy to the device: a quarter of the bytes",
         setting=False,

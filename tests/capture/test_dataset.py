@@ -54,6 +54,34 @@ def test_a_handle_in_a_dataset_is_named(tmp_path: Path) -> None:
     assert found(Holder(path=tmp_path))["handle"] is None
 
 
+def library(name: str) -> type[Holder]:
+    """Return a class of a library's, and one of the user's that inherits it."""
+    base = type("StreamingDataset", (Holder,), {"__module__": name})
+    return type("Pictures", (base,), {"__module__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "told"),
+    [
+        ("streaming.base.dataset", {"cache_limit": 500}, (500, None)),
+        (
+            "streaming.base.dataset",
+            {"cache_limit": 500, "shards": [Holder(file_pairs=[(Holder(bytes=n), None)]) for n in (300, 400)]},
+            (500, 700),
+        ),
+        ("streaming.base.dataset", {"cache_limit": None, "shards": []}, None),
+        ("litdata.streaming.dataset", {"max_cache_size": "1.5GB"}, (1_500_000_000, None)),
+        ("litdata.streaming.dataset", {"max_cache_size": 0.9}, None),
+        ("litdata.streaming.dataset", {"max_cache_size": None}, None),
+        ("mine", {"cache_limit": 500}, None),
+    ],
+)
+def test_a_cache_of_a_streamed_dataset(name: str, held: dict[str, Any], told: tuple[int, int | None] | None) -> None:
+    facts = found(library(name)(**held), iterable=True)
+    assert (facts.get("cache_bytes"), facts.get("stored_bytes")) == (told or (None, None))
+    assert (facts.get("cache_knob") is not None) == (told is not None)
+
+
 class Compose(Holder):
     """Stands for a library's chain of transforms."""
 

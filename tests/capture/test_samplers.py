@@ -270,7 +270,7 @@ def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypat
 
 def test_one_long_task_of_ray_is_looked_at_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, now = StackSampler(), [100.0]
-    monkeypatch.setattr(samplers, "_title", lambda pid: "ray::MapBatches(parse)")
+    monkeypatch.setattr(samplers, "_title", lambda _: "ray::MapBatches(parse)")
     monkeypatch.setattr(samplers.time, "monotonic", lambda: now[0])
     alive: Any = {10: 10}
     assert sampler._of_ray(alive) == []

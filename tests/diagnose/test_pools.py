@@ -259,6 +259,7 @@ def test_a_loop_without_makers_or_with_a_loader_has_no_pool(tmp_path: Path) -> N
         ((f"Queue.get ({LIB}/queue.py:171)", f"Condition.wait ({LIB}/threading.py:327)"), None),
         (("produce (/home/me/train.py:41)",), None),
         (("produce (/home/me/train.py:40)", f"Queue.put ({LIB}/queue.py:140)"), None),
+        (("train (/home/me/train.py:99)", f"set_result ({LIB}/concurrent/futures/_base.py:550)", f"send ({LIB}/asyncio/selector_events.py:139)"), None),
         ((READ,), "read"),
         (("load (/home/me/train.py:50)", f"socket.readinto ({LIB}/socket.py:706)"), "read"),
         (("load (/home/me/train.py:50)", "ImageFile.load (/lib/PIL/ImageFile.py:1)"), "decode"),

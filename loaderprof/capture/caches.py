@@ -1,0 +1,46 @@
+"""How much of a streamed dataset is kept on local disk, by its library's own setting; found by looking, as in `dataset`.
+
+Standard library only, Python >= 3.8.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, Optional
+
+# Of so many shards the sizes are added up, once a loader.
+MAX_SHARDS = 20_000
+_SIZE = re.compile(r"^([0-9.]+) *([kmgt]?)b?$", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def facts(kind: type, state: Dict[Any, Any]) -> Dict[str, Any]:
+    """Return the setting that limits what is kept, its bytes and those of all shards; what is not known is left out.
+
+    Args:
+        kind: the dataset's class.
+        state: its attributes.
+    """
+    libraries = {each.__module__.split(".")[0] for each in kind.__mro__}
+    if "streaming" in libraries:
+        return _told("cache_limit", state.get("cache_limit"), _stored(state.get("shards")))
+    if "litdata" in libraries:
+        return _told("max_cache_size", state.get("max_cache_size"), None)
+    return {}
+
+
+def _told(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
+    match = _SIZE.match(limit) if type(limit) is str else None
+    if match is not None:
+        limit = int(float(match[1]) * _UNITS[match[2].lower()])
+    if type(limit) is not int or limit <= 0:
+        return {}
+    return dict({"cache_knob": knob, "cache_bytes": limit}, **({} if stored is None else {"stored_bytes": stored}))
+
+
+def _stored(shards: Any) -> Optional[int]:
+    """Return the bytes of all shards as they lie on local disk; None where the library keeps them otherwise."""
+    if type(shards) is not list or len(shards) > MAX_SHARDS:
+        return None
+    files: List[Any] = [pair[0] for shard in shards for pair in vars(shard)["file_pairs"]]
+    return sum(int(vars(file)["bytes"]) for file in files)
