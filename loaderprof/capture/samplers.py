@@ -31,7 +31,8 @@ HOST_BUDGET = 0.002
 LOOK_BUDGET = 0.01
 # A short run needs its samples close together; a longer one does not.
 FIRST_SAMPLES = 6
-# py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets.
+# py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets, and one more after its first
+# batch where that comes late.
 STACK_BUDGET = 0.005
 WINDOW_S = 2
 RATE_HZ = 25
@@ -211,6 +212,9 @@ class StackSampler:
         self._locks_of: int | None = None
         self._open: list[list[Any]] = []
         self._windows = 0
+        # When the job was first seen to have taken a batch, and whether a window has begun since.
+        self._batches_at: float | None = None
+        self._saw_batches = False
         # By process of Ray and title of its task: since when it has been at its first one, or at one after the other.
         self._tasks_since: dict[tuple[int, str], float] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
@@ -255,12 +259,18 @@ class StackSampler:
 
     def _due(self, job: Job) -> list[int]:
         """Return the processes of a window that is due; none where it is not, or would pass the budget."""
-        if job.first_batch_at is None:
-            job.writers()
-        elif time.monotonic() - job.first_batch_at >= FIRST_WINDOW_AFTER_S:
-            cost = self.cpu_s / max(1, self._windows)
-            if self._windows == 0 or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
-                return self._choose(job, job.writers())
+        now = time.monotonic()
+        if job.first_batch_at is None or self._batches_at is None:
+            writers = job.writers()
+            self._batches_at = now if any(job.has_batches(pid) for pid in writers) else None
+        if job.first_batch_at is None or now - job.first_batch_at < FIRST_WINDOW_AFTER_S:
+            return []
+        cost = self.cpu_s / max(1, self._windows)
+        # What a window showed of a job that was still starting tells nothing of its batches.
+        missed = not self._saw_batches and self._batches_at is not None
+        first = self._windows == 0 or (missed and now - (self._batches_at or now) >= FIRST_WINDOW_AFTER_S)
+        if first or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
+            return self._choose(job, job.writers())
         return []
 
     def _choose(self, job: Job, writers: list[int]) -> list[int]:
@@ -298,6 +308,7 @@ class StackSampler:
         self._used, self._open = usage.account(pids), usage.open_files(pids)
         self._begun_ns = time.perf_counter_ns()
         self._windows += 1
+        self._saw_batches = self._batches_at is not None
         self._looks, self._locks_of = {}, pids[0] if locks else None
         # Threads behind a watched iterable share one lock: a second look tells how much of the time it is held.
         looks = [(pid, "--idle") for pid in pids] + [(pid, "--gil") for pid in pids[:1] if locks]

@@ -250,6 +250,25 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
     sampler.close()
 
 
+def test_a_window_before_the_first_batch_is_followed_by_one_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, job, now, batches = StackSampler(), Job(1, None), [10.0], [False]
+    job.first_batch_at = 0.0
+    monkeypatch.setattr(samplers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(job, "has_batches", lambda _: batches[0])
+    monkeypatch.setattr(sampler, "_choose", lambda *_: [1])
+    monkeypatch.setattr(samplers.subprocess, "Popen", lambda *_, **__: None)
+    sampler.cpu_s = 1.0  # the budget allows nothing more
+    due = []
+    for second in range(8):
+        now[0], batches[0] = 10.0 + second, second >= 3
+        due.append(sampler._due(job))
+        sampler._start(due[-1])
+    # One at once, and one two seconds after the first batch.
+    assert due == [[1], [], [], [], [], [1], [], []]
+    sampler._running = []
+    sampler.close()
+
+
 def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = StackSampler()
     titles = {10: "ray::IDLE", 11: "ray::IDLE", 12: "ray::_StatsActor", 13: "raylet"}
