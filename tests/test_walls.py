@@ -42,6 +42,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
         "fetches",
         "workers",
         "dataset",
+        "caches",
         "describe",
         "failures",
         "kernel",
