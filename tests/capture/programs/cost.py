@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import sys
@@ -133,27 +134,32 @@ def alternate(name: str, pairs: int, share: int, stay: bool) -> None:
 
 
 def parts(name: str) -> None:
-    """Print what the hooks' own pieces take in the main process while a loop runs, the innermost also in those around it."""
+    """Print the CPU that the hooks' own pieces take while a loop runs, in its process and in its workers, the innermost also in
+    those around it."""
     from loaderprof import journal
     from loaderprof.capture import fetches, iterators
 
-    spent: dict[str, list[int]] = {}
+    # Shared with the workers, which are forked.
+    spent: dict[str, Any] = {}
 
     def clocked(owner: Any, function: str) -> None:
-        original, seen = getattr(owner, function), spent.setdefault(f"{owner.__name__}.{function}", [0, 0])
+        original = getattr(owner, function)
+        seen = spent[f"{owner.__name__}.{function}"] = multiprocessing.Array("q", 2)
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter_ns()
+            begun = time.thread_time_ns()
             try:
                 return original(*args, **kwargs)
             finally:
-                seen[0], seen[1] = seen[0] + 1, seen[1] + time.perf_counter_ns() - begun
+                took = time.thread_time_ns() - begun
+                with seen:
+                    seen[0], seen[1] = seen[0] + 1, seen[1] + took
 
         setattr(owner, function, called)
 
     for function in ("_asked", "_taken", "_open", "_flush"):
         clocked(iterators.Iteration, function)
-    for function in ("_snapshot", "_fetched", "_enter"):
+    for function in ("_snapshot", "_fetched", "_enter", "put"):
         clocked(fetches.Fetches, function)
     clocked(journal.Journal, "write")
     epoch(name, 10)
@@ -162,7 +168,7 @@ def parts(name: str) -> None:
     taken = epoch(name, 2)
     for piece, (calls, ns) in spent.items():
         if calls:
-            print(f"{piece:22} {calls:6} calls in {taken} batches, {ns / calls / 1000:7.1f} us each")
+            print(f"{piece:22} {calls:6} calls in {taken} batches, {ns / calls / 1000:7.1f} us of CPU each")
 
 
 def scale(slower: float) -> None:
