@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,10 @@ SLOW = ("map_workers", "spawn", "forkserver", "fork", "weighted", "stateful", "c
 DEEP = {"LOADERPROF_DEPTH_PERIOD_NS": "0"}
 # Two jobs at once on few cores: threads that wait for each other by spinning would take most of the time.
 CALM = {"OMP_NUM_THREADS": "1"}
+GIVEN_UP = re.compile(
+    r"Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__ at \w+>\nTraceback \(most recent call last\):\n"
+    r"(?: .*\n)+AssertionError: can only test a child process\n"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def test_same_end(fast: tuple[Outcome, Outcome]) -> None:
     bare, hooked = fast
     assert (bare.code, hooked.code) == (0, 0)
     assert hooked.stdout == bare.stdout
-    assert "Traceback" not in bare.stderr + hooked.stderr
+    # In a forked process torch before 2.6 now and then gives up an iterator of its parent's, and says so.
+    assert "Traceback" not in GIVEN_UP.sub("", bare.stderr + hooked.stderr)
     assert_seen(hooked)
 
 
