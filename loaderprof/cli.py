@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         typed = list(sys.argv[1:] if arguments is None else arguments)
         typed, job, launcher = _split_job(typed)
-        options = parser().parse_args(typed)
+        options, unknown = parser().parse_known_args(typed)
+        if unknown:
+            raise UsageError(
+                f"unrecognized arguments: {' '.join(unknown)}",
+                f"loaderprof {options.verb or ''} --help".replace("  ", " "),
+            )
         options.job, options.launcher = job, launcher
         if options.verb is None:
             parser().print_help()

@@ -73,7 +73,7 @@ def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) ->
         (["run", "--set", "pin_memory=4", "train.py"], "pin_memory=4", ""),
         (["run", "--set", "train.batch_size=0", "train.py"], "batch_size=0", ""),
         (["run", "--set", "multiprocessing_context=thread", "train.py"], "multiprocessing_context=thread", ""),
-        (["run", "--nonsense", "train.py"], "--nonsense", "loaderprof --help"),
+        (["run", "--nonsense", "train.py"], "--nonsense", "loaderprof run --help"),
         (["run", "-o", "r", "train.py"], "r is not empty", "--force"),
         (["run", "-o", "train.py", "train.py"], "train.py is a file", "ANOTHER_FOLDER"),
         (["run", "-o", "train.py/inside", "train.py"], "cannot be written", "-o"),

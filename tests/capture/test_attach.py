@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,13 @@ import pytest
 
 from loaderprof import recording
 from loaderprof.capture import attach
+from loaderprof.capture.environment import stacks_remedy
 from loaderprof.errors import LoaderprofError, OutputError, UsageError
 
 PROGRAM = Path(__file__).parent / "programs" / "timed.py"
 PATIENCE_S = 60
+# Root without its rights is held to what holds for any user.
+NO_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or attach.find_py_spy() is None, reason="needs /proc and py-spy"
 )
@@ -50,9 +54,9 @@ class Job:
         return output
 
 
-def start(log: Path, *numbers: str) -> Job:
+def start(log: Path, *numbers: str, place: tuple[str, ...] = ()) -> Job:
     shell = subprocess.Popen(
-        ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, str(PROGRAM), *numbers, str(log)],
+        [*place, "/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, str(PROGRAM), *numbers, str(log)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert shell.stdout is not None
@@ -70,9 +74,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         started.end()
 
 
-def loaderprof(*words: str) -> subprocess.Popen[str]:
+def loaderprof(*words: str, place: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "loaderprof", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*place, sys.executable, "-m", "loaderprof", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -163,6 +167,25 @@ def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path) -
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
+needs_rights = pytest.mark.skipif(
+    subprocess.run([*NO_RIGHTS, "true"], capture_output=True, check=False).returncode != 0
+    if shutil.which("setpriv")
+    else True,
+    reason="needs root and setpriv, to give up root's rights",
+)
+
+
+@needs_rights
+def test_a_job_with_more_rights_than_ours_is_refused(job: Job, tmp_path: Path) -> None:
+    process = loaderprof("attach", str(job.pid), "--duration", "2", "-o", str(tmp_path / "none"), place=NO_RIGHTS)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stdout) == (2, "")
+    sentence, hint = stderr.splitlines()
+    assert sentence == f"loaderprof: py-spy is not allowed to look into process {job.pid}"
+    assert hint == f"  {stacks_remedy()}"
+    assert not (tmp_path / "none").exists()
+
+
 # Last of those on the shared job: it ends it.
 def test_the_job_goes_on_and_ends_as_if_nobody_had_been_there(job: Job, visit: Visit) -> None:
     assert visit.code == 0
@@ -188,6 +211,21 @@ def test_a_job_without_workers_waits_while_it_makes_its_batches(tmp_path: Path) 
     truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
     assert found.verdict.wait_share == pytest.approx(truth, abs=0.09)  # five seconds: 250 samples at most
     assert found.verdict.bottleneck in ("decode", "transform")
+
+
+@needs_rights
+def test_no_right_is_needed_for_a_job_of_ones_own(tmp_path: Path) -> None:
+    job = start(tmp_path / "log", "1", "2", "0", "2", place=NO_RIGHTS)
+    process = loaderprof(
+        "attach", str(job.pid), "--duration", "2", "-o", str(tmp_path / "seen"), "--no-html", place=NO_RIGHTS
+    )
+    try:
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+    finally:
+        output = job.end()
+    assert process.returncode == 0, stderr
+    assert output.endswith(" batches, True\n")
+    assert recording.read(tmp_path / "seen").findings().verdict.wait_share is not None
 
 
 def refusal(pid: int) -> LoaderprofError:
