@@ -2,7 +2,7 @@
 
     python tests/benchmarks/overhead.py [--only NAME] [--pairs N]   bare and with capture in turns (A B A B ...)
     python tests/benchmarks/overhead.py --full                      with the samplers beside the job, and the report
-    python tests/benchmarks/overhead.py --inside --pairs 500        epochs with and without capture in one process
+    python tests/benchmarks/overhead.py --inside --pairs 100        epochs of a second with and without capture in one process
     python tests/benchmarks/overhead.py --starts --pairs 100        what an epoch's start costs, where workers are made anew
     python tests/benchmarks/overhead.py --instructions              counted by valgrind: no noise at all
     python tests/benchmarks/overhead.py --parts --only memory       what each piece of the hooks takes inside a loop

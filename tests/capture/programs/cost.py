@@ -1,8 +1,9 @@
 """Loops that cost the same each time: `cost.py samples | batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
 
-ALTERNATE=N: N pairs of epochs, with capture off and on, each with workers of its own that stay. STARTS=N: the same of epochs of one batch,
-each of which starts its workers. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is N times slower than a real one, as an
-emulator is; what capture takes its own cost for is scaled, so that it stamps as many batches as on a real one.
+ALTERNATE=N: N pairs of epochs of about a second, with capture off and on, each with workers of its own that stay. STARTS=N: the
+same of epochs of one batch, each of which starts its workers. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is
+N times slower than a real one, as an emulator is; what capture takes its own cost for is scaled, so that it stamps as many
+batches as on a real one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset, dataloader
 
+# The fraction of each loop that takes about a second.
+SECOND = {"samples": 4, "batches": 4, "steps": 8, "memory": 2, "tiny": 3}
 # What capture replaces in the classes and modules of a DataLoader.
 HOOKED = ("__init__", "_reset", "_next_data", "_next_index", "fetch", "_worker_loop", "_pin_memory_loop")
 
@@ -165,10 +168,13 @@ def parts(name: str) -> None:
     epoch(name, 10)
     for seen in spent.values():
         seen[:] = 0, 0
+    before = used()
     taken = epoch(name, 2)
+    whole_ns = 1e9 * (used() - before)
+    print(f"{taken} batches of {whole_ns / taken / 1000:.1f} us of CPU")
     for piece, (calls, ns) in spent.items():
         if calls:
-            print(f"{piece:22} {calls:6} calls in {taken} batches, {ns / calls / 1000:7.1f} us of CPU each")
+            print(f"{piece:22} {calls:6} calls, {ns / calls / 1000:7.1f} us of CPU each: {ns / whole_ns:6.2%}")
 
 
 def scale(slower: float) -> None:
@@ -188,7 +194,7 @@ if __name__ == "__main__":
     if "PARTS" in os.environ:
         parts(chosen)
     elif "ALTERNATE" in os.environ:
-        alternate(chosen, int(os.environ["ALTERNATE"]), 10, stay=True)
+        alternate(chosen, int(os.environ["ALTERNATE"]), SECOND[chosen], stay=True)
     elif "STARTS" in os.environ:
         alternate(chosen, int(os.environ["STARTS"]), 4000, stay=False)
     else:
