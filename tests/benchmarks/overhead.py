@@ -2,14 +2,14 @@
 
     python tests/benchmarks/overhead.py [--only NAME] [--pairs N]   bare and with capture in turns (A B A B ...)
     python tests/benchmarks/overhead.py --full                      with the samplers beside the job, and the report
-    python tests/benchmarks/overhead.py --inside --pairs 100        epochs of a second with and without capture in one process
+    python tests/benchmarks/overhead.py --inside --pairs 500        blocks of 0.2 s without and with capture in one process
     python tests/benchmarks/overhead.py --starts --pairs 100        what an epoch's start costs, where workers are made anew
     python tests/benchmarks/overhead.py --instructions              counted by valgrind: no noise at all
     python tests/benchmarks/overhead.py --parts --only memory       what each piece of the hooks takes inside a loop
     python tests/benchmarks/overhead.py --peers                     other profilers on the same loops
 
 Compared is the CPU time (user + system) of the whole process tree; capture is what runs inside the job. Runs of one job
-differ by some percent on a shared machine, epochs of one process by less. Instructions are those of an emulated
+differ by some percent on a shared machine, blocks of one process by less. Instructions are those of an emulated
 processor, which knows no noise and no caches; long loops less short ones, so that imports do not count.
 """
 
@@ -124,7 +124,7 @@ def compare(name: str, pairs: int, full: bool, folder: str) -> None:
 
 
 def alternated(name: str, how: str, pairs: int) -> list[Any]:
-    """Return what pairs of epochs, with and without capture, took in one process."""
+    """Return the seconds of CPU that pairs of one process, without capture and with it, took."""
     with tempfile.TemporaryDirectory() as journals:
         environment = {**job_environment(Path(journals), {}, os.environ), how: str(pairs)}
         command = [sys.executable, *LOOPS[name][0]]
@@ -133,11 +133,10 @@ def alternated(name: str, how: str, pairs: int) -> list[Any]:
 
 
 def inside(name: str, pairs: int) -> None:
-    """Compare epochs with and without capture, in several processes: where memory lies is luck, and lasts."""
+    """Compare blocks of batches without and with capture, in several processes: where memory lies is luck, and lasts."""
     costs = [cost for _ in range(PROCESSES) for cost in alternated(name, "ALTERNATE", pairs // PROCESSES)]
-    ratios = [b["cpu_s"] / a["cpu_s"] - 1 for a, b in costs]
-    base = statistics.median(a["cpu_s"] / a["batches"] for a, _ in costs)
-    more = statistics.median((b["cpu_s"] - a["cpu_s"]) / a["batches"] for a, b in costs)
+    ratios = [b / a - 1 for a, b in costs]
+    base, more = statistics.median(a for a, _ in costs), statistics.median(b - a for a, b in costs)
     print(
         f"{name:8} {LOOPS[name][1]}\n         {1e6 * base:.1f} µs a batch, capture {1e6 * more:+.2f} µs: {middle(ratios)} CPU"
     )
@@ -146,8 +145,7 @@ def inside(name: str, pairs: int) -> None:
 def starts(name: str, pairs: int) -> None:
     """Compare epochs of a batch or two, each of which starts its workers."""
     costs = alternated(name, "STARTS", pairs)
-    base = statistics.median(a["cpu_s"] for a, _ in costs)
-    more = [b["cpu_s"] - a["cpu_s"] for a, b in costs]
+    base, more = statistics.median(a for a, _ in costs), [b - a for a, b in costs]
     error = 1.25 * statistics.stdev(more) / len(more) ** 0.5
     print(
         f"{name:8} an epoch's start {1e3 * base:.1f} ms, capture {1e3 * statistics.median(more):+.2f} ± {1e3 * error:.2f} ms"
@@ -218,7 +216,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="how often each is run")
     parser.add_argument("--only", action="append", choices=LOOPS, help="this loop alone; may be repeated")
     parser.add_argument("--full", action="store_true", help="run `loaderprof run` as well")
-    parser.add_argument("--inside", action="store_true", help="alternate epochs in one process")
+    parser.add_argument("--inside", action="store_true", help="alternate blocks of batches in one process")
     parser.add_argument("--starts", action="store_true", help="epochs that start their workers for a batch or two")
     parser.add_argument("--instructions", action="store_true", help="count instructions")
     parser.add_argument("--parts", action="store_true", help="what each piece of the hooks takes inside a loop")

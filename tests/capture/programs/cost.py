@@ -1,7 +1,7 @@
 """Loops that cost the same each time: `cost.py samples | batches | memory | tiny | steps [PART]`, PART: a fraction of the loop.
 
-ALTERNATE=N: N pairs of epochs of about a second, with capture off and on, each with workers of its own that stay. STARTS=N: the
-same of epochs of one batch, each of which starts its workers. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is
+ALTERNATE=N: N pairs of blocks of batches of one loop, with capture off and on. STARTS=N: the same of epochs of one batch, each of
+which starts its workers. PARTS=1: what each piece of capture takes. SLOWER=N: the machine is
 N times slower than a real one, as an emulator is; what capture takes its own cost for is scaled, so that it stamps as many
 batches as on a real one.
 """
@@ -22,8 +22,9 @@ import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset, dataloader
 
-# The fraction of each loop that takes about a second.
-SECOND = {"samples": 4, "batches": 4, "steps": 8, "memory": 2, "tiny": 3}
+# Batches of each loop that take about 0.2 s. The first of an epoch are stamped oftener than those after.
+BLOCK = {"samples": 25, "batches": 200, "steps": 150, "memory": 250, "tiny": 7000}
+FIRST = 100
 # What capture replaces in the classes and modules of a DataLoader.
 HOOKED = ("__init__", "_reset", "_next_data", "_next_index", "fetch", "_worker_loop", "_pin_memory_loop")
 
@@ -32,6 +33,10 @@ def busy(seconds: float) -> None:
     """About so much of CPU: a count, not a clock."""
     for _ in range(round(seconds * 4e7)):
         pass
+
+
+# Whether the hooks are to stand, as this process set them and as its workers find it.
+standing, wanted = True, multiprocessing.RawValue("b", 1)
 
 
 class Busy(Dataset):
@@ -44,6 +49,8 @@ class Busy(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        if standing != wanted.value:
+            stand(bool(wanted.value))
         busy(self.seconds)
         return torch.zeros(8)
 
@@ -62,9 +69,8 @@ class Memory(Dataset):
 
 
 @functools.cache
-def loader(name: str, share: int, stays: str = "") -> DataLoader:
-    """Return the same loader for every epoch of a loop, as jobs have it; one for each name of workers that stay."""
-    kept = bool(stays)
+def loader(name: str, share: int, kept: bool = False) -> DataLoader:
+    """Return the same loader for every epoch of a loop, as jobs have it; its workers are kept, or made anew."""
     if name == "samples":
         return DataLoader(Busy(6400 // share, 0.0016), batch_size=8, num_workers=2, persistent_workers=kept)
     if name == "batches":
@@ -76,10 +82,10 @@ def loader(name: str, share: int, stays: str = "") -> DataLoader:
     return DataLoader(Memory(100_000 // share), batch_size=1)
 
 
-def epoch(name: str, share: int, stays: str = "") -> int:
+def epoch(name: str, share: int, kept: bool = False) -> int:
     """Run one epoch of a loop, or such a fraction of it; return its batches."""
     taken = 0
-    for _ in loader(name, share, stays):
+    for _ in loader(name, share, kept):
         if name == "steps":
             busy(0.001)
         taken += 1
@@ -96,6 +102,7 @@ def used() -> float:
     return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime + living / 1e9
 
 
+@functools.cache
 def hooks() -> list[tuple[Any, str, Any, Any]]:
     """Return each hook that stands in torch: where, under which name, and what it stands for."""
     from multiprocessing import queues
@@ -111,29 +118,71 @@ def hooks() -> list[tuple[Any, str, Any, Any]]:
         if not isinstance(hook, type) and hasattr(hook, "__wrapped__") and name in HOOKED
     ]
     pickler: Any = queues._ForkingPickler  # type: ignore[attr-defined]
-    return [*found, (queues, "_ForkingPickler", pickler, pickler.__mro__[1])]
+    found.append((queues, "_ForkingPickler", pickler, pickler.__mro__[1]))
+    assert len(found) == 10
+    return found
 
 
-def alternate(name: str, pairs: int, share: int, stay: bool) -> None:
-    """Print, for each pair of epochs, what the one without any hook and the one with capture took."""
+def stand(on: bool) -> None:
+    """Put the hooks in this process, or take them out."""
+    global standing
     from loaderprof.capture.process import process
 
-    standing = hooks()
-    assert len(standing) == 10
+    standing, process.off = on, not on
+    for owner, name, hook, original in hooks():
+        setattr(owner, name, hook if on else original)
 
-    def take(off: bool) -> tuple[float, int]:
-        process.off = off
-        for owner, hooked, hook, original in standing:
-            setattr(owner, hooked, original if off else hook)
+
+def alternate(name: str, pairs: int) -> None:
+    """Print, for each pair of blocks of batches, what the one without any hook and the one with capture took.
+
+    They are of one epoch and one set of workers: of two sets one is quicker by some percent, for where its memory lies. And
+    they are short, for the machine's own pace drifts.
+    """
+    while True:
+        stand_everywhere(True)
+        costs: dict[bool, float] = {}
+        first, taken, begun = True, 0, 0.0
+        for _ in loader(name, 1, kept=True):
+            if name == "steps":
+                busy(0.001)
+            taken += 1
+            done, left = divmod(taken - FIRST, BLOCK[name])
+            if left or done < 0:
+                continue
+            now = used()
+            if done:
+                costs[standing] = (now - begun) / BLOCK[name]
+            if len(costs) == 2:
+                print(json.dumps([costs[False], costs[True]]), flush=True)
+                pairs, first = pairs - 1, not first
+                costs.clear()
+                if not pairs:
+                    return
+            stand_everywhere(first if not costs else not standing)
+            begun = used()
+
+
+def starts(name: str, pairs: int) -> None:
+    """Print, for each pair of epochs of a batch or two, what the one without any hook and the one with capture took."""
+
+    def take(on: bool) -> float:
+        stand_everywhere(on)
         before = used()
-        taken = epoch(name, share, stay * ("without" if off else "with"))
-        return used() - before, taken
+        epoch(name, 4000)
+        return used() - before
 
-    for off in (True, False, True, False):
-        take(off)
+    for on in (True, False):
+        take(on)
     for turn in range(pairs):
-        costs = {off: take(off) for off in ((True, False) if turn % 2 else (False, True))}
-        print(json.dumps([{"cpu_s": cpu_s, "batches": taken} for cpu_s, taken in (costs[True], costs[False])]))
+        costs = {on: take(on) for on in ((False, True) if turn % 2 else (True, False))}
+        print(json.dumps([costs[False], costs[True]]))
+
+
+def stand_everywhere(on: bool) -> None:
+    """Put the hooks in this process and, with their next sample, in its workers; or take them out."""
+    wanted.value = on
+    stand(on)
 
 
 def parts(name: str) -> None:
@@ -194,8 +243,8 @@ if __name__ == "__main__":
     if "PARTS" in os.environ:
         parts(chosen)
     elif "ALTERNATE" in os.environ:
-        alternate(chosen, int(os.environ["ALTERNATE"]), SECOND[chosen], stay=True)
+        alternate(chosen, int(os.environ["ALTERNATE"]))
     elif "STARTS" in os.environ:
-        alternate(chosen, int(os.environ["STARTS"]), 4000, stay=False)
+        starts(chosen, int(os.environ["STARTS"]))
     else:
         epoch(chosen, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
