@@ -18,7 +18,7 @@ def main() -> None:
             Smoothed(keys="image"),
         ]
     )
-    loader = ThreadDataLoader(Dataset(pictures(64), transform), batch_size=4, buffer_size=2, num_workers=0)
+    loader = ThreadDataLoader(Dataset(pictures(96), transform), batch_size=4, buffer_size=2, num_workers=0)
     train(loader, 64, lambda batch: batch["image"])
 
 

@@ -23,7 +23,7 @@ def write(name: str, made: list[bytes]) -> str:
 
 def main() -> None:
     seeded()
-    made = pictures(16, 480) * 12
+    made = pictures(16, 480) * 24
     files = [write(f"{number}.tfrecord", made[number::4]) for number in range(4)]
     dataset = tf.data.Dataset.from_tensor_slices(files)
     dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=2, num_parallel_calls=tf.data.AUTOTUNE)
