@@ -73,7 +73,7 @@ def cost_of(command: list[str], environment: dict[str, str], folder: str, *, pyt
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
+        raise ChildProcessError(f"{' '.join(command)} failed with {process.returncode}")
     return Cost(usage.ru_utime + usage.ru_stime, time.perf_counter() - begun)
 
 
@@ -194,21 +194,25 @@ def peers(name: str, pairs: int, folder: str) -> None:
     # TraceML takes the script's arguments apart from its own.
     apart = {"TraceML": [command[0], "--args", *command[1:]] if command[1:] else command}
     known = {peer: prefix for peer, prefix in PEERS.items() if shutil.which(prefix[0])}
-    costs: dict[str, list[Cost]] = {peer: [] for peer in ("bare", *known, "loaderprof run")}
-    for _ in range(pairs):
-        costs["bare"].append(bare(command, folder))
-        for peer, prefix in known.items():
-            costs[peer].append(
-                cost_of(
-                    [*prefix, *apart.get(peer, command)], dict(os.environ), tempfile.mkdtemp(dir=folder), python=False
-                )
-            )
-        costs["loaderprof run"].append(profiled(command, folder)[0])
+    ratios: dict[str, list[tuple[float, float]]] = {peer: [] for peer in (*known, "loaderprof run")}
     print(f"{name:8} {words}")
-    for peer, seen in costs.items():
-        cpu = [each.cpu_s / alone.cpu_s - 1 for each, alone in zip(seen, costs["bare"], strict=True)]
-        wall = [each.wall_s / alone.wall_s - 1 for each, alone in zip(seen, costs["bare"], strict=True)]
-        print(f"         {peer:16} {middle(cpu)} CPU, {middle(wall)} wall", flush=True)
+    for _ in range(pairs):
+        alone = bare(command, folder)
+        for peer, seen in ratios.items():
+            try:
+                if peer in known:
+                    whole = [*known[peer], *apart.get(peer, command)]
+                    cost = cost_of(whole, dict(os.environ), tempfile.mkdtemp(dir=folder), python=False)
+                else:
+                    cost, _ = profiled(command, folder)
+            except ChildProcessError as error:
+                print(f"         {error}")
+            else:
+                seen.append((cost.cpu_s / alone.cpu_s - 1, cost.wall_s / alone.wall_s - 1))
+    for peer, seen in ratios.items():
+        if seen:
+            cpu, wall = (middle(list(each)) for each in zip(*seen, strict=True))
+            print(f"         {peer:16} {cpu} CPU, {wall} wall", flush=True)
 
 
 def main() -> None:
