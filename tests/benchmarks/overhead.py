@@ -188,27 +188,31 @@ def instructions(name: str, folder: str) -> None:
     )  # fmt: skip
 
 
+def under(prefix: list[str] | None, command: list[str], folder: str) -> Cost | None:
+    """Return what a loop costs under another profiler, or under ours; None where it did not survive that."""
+    try:
+        if prefix is None:
+            return profiled(command, folder)[0]
+        return cost_of([*prefix, *command], dict(os.environ), tempfile.mkdtemp(dir=folder), python=False)
+    except ChildProcessError as error:
+        print(f"         {error}")
+        return None
+
+
 def peers(name: str, pairs: int, folder: str) -> None:
     """Run a loop bare and under each of the other profilers that are installed, in turns."""
     command, words = LOOPS[name]
     # TraceML takes the script's arguments apart from its own.
     apart = {"TraceML": [command[0], "--args", *command[1:]] if command[1:] else command}
-    known = {peer: prefix for peer, prefix in PEERS.items() if shutil.which(prefix[0])}
-    ratios: dict[str, list[tuple[float, float]]] = {peer: [] for peer in (*known, "loaderprof run")}
+    known = {**{peer: prefix for peer, prefix in PEERS.items() if shutil.which(prefix[0])}, "loaderprof run": None}
+    ratios: dict[str, list[tuple[float, float]]] = {peer: [] for peer in known}
     print(f"{name:8} {words}")
     for _ in range(pairs):
         alone = bare(command, folder)
-        for peer, seen in ratios.items():
-            try:
-                if peer in known:
-                    whole = [*known[peer], *apart.get(peer, command)]
-                    cost = cost_of(whole, dict(os.environ), tempfile.mkdtemp(dir=folder), python=False)
-                else:
-                    cost, _ = profiled(command, folder)
-            except ChildProcessError as error:
-                print(f"         {error}")
-            else:
-                seen.append((cost.cpu_s / alone.cpu_s - 1, cost.wall_s / alone.wall_s - 1))
+        for peer, prefix in known.items():
+            cost = under(prefix, apart.get(peer, command), folder)
+            if cost is not None:
+                ratios[peer].append((cost.cpu_s / alone.cpu_s - 1, cost.wall_s / alone.wall_s - 1))
     for peer, seen in ratios.items():
         if seen:
             cpu, wall = (middle(list(each)) for each in zip(*seen, strict=True))
