@@ -69,9 +69,10 @@ class Plan:
     batches: int = 80
     wait: Amount = 0.0
     step: Amount = 0.01
-    # Shares of a step: on a core, and waiting for one.
+    # Shares of a step: on a core, and waiting for one; what other threads of the process are on cores meanwhile.
     step_cpu: float = 1.0
     step_runq: float = 0.0
+    step_others: float = 0.0
     workers: int = 0
     # So many of the workers make no batch.
     idle: int = 0
@@ -148,9 +149,9 @@ class Process:
             -1, span(receive), span(receive), count, span(wait),
         )  # fmt: skip
 
-    def end(self, number: int, asked: float, done: float, cpu: float = 0.0) -> None:
+    def end(self, number: int, asked: float, done: float, cpu: float = 0.0, others: float = 0.0) -> None:
         """The iterator had no more batches."""
-        self.journal.write(layout.END, 0, 0, number, ns(asked), ns(done), 0, span(cpu), span(cpu))
+        self.journal.write(layout.END, 0, 0, number, ns(asked), ns(done), 0, span(cpu), span(cpu + others))
 
     def fetch(self, worker: int, task: int, begun: float, plan: Fetch, *, deep: bool = False) -> None:
         """Make one batch."""
@@ -250,13 +251,13 @@ class Made:
                 process.iterator(facts, start, now, number=number, index=plan.epoch_index)
             assert number is not None
             self._make(process, workers, plan, now)
-            now, cpu = self._take(process, number, plan, now)
-            process.end(number, now, now + plan.shutdown, cpu)
+            now, *cpu = self._take(process, number, plan, now)
+            process.end(number, now, now + plan.shutdown, *cpu)
             now += plan.shutdown + plan.gap
         return now
 
-    def _take(self, process: Process, number: int, plan: Plan, now: float) -> tuple[float, float]:
-        cpu = runq = 0.0
+    def _take(self, process: Process, number: int, plan: Plan, now: float) -> tuple[float, float, float]:
+        cpu = runq = others = 0.0
         for batch in range(plan.batches):
             wait, step = at(plan.wait, batch), at(plan.step, batch)
             if not plan.workers:
@@ -265,11 +266,13 @@ class Made:
             process.take(
                 number, now, now + wait, training=plan.training, ready=plan.ready if plan.workers else -1,
                 index=plan.index, receive=plan.receive, cpu_asked=cpu, cpu_taken=cpu, runq=runq,
+                others_asked=others, others_taken=others,
             )  # fmt: skip
+            others += step * plan.step_others
             cpu += step * plan.step_cpu
             runq += step * plan.step_runq
             now += wait + step
-        return now, cpu
+        return now, cpu, others
 
     def _make(self, process: Process, workers: Sequence[Process], plan: Plan, now: float) -> None:
         workers = workers[: len(workers) - plan.idle]

@@ -186,12 +186,36 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
         return replace(base, costs=replace(base.costs, imbalance=imbalance))
 
     told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
+    step_s = float(step_runq.mean())
+    if base.costs.step_threads > 1.0:
+        told = _stepping(told, share, step_s)
 
     def waking(seconds: float) -> Model:
         return replace(told, costs=replace(told.costs, wake_s=seconds))
 
-    step_s = float(step_runq.mean())
     return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
+
+
+def _stepping(base: Model, share: float, step_s: float) -> Model:
+    """Return the model in which the workers beside a step of several threads wait no longer for cores than the run's did.
+
+    Of three threads on two cores one has a core to itself, and keeps it: mostly a worker, which never sleeps.
+
+    Args:
+        base: the loop as it ran.
+        share: of the time in which workers wanted a core, what they waited for one.
+        step_s: seconds of a step that it waited for a core.
+    """
+
+    def favouring(favour: float) -> Model:
+        return replace(base, costs=replace(base.costs, favour=favour))
+
+    told = favouring(_least(lambda favour: favouring(favour).run().core_wait_share <= share, 1.0))
+
+    def loosened(free: float) -> Model:
+        return replace(told, costs=replace(told.costs, lockstep=1.0 - free))
+
+    return loosened(_least(lambda free: loosened(free).run().step_wait_s <= step_s, 1.0))
 
 
 def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERROR) -> float:

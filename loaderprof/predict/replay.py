@@ -78,6 +78,10 @@ class Costs:
             never longer than until that batch is made.
         imbalance: how badly the system spreads threads over cores: 0, a core is idle only where nobody wants it; 1, the
             threads beyond all cores but two stay on one of these at random.
+        favour: how far the makers' threads are spared while a step of several threads wants the same cores: 0, all get an
+            even share; 1, the makers stay on cores that fewer threads share, and the step has what is left.
+        lockstep: how far a step of several threads stands still while one of them has no core: 1, it advances only while
+            all of them are on one; 0, they may as well take turns.
         wake_s: how long the loop waits for a core after it was blocked, where as many threads as cores are at work; where
             there are more, longer by as much.
     """
@@ -101,6 +105,8 @@ class Costs:
     answer_cpu_s: float = 0.0
     held_s: float = 0.0
     imbalance: float = 0.0
+    favour: float = 0.0
+    lockstep: float = 1.0
     wake_s: float = 0.0
 
 
@@ -168,7 +174,7 @@ def replay(
         ValueError: no costs, arrays of unlike length, or a count that cannot be.
     """
     _check(costs, settings, cores, neighbours, batches_per_epoch, epochs)
-    machine = _Machine(cores, neighbours, max(1.0, costs.step_threads), costs.io_slots, costs.imbalance)
+    machine = _Machine(costs, cores, neighbours)
     run = _Run(costs, settings, machine, batches_per_epoch, epochs, seed)
     machine.run(run.loop())
     return run.outcome()
@@ -197,16 +203,16 @@ class _Machine:
     so the next to finish is the top of a heap. A gang is the step of several threads that meet at barriers.
     """
 
-    def __init__(
-        self, cores: float, neighbours: float, gang_threads: float, io_slots: int | None, imbalance: float
-    ) -> None:
+    def __init__(self, costs: Costs, cores: float, neighbours: float) -> None:
         self.now = 0.0
         self._cores = cores
-        self._imbalance = imbalance * min(1.0, max(0.0, cores - 1.0))
+        self._imbalance = costs.imbalance * min(1.0, max(0.0, cores - 1.0))
         self._neighbours = neighbours
         # More threads than cores keep no more than the cores busy.
-        self._gang_threads = min(gang_threads, cores)
-        self._free_slots = math.inf if io_slots is None else io_slots
+        self._gang_threads = min(max(1.0, costs.step_threads), cores)
+        self._favour = costs.favour
+        self._barriers = 1.0 + (self._gang_threads - 1.0) * costs.lockstep
+        self._free_slots = math.inf if costs.io_slots is None else costs.io_slots
         self._readers: deque[tuple[Actor, float]] = deque()
         self._ready: deque[Actor] = deque()
         self._timers: list[tuple[float, int, Actor, bool]] = []
@@ -256,9 +262,7 @@ class _Machine:
 
     def _advance(self) -> None:
         """Move time to the next thing that ends, and wake who waited for it."""
-        share = self._share(self._demand())
-        # Between barriers a gang advances only while all its threads are on a core.
-        gang_share = share**self._gang_threads
+        share, gang_share = self._shares()
         timer = self._timers[0][0] if self._timers else math.inf
         single = self.now + (self._running[0][0] - self._virtual) / share if self._running else math.inf
         gang = self.now + self._gang_left / gang_share if self._gang else math.inf
@@ -283,6 +287,24 @@ class _Machine:
 
     def _demand(self) -> float:
         return self._neighbours + len(self._running) + (self._gang_threads if self._gang else 0.0)
+
+    def _shares(self) -> tuple[float, float]:
+        """Return how quickly single-threaded work, and a gang, advance beside one another."""
+        demand, makers = self._demand(), len(self._running)
+        share = even = self._share(demand)
+        if not self._gang:
+            return share, 0.0
+        if self._favour and makers and demand > self._cores:
+            share += self._favour * (self._undisturbed(demand, makers) - even)
+        left = even * (self._gang_threads + makers) - share * makers
+        # Between barriers a gang advances only while all its threads are on a core.
+        return share, max(1e-3, left / self._gang_threads) ** self._barriers
+
+    def _undisturbed(self, demand: float, makers: int) -> float:
+        """Return what share of a core makers have that stay where fewer threads are: these do not divide evenly."""
+        few = max(1.0, demand // self._cores)
+        places = few * (self._cores - (demand - few * self._cores))
+        return (min(makers, places) / few + max(0.0, makers - places) / (few + 1.0)) / makers
 
     def _share(self, demand: float) -> float:
         """Return what share of a core each thread gets where so many want one."""

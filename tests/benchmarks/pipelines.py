@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 BATCHES = 60
@@ -28,13 +30,17 @@ _NUMBERS = np.random.default_rng(0).random(4096)
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What samples and steps do: `sample` of a sample's number, `step` of a step's number and its batch's size over the usual."""
+    """What samples and steps do: `sample` of a sample's number, `step` of a step's number and its batch's size over the usual.
+
+    `threads`: of torch in a step.
+    """
 
     name: str
     sample: Callable[[int], Any]
     step: Callable[[int, float], None]
     batch_size: int = 12
     batches: int = BATCHES
+    threads: int = 1
 
 
 class Samples(Dataset[Any]):
@@ -61,6 +67,7 @@ def train(pipeline: Pipeline, seconds: float, batch_size: int | None = None, **s
         batch_size: other than the pipeline's own.
         settings: of the DataLoader.
     """
+    torch.set_num_threads(pipeline.threads)
     dataset = Samples(pipeline)
     train_loader = DataLoader(dataset, batch_size=batch_size or pipeline.batch_size, **settings)
     number, epochs, begun = 0, -1, time.perf_counter()
@@ -106,6 +113,11 @@ def jpeg(size: int) -> bytes:
 JPEG = jpeg(320)
 LIMIT = torch.multiprocessing.get_context("fork").BoundedSemaphore(2)
 SQUARE = torch.ones(440, 440)
+NET = nn.Sequential(
+    nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+)
+PICTURES = torch.ones(4, 3, 96, 96)
+CORES = os.cpu_count() or 1
 
 
 def decode(_: int) -> torch.Tensor:
@@ -163,6 +175,11 @@ def matmul(_: int, size: float) -> None:
         SQUARE @ SQUARE
 
 
+def convolutions(_: int, size: float) -> None:
+    for _ in range(round(2 * size)):
+        NET(PICTURES).sum().backward()
+
+
 PIPELINES = (
     Pipeline("sleep read, sleep step", mixed(4, 0), sleeps(15)),
     Pipeline("slow samples, 1 in 40 x 20", slow_ones, sleeps(12)),
@@ -179,6 +196,8 @@ PIPELINES = (
     Pipeline("many small tensors", small_tensors, sleeps(4), batch_size=4, batches=120),
     Pipeline("big tensors", big_tensors, sleeps(5), batch_size=16),
     Pipeline("short epochs", mixed(2, 0), sleeps(6), batches=12),
+    Pipeline("jpeg, step on all cores", decode, convolutions, batch_size=16, threads=CORES),
+    Pipeline("read + cpu, step on all cores", mixed(2, 1), matmul, batch_size=16, threads=CORES),
 )
 
 
@@ -191,7 +210,6 @@ def main() -> None:
     parser.add_argument("--any-order", action="store_true")
     parser.add_argument("--seconds", type=float, default=math.inf)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
     print(
         train(
             PIPELINES[asked.number], asked.seconds, num_workers=asked.num_workers, prefetch_factor=asked.prefetch_factor,

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pipelines import PIPELINES, Pipeline, train
 
 from loaderprof import recording
@@ -214,7 +213,6 @@ def main() -> int:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*worker processes in total.*")
     multiprocessing.set_start_method("fork")
-    torch.set_num_threads(1)
     base: Settings = {"num_workers": asked.workers}
     if asked.workers:
         base["prefetch_factor"] = 2

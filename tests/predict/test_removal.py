@@ -227,6 +227,21 @@ def test_what_workers_waited_for_cores_tells_how_badly_they_were_spread(tmp_path
     assert base.costs.imbalance == 0.0
 
 
+def test_a_worker_that_keeps_its_core_beside_a_step_of_two_threads(tmp_path: Path) -> None:
+    # Of two cores the worker has one; the step's two threads take turns on the other, so that each waits half of the time.
+    fetch = Fetch(cpu=0.165, runq=0.001)
+    plan = Plan(workers=1, wait=0.08, step=0.086, step_cpu=0.5, step_runq=0.5, step_others=0.5, fetch=fetch)
+    _, _, base = modelled(one_loop(tmp_path / "r", plan, cores=2.0), cores=2.0)
+    assert base.costs.step_threads == pytest.approx(2.0, rel=0.01)
+    seen = base.run()
+    assert seen.core_wait_share < 0.03
+    assert seen.step_wait_s == pytest.approx(0.043, rel=0.05)
+    assert seen.steady_step_s == pytest.approx(0.166, rel=0.03)
+    # Alone, the step has both cores.
+    alone = replace(base, costs=replace(base.costs, fetch_cpu_s=0.0 * base.costs.fetch_cpu_s))
+    assert alone.run().step_wait_s == pytest.approx(0.0, abs=1e-6)
+
+
 def test_much_that_is_outstanding_is_replayed_in_longer_epochs(tmp_path: Path) -> None:
     plan = Plan(workers=8, batches=1000, epochs=2, wait=0.001, step=0.004, fetch=Fetch(cpu=0.04))
     _, _, base = modelled(one_loop(tmp_path / "r", plan))

@@ -248,6 +248,21 @@ def test_steady_state_is_the_same_however_long_the_replay() -> None:
     assert short.steady_step_s == pytest.approx(long.steady_step_s, rel=0.02)
 
 
+def test_a_worker_may_keep_its_core_beside_a_step_of_several_threads() -> None:
+    # The worker is always at work, and two threads of the step are on the other of two cores.
+    of = costs(fetch_cpu_s=0.02, step_cpu_s=0.004, step_threads=2.0)
+    even, kept, in_turns = (
+        run(dataclasses.replace(of, favour=favour, lockstep=lockstep), Settings(1), cores=2.0)
+        for favour, lockstep in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.0))
+    )
+    assert even.step_wait_s == pytest.approx(0.005, rel=0.01)
+    assert even.steady_step_s == pytest.approx(0.02 + 0.004 / (2 / 3) ** 2 / 3, rel=0.01)
+    assert (kept.steady_step_s, kept.core_wait_share) == pytest.approx((0.02, 0), rel=0.01)
+    assert (kept.step_wait_s, in_turns.step_wait_s) == pytest.approx((0.012, 0.004), rel=0.01)
+    # Four threads divide evenly: nobody is better off.
+    assert run(dataclasses.replace(of, favour=1.0), Settings(2), cores=2.0) == run(of, Settings(2), cores=2.0)
+
+
 def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
     alone = run(costs(step_cpu_s=0.01, step_threads=4.0), Settings(1), cores=4)
     assert alone.steady_step_s == pytest.approx(0.01)
