@@ -31,6 +31,8 @@ MAX_PRICE = 24
 common case on a screen of 24 lines and 80 columns."""
 MAX_ENDED = 6
 """Lines of why a job ended, which is what its user has to know first."""
+MAX_NOTE = 3
+"""Lines of a note, which is a whole sentence."""
 
 INDENT = 2
 
@@ -216,7 +218,7 @@ def _warnings(findings: Findings, console: Console) -> RenderableType | None:
     for label, items, lines in (
         ("Ended", ended, MAX_ENDED),
         ("Risk", [risk.text for risk in findings.risks], MAX_LINES),
-        ("Note", findings.run.notes, MAX_LINES),
+        ("Note", findings.run.notes, MAX_NOTE),
     ):
         for place, item in enumerate(items[:MAX_LINES]):
             table.add_row("" if place else label, shorten(words.clean(item), lines * room - 8))
