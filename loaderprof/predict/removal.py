@@ -187,7 +187,8 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
 
     told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
     step_s = float(step_runq.mean())
-    if base.costs.step_threads > 1.0:
+    # Where no wait for a core was seen at all, the system may not tell any.
+    if base.costs.step_threads > 1.0 and waited + step_s > 0.0:
         told = _stepping(told, share, step_s)
 
     def waking(seconds: float) -> Model:
