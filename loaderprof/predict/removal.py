@@ -189,7 +189,7 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     step_s = float(step_runq.mean())
     # Where no wait for a core was seen at all, the system may not tell any.
     if base.costs.step_threads > 1.0 and waited + step_s > 0.0:
-        told = _stepping(told, share, step_s)
+        told = _stepping(base, told, share, step_s)
 
     def waking(seconds: float) -> Model:
         return replace(told, costs=replace(told.costs, wake_s=seconds))
@@ -197,13 +197,15 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
 
 
-def _stepping(base: Model, share: float, step_s: float) -> Model:
-    """Return the model in which the workers beside a step of several threads wait no longer for cores than the run's did.
+def _stepping(base: Model, spread: Model, share: float, step_s: float) -> Model:
+    """Return the model of a step of several threads in which these and the workers wait for cores as long as the run's did.
 
-    Of three threads on two cores one has a core to itself, and keeps it: mostly a worker, which never sleeps.
+    Of three threads on two cores one has a core to itself, and keeps it: a worker that never sleeps, or the step, whose
+    threads spin where workers sleep.
 
     Args:
-        base: the loop as it ran.
+        base: the loop as it ran, all threads getting an even share.
+        spread: the same, badly spread over the cores where its workers wait longer than that.
         share: of the time in which workers wanted a core, what they waited for one.
         step_s: seconds of a step that it waited for a core.
     """
@@ -211,12 +213,16 @@ def _stepping(base: Model, share: float, step_s: float) -> Model:
     def favouring(favour: float) -> Model:
         return replace(base, costs=replace(base.costs, favour=favour))
 
-    told = favouring(_least(lambda favour: favouring(favour).run().core_wait_share <= share, 1.0))
+    def loosened(model: Model) -> Model:
+        def loose(free: float) -> Model:
+            return replace(model, costs=replace(model.costs, lockstep=1.0 - free))
 
-    def loosened(free: float) -> Model:
-        return replace(told, costs=replace(told.costs, lockstep=1.0 - free))
+        return loose(_least(lambda free: loose(free).run().step_wait_s <= step_s, 1.0))
 
-    return loosened(_least(lambda free: loosened(free).run().step_wait_s <= step_s, 1.0))
+    if base.run().core_wait_share > share:
+        return loosened(favouring(_least(lambda favour: favouring(favour).run().core_wait_share <= share, 1.0)))
+    first = favouring(-_least(lambda favour: favouring(-favour).run().core_wait_share >= share, 1.0))
+    return min((loosened(spread), loosened(first)), key=lambda model: abs(model.run().step_wait_s - step_s))
 
 
 def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERROR) -> float:

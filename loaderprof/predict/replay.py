@@ -24,6 +24,8 @@ Actor = Generator[tuple[int, float], None, None]
 # What an actor asks of the machine; the number beside it is in seconds.
 CPU, GANG, BLOCKED, READ, WAKE, PARK = range(6)
 _PARK = (PARK, 0.0)
+# Whoever wants a core gets this much of one, lest a replay come to a halt.
+LEAST_SHARE = 1e-3
 # An epoch of so many times what is outstanding has a middle in which there is always more to deal.
 LONG = 3
 
@@ -79,7 +81,8 @@ class Costs:
         imbalance: how badly the system spreads threads over cores: 0, a core is idle only where nobody wants it; 1, the
             threads beyond all cores but two stay on one of these at random.
         favour: how far the makers' threads are spared while a step of several threads wants the same cores: 0, all get an
-            even share; 1, the makers stay on cores that fewer threads share, and the step has what is left.
+            even share; 1, the makers stay on cores that fewer threads share, and the step has what is left; -1, the step's
+            threads come first.
         lockstep: how far a step of several threads stands still while one of them has no core: 1, it advances only while
             all of them are on one; 0, they may as well take turns.
         wake_s: how long the loop waits for a core after it was blocked, where as many threads as cores are at work; where
@@ -295,10 +298,11 @@ class _Machine:
         if not self._gang:
             return share, 0.0
         if self._favour and makers and demand > self._cores:
-            share += self._favour * (self._undisturbed(demand, makers) - even)
-        left = even * (self._gang_threads + makers) - share * makers
+            limit = self._undisturbed(demand, makers) if self._favour > 0.0 else LEAST_SHARE
+            share += abs(self._favour) * (limit - even)
+        left = (even * (self._gang_threads + makers) - share * makers) / self._gang_threads
         # Between barriers a gang advances only while all its threads are on a core.
-        return share, max(1e-3, left / self._gang_threads) ** self._barriers
+        return share, min(1.0, max(LEAST_SHARE, left)) ** self._barriers
 
     def _undisturbed(self, demand: float, makers: int) -> float:
         """Return what share of a core makers have that stay where fewer threads are: these do not divide evenly."""

@@ -242,6 +242,17 @@ def test_a_worker_that_keeps_its_core_beside_a_step_of_two_threads(tmp_path: Pat
     assert alone.run().step_wait_s == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_step_of_two_threads_that_keeps_its_cores(tmp_path: Path) -> None:
+    # Two workers with little to do wait for a core half of the time; the step's threads, a fifth.
+    fetch = Fetch(cpu=0.012, runq=0.012)
+    plan = Plan(workers=2, wait=0.001, step=0.054, step_cpu=0.8, step_runq=0.2, step_others=0.85, fetch=fetch)
+    _, _, base = modelled(one_loop(tmp_path / "r", plan, cores=2.0), cores=2.0)
+    seen = base.run()
+    assert seen.core_wait_share == pytest.approx(0.5, abs=0.03)
+    assert seen.step_wait_s == pytest.approx(0.0108, rel=0.1)
+    assert seen.steady_step_s == pytest.approx(0.055, rel=0.05)
+
+
 def test_much_that_is_outstanding_is_replayed_in_longer_epochs(tmp_path: Path) -> None:
     plan = Plan(workers=8, batches=1000, epochs=2, wait=0.001, step=0.004, fetch=Fetch(cpu=0.04))
     _, _, base = modelled(one_loop(tmp_path / "r", plan))

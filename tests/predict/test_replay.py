@@ -259,6 +259,9 @@ def test_a_worker_may_keep_its_core_beside_a_step_of_several_threads() -> None:
     assert even.steady_step_s == pytest.approx(0.02 + 0.004 / (2 / 3) ** 2 / 3, rel=0.01)
     assert (kept.steady_step_s, kept.core_wait_share) == pytest.approx((0.02, 0), rel=0.01)
     assert (kept.step_wait_s, in_turns.step_wait_s) == pytest.approx((0.012, 0.004), rel=0.01)
+    # Or the step comes first, and the worker has next to nothing while that lasts.
+    first = run(dataclasses.replace(of, favour=-1.0), Settings(1), cores=2.0)
+    assert (first.step_wait_s, first.steady_step_s) == pytest.approx((0, 0.024), rel=0.01, abs=1e-4)
     # Four threads divide evenly: nobody is better off.
     assert run(dataclasses.replace(of, favour=1.0), Settings(2), cores=2.0) == run(of, Settings(2), cores=2.0)
 
