@@ -29,6 +29,8 @@ MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
 ANSWER_PER_TENSOR_S = 0.15e-3
 # How near what is fitted comes to what was seen; a wake-up takes at most this many times what an average step waits.
 FIT_ERROR, MOST_WAKES = 0.03, 4.0
+# Threads of a step from which on it is one of several: others of the process do little things meanwhile.
+SEVERAL = 1.1
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 # An answer that takes this many times the usual one waited for something else.
 MOST_WAITED = 4.0
@@ -188,7 +190,7 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
     step_s = float(step_runq.mean())
     # Where no wait for a core was seen at all, the system may not tell any.
-    if base.costs.step_threads > 1.0 and waited + step_s > 0.0:
+    if base.costs.step_threads > SEVERAL and waited + step_s > 0.0:
         told = _stepping(base, told, share, step_s)
 
     def waking(seconds: float) -> Model:
