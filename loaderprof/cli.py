@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # Verbs that are followed by a job, and their options that take the next word with them.
-_VALUES = {"run": ("-o", "--output", "--set", "--metrics-port"), "tune": ("-o", "--output", "--loader", "--seconds")}
+_VALUES = {
+    "run": ("-o", "--output", "--set", "--metrics-port", "--max-overhead"),
+    "tune": ("-o", "--output", "--loader", "--seconds"),
+}
 
 
 def _split_job(typed: list[str]) -> tuple[list[str], list[str], bool]:
@@ -121,6 +125,14 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         "--metrics-port", metavar="[HOST:]PORT",
         help="while it runs, answer Prometheus on this port of this machine: http://127.0.0.1:PORT/metrics",
     )  # fmt: skip
+    verb.add_argument(
+        "--max-overhead",
+        metavar="PERCENT",
+        help="of the job, what all of capture may cost (default 1%%): less is seen for less",
+    )
+    verb.add_argument(
+        "--keep", action="store_true", help="a record of every batch, whatever it costs and however long it runs"
+    )
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
     verb.set_defaults(call=_run)
 
@@ -139,7 +151,21 @@ def _run(options: argparse.Namespace) -> int:
         status=not options.no_status,
         live=options.live,
         metrics_at=endpoint.address(options.metrics_port) if options.metrics_port else None,
+        max_overhead=_percentage(options.max_overhead) if options.max_overhead else None,
+        keep=options.keep,
     )
+
+
+def _percentage(text: str) -> float:
+    """Return the share that `--max-overhead` asked for: `1%`, or 1."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*%?", text.strip())
+    share = float(match[1]) / 100 if match else 0.0
+    if not 0.0 < share <= 1.0:
+        raise UsageError(
+            f"--max-overhead is a percentage above 0 and up to 100, not {text!r}",
+            "loaderprof run --max-overhead 1% train.py",
+        )
+    return share
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:

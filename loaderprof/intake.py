@@ -55,6 +55,7 @@ _META: dict[str, Callable[[Any], bool]] = {
     "made_at": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "file_systems": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "sampler_cpu_s": _is_cost, "stacks_cpu_s": _is_cost, "open_files_limit": _is_number,
+    "max_overhead": _is_cost, "keep": _is(bool),
 }  # fmt: skip
 _HEADER: dict[str, Callable[[Any], bool]] = {
     "pid": _PID, "ppid": _PID, "worker": _whole(0, MAX_WORKERS), "host": _is(str), "torch": _is(str), "python": _is(str),

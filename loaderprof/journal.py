@@ -26,6 +26,8 @@ RECORD_BYTES = 128
 SEGMENT_RECORDS = 256
 # A month-long run must not fill the disk: past this, hooks write one record for many batches.
 MAX_RECORDS = 1024 * SEGMENT_RECORDS
+# Where all is to be kept: a gigabyte.
+MAX_KEPT_RECORDS = 32 * MAX_RECORDS
 _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
 _TEXT_BYTES = RECORD_BYTES - _TEXT_HEAD.size
@@ -102,12 +104,13 @@ class Journal:
     Args:
         path: the file to create; it must not exist.
         header: facts about the process, as JSON; must fit in `HEADER_BYTES`.
+        keep: whether all is to be kept: the journal may become as large as that takes.
 
     Raises:
         OSError: the file cannot be created or filled.
     """
 
-    def __init__(self, path: str, header: Dict[str, Any]) -> None:
+    def __init__(self, path: str, header: Dict[str, Any], keep: bool = False) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             os.write(self._fd, _head(header))
@@ -119,6 +122,7 @@ class Journal:
         self._next = itertools.count()
         self._texts: Dict[str, int] = {}
         self._lock = threading.Lock()
+        self._most = MAX_KEPT_RECORDS if keep else MAX_RECORDS
         self.written = 0
         self.full = False
         self._grow(0)
@@ -151,7 +155,7 @@ class Journal:
 
     def pressure(self) -> int:
         """Return how many batches one record should stand for so that the journal stays within its bound."""
-        left = max(1e-9, 1.0 - self.written / MAX_RECORDS)
+        left = max(1e-9, 1.0 - self.written / self._most)
         return int(8 ** min(9, int(1 / left).bit_length() - 1))
 
     def _write_text(self, number: int, raw: bytes) -> None:
@@ -174,7 +178,7 @@ class Journal:
                 first = SEGMENT_RECORDS << len(self._maps) >> 1 if self._maps else 0
                 offset, size = HEADER_BYTES + first * RECORD_BYTES, max(first, SEGMENT_RECORDS) * RECORD_BYTES
                 try:
-                    if first >= MAX_RECORDS:
+                    if first >= self._most:
                         raise OSError("journal is at its bound")
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(self._fd, offset, size)

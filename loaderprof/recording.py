@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A recording is data from elsewhere: no file of it is read beyond these bounds.
 MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
+# One of a run that kept all.
+MAX_KEPT_BYTES = layout.HEADER_BYTES + layout.MAX_KEPT_RECORDS * layout.RECORD_BYTES
 # Of all journals together: links to one file could make any number of them.
 MAX_JOURNALS_BYTES = 4 << 30
 MAX_LINES_BYTES = 256 << 20
@@ -288,7 +290,8 @@ def _enter(file: Path, recording: Recording, clock: Clock, whole: Callable[[Proc
             recording.processes.append(_process(len(recording.processes), header))
             if whole is not None and not whole(recording.processes[-1]):
                 return b""
-            body = source.read(min(MAX_JOURNAL_BYTES, MAX_JOURNALS_BYTES - recording.journal_bytes))
+            most = MAX_KEPT_BYTES if recording.meta.get("keep") is True else MAX_JOURNAL_BYTES
+            body = source.read(min(most, MAX_JOURNALS_BYTES - recording.journal_bytes))
     except OSError as error:
         recording.notes.append(f"{file.name} could not be read: {error.strerror}")
         return b""

@@ -35,6 +35,8 @@ def run(
     status: bool,
     live: bool,
     metrics_at: tuple[str, int] | None = None,
+    max_overhead: float | None = None,
+    keep: bool = False,
 ) -> int:
     """Run a job with the hooks in place, report on it, and leave as it left.
 
@@ -49,18 +51,21 @@ def run(
         status: show a status line while it runs, where stderr is a terminal.
         live: show the live view instead.
         metrics_at: host and port of `--metrics-port`.
+        max_overhead: share of the job that all of capture may cost; None: the usual.
+        keep: give every batch a record of its own, whatever that costs.
 
     Raises:
         LoaderprofError: a mistake that shows before the job starts.
     """
     from loaderprof import remote
-    from loaderprof.capture import launch, ranks
+    from loaderprof.capture import allowance, launch, ranks
     from loaderprof.capture.session import Session, free_name, make_folder
     from loaderprof.endpoint import Endpoint
     from loaderprof.status import StatusLine, wanted
     from loaderprof.view import check_terminal
 
     command = launch.job_command(job, module, launcher)
+    os.environ.update(allowance.environment(max_overhead, keep))
     if live:
         check_terminal()
     stem, mine = _stem(job, launcher), ranks.place(os.environ)

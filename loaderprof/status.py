@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from loaderprof.capture import allowance
+
 if TYPE_CHECKING:
     from loaderprof.capture.samplers import Job
     from loaderprof.live import Glance, Journals
@@ -87,7 +89,7 @@ class StatusLine:
             self._journals = Journals(self._folder)
         begun = time.thread_time()
         self._draw(line(self._journals.look(time.perf_counter_ns())))
-        self.period_s = max(1.0, (time.thread_time() - begun) / BUDGET)
+        self.period_s = max(1.0, (time.thread_time() - begun) / allowance.allowed(BUDGET))
         return None
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
     for name in [
         "hooks",
         "process",
+        "allowance",
         "iterators",
         "fetches",
         "workers",

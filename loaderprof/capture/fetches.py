@@ -11,7 +11,7 @@ import time
 from typing import Any, List, Optional, Tuple
 
 from loaderprof import journal as layout
-from loaderprof.capture import describe
+from loaderprof.capture import allowance, describe
 from loaderprof.capture.kernel import IoStat, SchedStat, thread_usage
 from loaderprof.capture.phases import COPY
 from loaderprof.capture.process import process, stand_aside
@@ -184,8 +184,9 @@ class Fetches:
             return
         if table is not None or self.seen == 1:
             self._write_depth(journal, table, data)
-        self.every = max(1, min(2000, int(FETCH_COST_NS / (FETCH_BUDGET * max(usual, 1)))), journal.pressure())
-        if self.sparse or not DEPTH_PERIOD_NS:
+        budget = allowance.allowed(FETCH_BUDGET)
+        self.every = max(1, min(2000, int(FETCH_COST_NS / (budget * max(usual, 1)))), journal.pressure())
+        if self.sparse or not DEPTH_PERIOD_NS or allowance.keeps_all():
             self.every = 1
         # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
         self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
@@ -222,7 +223,7 @@ class Fetches:
 
 def earned_ns(spent: int) -> int:
     """Return how long it takes until so much may be spent on timing in depth."""
-    return min(int(spent / DEPTH_BUDGET), 600 * DEPTH_PERIOD_NS)
+    return min(int(spent / allowance.allowed(DEPTH_BUDGET)), 600 * DEPTH_PERIOD_NS)
 
 
 def _threads_cpu() -> int:

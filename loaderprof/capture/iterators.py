@@ -11,7 +11,7 @@ import time
 from typing import Any, List, Optional, Sequence
 
 from loaderprof import journal as layout
-from loaderprof.capture import describe, failures, phases
+from loaderprof.capture import allowance, describe, failures, phases
 from loaderprof.capture.fetches import DEPTH_COST_NS, DEPTH_PERIOD_NS, Fetches, earned_ns
 from loaderprof.capture.kernel import SchedStat
 from loaderprof.capture.process import (
@@ -310,9 +310,12 @@ class Iteration:
         self.sums = 0
         if pace[0] >= LEARNT and self.stamped >= first:
             cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
-            self.sums = int(cost / STAMP_BUDGET) if cost > STAMP_MOST * usual else 0
+            allowed = allowance.allowed(1.0)
+            self.sums = int(cost / (allowed * STAMP_BUDGET)) if cost > allowed * STAMP_MOST * usual else 0
         if pressure > 1:
             self.sums = max(self.sums, 2 * pressure * usual)
+        if allowance.keeps_all():
+            self.sums = 0
         if self.fetches is not None:
             self.fetches.sparse = self.sums > 0
             if self.fetches.sparse:

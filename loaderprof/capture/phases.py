@@ -18,6 +18,7 @@ from collections import deque
 from typing import Any, Deque, List, Optional, Tuple
 
 from loaderprof import journal as layout
+from loaderprof.capture import allowance
 from loaderprof.capture.process import process
 from loaderprof.capture.steps import Events, Mark, captures, in_use
 from loaderprof.capture.unseen import unseen
@@ -185,7 +186,8 @@ class Phases:
         if module is not None and (captures(module) or _IDENT() != threading.main_thread().ident):
             return
         self._seen += 1
-        every = max(1, int((WALL_NS if module is None else DEVICE_NS) * pace[0] / (PHASES_BUDGET * max(1, pace[1]))))
+        budget = allowance.allowed(PHASES_BUDGET)
+        every = max(1, int((WALL_NS if module is None else DEVICE_NS) * pace[0] / (budget * max(1, pace[1]))))
         # A fixed stride would miss, or see only, what comes every so many steps; this one wanders, without a RNG.
         self._countdown = 1 + (self._seen * 2654435761 >> 8) % (2 * every - 1)
         try:

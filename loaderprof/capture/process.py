@@ -15,7 +15,7 @@ import time
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from loaderprof.capture import describe
+from loaderprof.capture import allowance, describe
 from loaderprof.journal import Journal
 
 _NOW = time.perf_counter_ns
@@ -65,7 +65,7 @@ class Process:
         """
         number = self.iterators + 1
         every = number // ALL_ITERATORS
-        return every > 1 and (number * 2654435761 >> 8) % every > 0
+        return every > 1 and (number * 2654435761 >> 8) % every > 0 and not allowance.keeps_all()
 
     def open(self) -> Optional[Journal]:
         """Return this process's journal, made on first use; None where capture is off."""
@@ -75,7 +75,8 @@ class Process:
                     try:
                         name = "%s-%d-%d.lpj" % (describe.host(), os.getpid(), _NOW())
                         path = os.path.join(self.directory or "", name)
-                        self.journal = Journal(path, dict(describe.process(), **self.header))
+                        facts = dict(describe.process(), **self.header)
+                        self.journal = Journal(path, facts, keep=allowance.keeps_all())
                     except Exception as error:
                         stand_aside(error)
         return self.journal

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import psutil
 
 from loaderprof import journal as layout
-from loaderprof.capture import usage
+from loaderprof.capture import allowance, usage
 from loaderprof.files import WATCHED_FRAME
 
 # Share of one core that psutil and NVML sampling may take; their period stretches to keep it.
@@ -34,6 +34,8 @@ FIRST_SAMPLES = 6
 # py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets, and one more after its first
 # batch where that comes late.
 STACK_BUDGET = 0.005
+# What a window costs, until one has told.
+WINDOW_COST_S = 0.15
 WINDOW_S = 2
 RATE_HZ = 25
 FIRST_WINDOW_AFTER_S = 2
@@ -128,7 +130,7 @@ class HostSampler:
         }
         self._taken += 1
         usual = 1.0 if self._taken < FIRST_SAMPLES else 2.0
-        self.period_s = max(usual, (time.thread_time() - begun) / HOST_BUDGET)
+        self.period_s = max(usual, (time.thread_time() - begun) / allowance.allowed(HOST_BUDGET))
         return sample
 
     def close(self) -> None:
@@ -269,9 +271,14 @@ class StackSampler:
         # What a window showed of a job that was still starting tells nothing of its batches.
         missed = not self._saw_batches and self._batches_at is not None
         first = self._windows == 0 or (missed and now - (self._batches_at or now) >= FIRST_WINDOW_AFTER_S)
-        if first or self.cpu_s + cost <= STACK_BUDGET * job.cpu_s:
+        allowed_s = allowance.allowed(STACK_BUDGET) * job.cpu_s
+        if (first and self._may_begin(allowed_s)) or self.cpu_s + cost <= allowed_s:
             return self._choose(job, job.writers())
         return []
+
+    def _may_begin(self, allowed_s: float) -> bool:
+        """Return whether a first window is taken before it is earned: unless less than usual is to be spent."""
+        return allowance.max_overhead() >= allowance.USUAL or self.cpu_s + WINDOW_COST_S <= allowed_s
 
     def _choose(self, job: Job, writers: list[int]) -> list[int]:
         """Return the processes of this window: a main process and, the workers being alike, a few of its workers."""

@@ -23,7 +23,7 @@ import psutil
 
 from loaderprof import __version__, files
 from loaderprof import journal as layout
-from loaderprof.capture import describe, mounts
+from loaderprof.capture import allowance, describe, mounts
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.capture.gpus import GpuSampler
 from loaderprof.capture.samplers import HostSampler, Job, Sampler, StackSampler
@@ -118,6 +118,8 @@ class Session:
             "cpu_budget": _as_dict(cpu_budget()),
             "open_files_limit": _open_files_limit(),
             "live_journals": str(self._live) if self._live else None,
+            "max_overhead": allowance.max_overhead(),
+            "keep": allowance.keeps_all(),
         }
         files.write_meta(folder, self.meta)
         self.gpu, self.stacks = GpuSampler(), stacks or StackSampler()

@@ -45,12 +45,12 @@ if __name__ == "__main__":
 
 
 def ran(
-    folder: Path, sample_s: float, step_s: float, workers: int, count: int, script: str = SCRIPT
+    folder: Path, sample_s: float, step_s: float, workers: int, count: int, script: str = SCRIPT, options: str = ""
 ) -> tuple[Loop, float, list[str]]:
     """Return the loop as recorded, the seconds that the script saw, and the notes of the findings."""
     (folder / "train.py").write_text(script)
     typed = ["train.py", *map(str, (sample_s, step_s, workers, count))]
-    done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", *typed, cwd=folder)
+    done = real.loaderprof("run", "--no-html", "--no-status", "-o", "seen", *options.split(), *typed, cwd=folder)
     assert done.returncode == 0, done.stderr
     seconds, all_there = done.stdout.split()
     assert all_there == "True"
@@ -73,8 +73,8 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     usual = np.median((loop.step / loop.count)[~stamped])
     assert np.median(loop.step[stamped]) == pytest.approx(usual, rel=0.3)
     assert loop.step[stamped].min() > 0.00039
-    cpu = loop.step_cpu[stamped & np.isfinite(loop.step_cpu)]
-    assert np.median(cpu) == pytest.approx(np.median(loop.step[stamped]), rel=0.3)
+    told = stamped & np.isfinite(loop.step_cpu) & np.isfinite(loop.step_runq)
+    assert np.median(loop.step_cpu[told]) == pytest.approx(np.median((loop.step - loop.step_runq)[told]), rel=0.3)
     assert len(loop.made.wall) > 20
     assert np.median(loop.made.wall) > 0.00039
     assert any("are so quick" in note for note in notes)
@@ -90,6 +90,25 @@ def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) 
     assert [epoch.batches for epoch in loop.epochs[:2]] == [401, 401]
     assert 330 < loop.epochs[2].batches <= 401
     assert (np.diff(loop.asked) > 0).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_is_kept_where_that_is_asked(tmp_path: Path, workers: int) -> None:
+    loop, _, _ = ran(tmp_path, 0.0004, 0.0004, workers, 300, options="--keep")
+    assert loop.batches == 900
+    assert (loop.count == 1).all()
+    assert len(loop.made.wall) == 900
+    assert loop.made.count.sum() == 900
+
+
+def test_less_is_seen_for_less(tmp_path: Path) -> None:
+    (tmp_path / "less").mkdir()
+    (tmp_path / "more").mkdir()
+    less, _, _ = ran(tmp_path / "less", 0.0004, 0.0004, 0, 600, options="--max-overhead 0.1%")
+    more, _, _ = ran(tmp_path / "more", 0.0004, 0.0004, 0, 600, options="--max-overhead=20")
+    assert less.batches == more.batches == 1800
+    assert (less.count == 1).sum() < 100
+    assert (more.count == 1).sum() == 1800
 
 
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
