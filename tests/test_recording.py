@@ -307,6 +307,15 @@ def test_links_to_one_journal_do_not_multiply_it_without_end(tmp_path: Path, mon
     assert sum("the rest was left out" in note for note in seen.notes) == 1
 
 
+def test_a_journal_that_kept_all_is_read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = len(recording.read(folder).tables["take"])
+    monkeypatch.setattr(recording, "MAX_JOURNAL_BYTES", 1024)
+    assert len(recording.read(folder).tables["take"]) < whole
+    meta = json.loads((folder / files.META).read_text())
+    files.write_meta(folder, {**meta, "keep": True})
+    assert len(recording.read(folder).tables["take"]) == whole
+
+
 def test_a_recording_whose_files_are_links_leads_nowhere(folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine")
