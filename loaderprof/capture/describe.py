@@ -28,7 +28,10 @@ ENVIRONMENT = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM",
 )  # fmt: skip
 # Frameworks that make loaders from settings of their own, by the module that goes over these.
-_FRAMEWORKS = (("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"))
+_FRAMEWORKS = (
+    ("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"), ("chemprop.cli", "chemprop"),
+    ("mace.cli", "mace"), ("darts.models.forecasting", "darts"), ("neuralforecast.core", "neuralforecast"),
+)  # fmt: skip
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
 _PR_SET_PTRACER = 0x59616D61
 
@@ -223,20 +226,26 @@ def allow_tracing() -> None:
 
 
 def name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
-    """Find the variable that holds a loader and the user's line that iterates it, by walking the calling frames."""
+    """Find the variable that holds a loader and the user's line that iterates it, by walking the calling frames.
+
+    Where no code of the user's holds it, its name is what the outermost of the installed packages under way calls it.
+    """
     frame: Any = sys._getframe(1)
-    place = None
-    for _ in range(40):
+    place = outer = None
+    for _ in range(60):
         if frame is None:
             break
         filename = frame.f_code.co_filename
-        if not filename.startswith("<") and not installed(filename):
-            place = place or "%s:%d" % (filename, frame.f_lineno)
+        if not filename.startswith("<") and not _of_the_machinery(filename):
             name = _held_by(frame, item)
-            if name:
-                return name, place
+            if not installed(filename):
+                place = place or "%s:%d" % (filename, frame.f_lineno)
+                if name:
+                    return name, place
+            elif name and not name.startswith("_"):
+                outer = name
         frame = frame.f_back
-    return None, place
+    return outer, place
 
 
 # A function that calls one of these may hold the dictionary that `f_locals` would fill in anew.
@@ -277,6 +286,12 @@ def installed(filename: str) -> bool:
     return (
         "site-packages" in filename or "dist-packages" in filename or filename.startswith((_STANDARD_LIBRARY, _PACKAGE))
     )
+
+
+def _of_the_machinery(filename: str) -> bool:
+    """Return whether a source file is ours, torch's or the standard library's, where a loader has no name of its own."""
+    standard = filename.startswith(_STANDARD_LIBRARY) and "-packages" not in filename
+    return standard or filename.startswith(_PACKAGE) or "/torch/utils/data/" in filename
 
 
 def type_name(item: Any) -> str:

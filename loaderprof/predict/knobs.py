@@ -6,27 +6,45 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from loaderprof.findings import Advice
 
-# By framework (see `capture/describe.py`): where its settings are given, and their names there.
+_SETTINGS = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")
+_IN_KWARGS = {name: f'dataloader_kwargs["{name}"]' for name in _SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class _Knobs:
+    """Where a framework is given its settings, what it calls them, and how one is written there."""
+
+    place: str
+    names: dict[str, str]
+    setting: str = "{name}={value}"
+    between: str = ", "
+
+
+# By framework (see `capture/describe.py`).
 _KNOBS = {
-    "transformers": (
-        "TrainingArguments",
-        {name: f"dataloader_{name}" for name in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")},
-    ),
-    "ultralytics": ("model.train", {"num_workers": "workers"}),
+    "transformers": _Knobs("TrainingArguments(..., {})", {name: f"dataloader_{name}" for name in _SETTINGS}),
+    "ultralytics": _Knobs("model.train(..., {})", {"num_workers": "workers"}),
+    "chemprop": _Knobs("chemprop train ... {}", {"num_workers": "--num-workers"}, "{name} {value}", " "),
+    "mace": _Knobs("mace_run_train ... {}", {"num_workers": "--num_workers"}, "{name}={value}", " "),
+    "darts": _Knobs("model.fit(..., dataloader_kwargs={{{}}})", _IN_KWARGS, '"{key}": {value}'),
+    "neuralforecast": _Knobs("Model(..., dataloader_kwargs={{{}}})", _IN_KWARGS, '"{key}": {value}'),
 }
 
 
 def spoken(advice: Advice, framework: object) -> Advice:
     """Return advice in the words of the framework that makes the loader; as it is where its user makes it."""
-    place, names = _KNOBS.get(str(framework), ("", {}))
-    if not names:
+    knobs = _KNOBS.get(str(framework))
+    if knobs is None:
         return advice
+    names = knobs.names
     action = re.sub(r"\b(" + "|".join(names) + r")\b", lambda match: names[match[1]], advice.action)
     if not advice.change or not set(advice.change) <= set(names):
         return replace(advice, action=action)
-    settings = ", ".join(f"{names[key]}={value}" for key, value in advice.change.items())
-    return replace(advice, action=action, code=f"{place}(..., {settings})")
+    settings = knobs.between.join(
+        knobs.setting.format(key=key, name=names[key], value=value) for key, value in advice.change.items()
+    )
+    return replace(advice, action=action, code=knobs.place.format(settings))

@@ -25,6 +25,9 @@ LATE = 1.05
 TOGETHER = 1.1
 """Ranks whose steps differ by less than this step together: whoever is late holds up all."""
 
+HELPS = 1.1
+"""From here on a free loader would make a job faster by what nobody may call nothing, though its step is the limit."""
+
 _LIMIT_AFTER: dict[Stage, str] = {
     "device": "The step itself is the limit, so changes to the loader will not help.",
     "host": "Then the loop's own Python is the limit.",
@@ -135,6 +138,8 @@ def ceiling(findings: Findings) -> str:
     if verdict.ceiling_speedup is None:
         return "How much faster free loading would be was not measured."
     after = _LIMIT_AFTER.get(verdict.bottleneck)
+    if verdict.bottleneck == "device" and verdict.ceiling_speedup >= HELPS:
+        after = "The step itself is the limit: a cheaper step gains more than a faster loader."
     gain = f"{words.ratio(verdict.ceiling_speedup)} faster if loading were free"
     if verdict.ceiling_speedup < 1.005:
         gain = "No faster if loading were free"

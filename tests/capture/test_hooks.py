@@ -299,6 +299,20 @@ def test_the_line_of_the_users_sampler_is_told(more: dict[str, Any], told: bool)
     assert describe.loader(loader, iter(loader))["sampler_where"] == (f"{__file__}:{line}" if told else None)
 
 
+def test_a_loader_of_an_installed_program_has_the_programs_name_for_it() -> None:
+    program = """
+def inner(data): return look(data)
+def fit(train_loader): return inner(train_loader)
+def main(): return fit(object())
+"""
+    names: dict[str, Any] = {"look": describe.name_and_place}
+    exec(compile(program, "/opt/lib/site-packages/program.py", "exec"), names)
+    name, where = names["main"]()
+    assert name == "train_loader"
+    assert where is not None
+    assert where.startswith(f"{__file__}:"), "the line of the user's that runs it"
+
+
 def test_a_loader_in_the_place_of_another_is_described_anew(fresh: Path) -> None:
     journal = process.process.open()
     assert journal is not None

@@ -27,6 +27,18 @@ def test_a_trainer_is_told_in_its_own_arguments() -> None:
     assert spoken(WORKERS, "ultralytics").code == "model.train(..., workers=4)"
 
 
+def test_a_program_is_told_in_its_own_options() -> None:
+    told = spoken(WORKERS, "chemprop")
+    assert told.action == "Raise --num-workers from 1 to 4"
+    assert told.code == "chemprop train ... --num-workers 4"
+
+
+def test_a_dictionary_of_settings_is_told_as_one() -> None:
+    told = spoken(replace(WORKERS, change={"num_workers": 4, "persistent_workers": True}), "darts")
+    assert told.action == 'Raise dataloader_kwargs["num_workers"] from 1 to 4'
+    assert told.code == 'model.fit(..., dataloader_kwargs={"num_workers": 4, "persistent_workers": True})'
+
+
 def test_what_the_framework_has_no_argument_for_stays() -> None:
     loose = replace(WORKERS, action="Hand batches out as they are ready (in_order=False)", change={"in_order": False})
     assert spoken(loose, "transformers") == loose

@@ -80,7 +80,10 @@ def test_a_loader_that_keeps_up_stops_early() -> None:
 
 
 def test_a_step_that_is_the_limit_is_said_to_be() -> None:
-    assert "changes to the loader will not help" in " ".join(render(report_samples.device()).split())
+    findings = report_samples.device()
+    assert "changes to the loader will not help" in " ".join(render(findings).split())
+    waits = replace(findings, verdict=replace(findings.verdict, ceiling_speedup=1.9))
+    assert "a cheaper step gains more than a faster loader" in " ".join(render(waits).split())
 
 
 def test_what_is_missing_comes_with_what_to_type() -> None:
