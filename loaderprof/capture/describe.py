@@ -27,10 +27,12 @@ ENVIRONMENT = (
     "SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM",
 )  # fmt: skip
-# Frameworks that make loaders from settings of their own, by the module that goes over these.
+# Frameworks that make loaders from settings of their own, by the module that goes over these; one that another is
+# built upon comes after it.
 _FRAMEWORKS = (
-    ("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"), ("chemprop.cli", "chemprop"),
-    ("mace.cli", "mace"), ("darts.models.forecasting", "darts"), ("neuralforecast.core", "neuralforecast"),
+    ("setfit.trainer", "setfit"), ("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"),
+    ("chemprop.cli", "chemprop"), ("mace.cli", "mace"), ("darts.models.forecasting", "darts"),
+    ("neuralforecast.core", "neuralforecast"),
 )  # fmt: skip
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
 _PR_SET_PTRACER = 0x59616D61
@@ -242,7 +244,8 @@ def name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
                 place = place or "%s:%d" % (filename, frame.f_lineno)
                 if name:
                     return name, place
-            elif name and not name.startswith("_"):
+            # What an object of a package holds is a part of the loader that its user knows.
+            elif name in frame.f_code.co_varnames:
                 outer = name
         frame = frame.f_back
     return outer, place

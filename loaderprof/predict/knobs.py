@@ -27,6 +27,10 @@ class _Knobs:
 # By framework (see `capture/describe.py`).
 _KNOBS = {
     "transformers": _Knobs("TrainingArguments(..., {})", {name: f"dataloader_{name}" for name in _SETTINGS}),
+    # Its own TrainingArguments have none of these: they are set on the trainer below it.
+    "setfit": _Knobs(
+        "{}", {name: f"st_trainer.args.dataloader_{name}" for name in _SETTINGS}, "trainer.{name} = {value}", "\n"
+    ),
     "ultralytics": _Knobs("model.train(..., {})", {"num_workers": "workers"}),
     "chemprop": _Knobs("chemprop train ... {}", {"num_workers": "--num-workers"}, "{name} {value}", " "),
     "mace": _Knobs("mace_run_train ... {}", {"num_workers": "--num_workers"}, "{name}={value}", " "),

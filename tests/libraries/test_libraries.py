@@ -85,6 +85,10 @@ EXPECTED = {
         at="rows",
         knob="dataloader_num_workers",
     ),
+    "darts_model": Expected("darts torchvision", "transform", ("Smoothed",), knob='dataloader_kwargs["num_workers"]'),
+    "setfit_trainer": Expected(
+        "setfit", "collate", ("Slow", "preprocess"), knob="st_trainer.args.dataloader_num_workers"
+    ),
     "monai_thread_loader": Expected(
         "monai scipy", "transform", ("Smoothed",), at="monai_pictures", unmeasured=BY_STACKS
     ),

@@ -33,6 +33,10 @@ def test_a_program_is_told_in_its_own_options() -> None:
     assert told.code == "chemprop train ... --num-workers 4"
 
 
+def test_a_trainer_that_hides_another_is_told_where_its_settings_are() -> None:
+    assert spoken(WORKERS, "setfit").code == "trainer.st_trainer.args.dataloader_num_workers = 4"
+
+
 def test_a_dictionary_of_settings_is_told_as_one() -> None:
     told = spoken(replace(WORKERS, change={"num_workers": 4, "persistent_workers": True}), "darts")
     assert told.action == 'Raise dataloader_kwargs["num_workers"] from 1 to 4'
