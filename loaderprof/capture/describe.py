@@ -32,7 +32,8 @@ ENVIRONMENT = (
 _FRAMEWORKS = (
     ("setfit.trainer", "setfit"), ("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"),
     ("chemprop.cli", "chemprop"), ("mace.cli", "mace"), ("darts.models.forecasting", "darts"),
-    ("neuralforecast.core", "neuralforecast"),
+    ("neuralforecast.core", "neuralforecast"), ("open_clip_train", "open_clip"), ("skorch.net", "skorch"),
+    ("speechbrain.dataio.dataloader", "speechbrain"), ("keras.src.trainers.data_adapters", "keras"),
 )  # fmt: skip
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
 _PR_SET_PTRACER = 0x59616D61
@@ -126,15 +127,18 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
         "iterable": getattr(iterator, "_dataset_kind", 0) == 1,
         "samples": _length(dataset, sampler),
         "guarded": dataset_facts.guarded(),
-        "framework": _framework(),
+        "framework": _framework(item),
         **_dataset(item, iterator),
     }
 
 
-def _framework() -> Optional[str]:
-    """Return what goes over the loader and has made it, by the modules of the functions under way; None: the user."""
+def _framework(item: Any) -> Optional[str]:
+    """Return what goes over the loader and has made it, by the modules of the functions under way; None: the user.
+
+    Keras and SpeechBrain go over their users' loaders as well; of those that they make a class, or the dataset's, is theirs.
+    """
     frame: Any = sys._getframe(1)
-    names: Set[str] = set()
+    names: Set[str] = {type(item).__module__, type(item.dataset).__module__}
     while frame is not None and len(names) < 64:
         names.add(str(frame.f_globals.get("__name__")))
         frame = frame.f_back

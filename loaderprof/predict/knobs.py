@@ -16,12 +16,16 @@ _IN_KWARGS = {name: f'dataloader_kwargs["{name}"]' for name in _SETTINGS}
 
 @dataclass(frozen=True, slots=True)
 class _Knobs:
-    """Where a framework is given its settings, what it calls them, and how one is written there."""
+    """Where a framework is given its settings, what it calls them, and how one is written there.
+
+    `own`: they are no settings of the DataLoader, which `--set` would change.
+    """
 
     place: str
     names: dict[str, str]
     setting: str = "{name}={value}"
     between: str = ", "
+    own: bool = False
 
 
 # By framework (see `capture/describe.py`).
@@ -35,6 +39,15 @@ _KNOBS = {
     "chemprop": _Knobs("chemprop train ... {}", {"num_workers": "--num-workers"}, "{name} {value}", " "),
     "mace": _Knobs("mace_run_train ... {}", {"num_workers": "--num_workers"}, "{name}={value}", " "),
     "darts": _Knobs("model.fit(..., dataloader_kwargs={{{}}})", _IN_KWARGS, '"{key}": {value}'),
+    "open_clip": _Knobs("python -m open_clip_train.main ... {}", {"num_workers": "--workers"}, "{name} {value}", " "),
+    "skorch": _Knobs("NeuralNet(..., {})", {name: f"iterator_train__{name}" for name in _SETTINGS}),
+    "speechbrain": _Knobs(
+        "brain.fit(..., train_loader_kwargs={{{}}})",
+        {name: f'train_loader_kwargs["{name}"]' for name in _SETTINGS},
+        '"{key}": {value}',
+    ),
+    # The loader that Keras makes is over the whole PyDataset: with workers each of them would hand out all of it.
+    "keras": _Knobs("PyDataset(..., {}, use_multiprocessing=True)", {"num_workers": "workers"}, own=True),
     "neuralforecast": _Knobs("Model(..., dataloader_kwargs={{{}}})", _IN_KWARGS, '"{key}": {value}'),
 }
 
@@ -51,4 +64,7 @@ def spoken(advice: Advice, framework: object) -> Advice:
     settings = knobs.between.join(
         knobs.setting.format(key=key, name=names[key], value=value) for key, value in advice.change.items()
     )
-    return replace(advice, action=action, code=knobs.place.format(settings))
+    change = (
+        {"kind": "code", **{names[key]: value for key, value in advice.change.items()}} if knobs.own else advice.change
+    )
+    return replace(advice, action=action, change=change, code=knobs.place.format(settings))

@@ -37,6 +37,14 @@ def test_a_trainer_that_hides_another_is_told_where_its_settings_are() -> None:
     assert spoken(WORKERS, "setfit").code == "trainer.st_trainer.args.dataloader_num_workers = 4"
 
 
+def test_workers_that_are_not_the_loaders_are_not_for_set() -> None:
+    told = spoken(WORKERS, "keras")
+    assert (told.action, told.code) == (
+        "Raise workers from 1 to 4", "PyDataset(..., workers=4, use_multiprocessing=True)"
+    )  # fmt: skip
+    assert told.change == {"kind": "code", "workers": 4}
+
+
 def test_a_dictionary_of_settings_is_told_as_one() -> None:
     told = spoken(replace(WORKERS, change={"num_workers": 4, "persistent_workers": True}), "darts")
     assert told.action == 'Raise dataloader_kwargs["num_workers"] from 1 to 4'
