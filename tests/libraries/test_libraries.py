@@ -104,6 +104,10 @@ EXPECTED = {
         knob="map_batches",
         unmeasured=f"{BY_STACKS}; Ray's object store and local shuffle; workers on other machines",
     ),
+    "keras_pydataset": Expected("keras", "transform", ("smoothed",), at="rows", unmeasured=BY_STACKS),
+    "skorch_net": Expected(
+        "skorch", "transform", ("smoothed", "Smooth"), at="rows", knob="iterator_train__num_workers"
+    ),
     "spdl_pipeline": Expected("spdl", "transform", ("smoothed", "Smooth"), at="rows", unmeasured=BY_STACKS),
     "tf_fit_decode": Expected("tensorflow keras", "decode", ("map(load)",)),
     "tf_fit_records": Expected("tensorflow keras", "decode", ("map(unpacked)",)),
