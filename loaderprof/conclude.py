@@ -92,7 +92,7 @@ def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[
     everyone = _study(recording, build(recording), budget, others)
     studied = job.slowest_rank(everyone) if everyone else ()
     main = job.main(studied) if studied else None
-    if main is None or main.base is None or main.loop.facts.get("watched"):
+    if main is None or main.base is None or main.loop.facts.get("watched") or main.parts.pool is not None:
         return [None for _ in changes]
     scene = _scene(recording, main, job.job_gains(studied), budget, others)
     facts, base, prefix = _facts(recording, main, studied), main.base, f"{main.loop.name}."

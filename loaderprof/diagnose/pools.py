@@ -63,6 +63,10 @@ _MACHINERY = re.compile(
 )
 _RAY = re.compile(r"\(.*/ray/")
 _PICKLING = re.compile(r"/multiprocessing/reduction\.py$")
+# Where the loop asks for a batch: what is watched, or a DataLoader without workers.
+_ASKING = re.compile(
+    rf"{re.escape(WATCHED_FRAME)}$|_SingleProcessDataLoaderIter\._next_data \(|_next_data \(.*torch/utils/data/"
+)
 # A line that takes from or puts into a queue written in C.
 _QUEUE_LINE = re.compile(r"(?i)\b\w*(?:queue|_q|\bq|tasks|jobs|inbox|outbox)\w*\.(?:get|put)\(|\.result\(|\.acquire\(")
 _LOADER_WORKER = re.compile(r"torch/utils/data/_utils/(?:worker|pin_memory)\.py")
@@ -157,17 +161,18 @@ class _Seen:
 
 
 def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool | None:
-    """Return the makers behind a watched iterable; None where it is no such, or none were seen at work."""
-    if not loop.facts.get("watched"):
+    """Return the makers behind a watched iterable or a stream; None where it is no such, or none were seen at work."""
+    if not (loop.facts.get("watched") or _may_be_made_ahead(loop)):
         return None
     groups = _groups(recording, loop.process.pid, sources)
-    makers = [pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen)) is not None]
+    looks = _looks(recording, loop)
+    makers = [pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen, looks)) is not None]
     if loop.facts.get("framework") == "ray":
         makers = [_sharing_tasks(recording, pool) for pool in makers]
     if not makers:
         return None
     threads = [one for (kind, _), seen in groups.items() if kind == "threads" for one in seen]
-    together = _pool(recording, "threads", threads)
+    together = _pool(recording, "threads", threads, looks)
     # Threads share one lock whatever pool they are of; else the busiest makers hold up the others.
     chosen = max(makers, key=lambda each: each.busy / each.makers)
     others = [each for each in makers if each is not chosen]
@@ -182,6 +187,14 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
         # What it sleeps while it waits for a batch is for the batch.
         step_locked_s=None if asleep is None else max(0.0, asleep * (wait + step) - wait),
     )  # fmt: skip
+
+
+def _may_be_made_ahead(loop: Loop) -> bool:
+    """Return whether a loop waits for a stream without workers, which may have threads or processes of its own.
+
+    A dataset that is asked for samples by number cannot make them ahead; what it has of threads shares one batch.
+    """
+    return bool(loop.facts.get("iterable")) and not loop.facts.get("num_workers") and _waits_for_them(loop)
 
 
 def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
@@ -208,19 +221,20 @@ def _waits_for_them(loop: Loop) -> bool:
 
 
 def too_little_seen(recording: Recording, loop: Loop, pool: Pool | None) -> bool:
-    """Return whether others may make a watched loop's batches, of whom too few samples tell what they do.
+    """Return whether others may make the batches of a watched loop, or a stream's, of whom too few samples tell what they do.
 
     The loop's own thread then waits at a queue or a lock, which tells nothing of what it waits for; or no stacks could be
     taken of it.
     """
-    if pool is not None or not loop.facts.get("watched") or not _waits_for_them(loop):
+    watched = bool(loop.facts.get("watched"))
+    if pool is not None or not (watched or _may_be_made_ahead(loop)) or not _waits_for_them(loop):
         return False
     asking = waiting = 0
     for sample in recording.stacks:
-        if sample.pid == loop.process.pid and WATCHED_FRAME in sample.frames:
+        if sample.pid == loop.process.pid and any(_ASKING.match(frame) for frame in sample.frames):
             asking += sample.count
             waiting += sample.count if _MACHINERY.search(split_frame(sample.frames[-1])[1]) else 0
-    return waiting > 0.5 * asking or not asking
+    return waiting > 0.5 * asking or (watched and not asking)
 
 
 def reading_stacks(recording: Recording, loop: Loop, sources: dict[str, str]) -> list[StackSamples]:
@@ -282,7 +296,13 @@ def work_of(task: tuple[str, ...], sources: dict[str, str]) -> tuple[Stage | Non
     return stage_of_stack(task, sources) or "transform", own
 
 
-def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
+def _looks(recording: Recording, loop: Loop) -> int:
+    """Return how often the stacks of the loop's process were taken."""
+    main = loop.process.pid
+    return sum(sample.count for sample in recording.stacks if sample.pid == main and sample.thread == "MainThread")
+
+
+def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Pool | None:
     total: Counter[tuple[int, str]] = Counter()
     working: Counter[tuple[int, str]] = Counter()
     reading: Counter[tuple[int, str]] = Counter()
@@ -300,14 +320,18 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     at_work = sum(working.values())
     if at_work < MIN_WORK or sum(total[who] for who in makers) < MIN_SAMPLES:
         return None
-    busy = sum(working[who] / total[who] for who in makers)
-    waiting = sum(reading[who] / total[who] for who in makers)
+    # Threads of a pool that is made anew each epoch follow one another: each was seen in a part of the looks.
+    there = sum(min(1.0, total[who] / looks) if kind == "threads" and looks else 1.0 for who in makers)
+    count = max(1, round(there))
+    alike = min(1.0, count / len(makers))
+    busy = alike * sum(working[who] / total[who] for who in makers)
+    waiting = alike * sum(reading[who] / total[who] for who in makers)
     cores, runq = _used(recording, makers)
     held, held_at_most = _held(recording, makers[0][0]) if kind == "threads" else (None, None)
     locked = 0.0
-    if kind == "threads" and len(makers) > 1 and (held_at_most is None or held_at_most >= HELD):
+    if kind == "threads" and count > 1 and (held_at_most is None or held_at_most >= HELD):
         asleep = _asleep(recording, makers)
-        in_turn = None if asleep is None else max(0.0, asleep - (len(makers) - busy))
+        in_turn = None if asleep is None else max(0.0, asleep - (count - busy))
         locked = _locked(busy - waiting, cores, runq, held, in_turn)
         if locked and in_turn is not None:
             # Those whose data have come, and who wait for the lock, stand at the line that reads.
@@ -322,7 +346,7 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen]) -> Pool | None:
     )
     pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
     return Pool(
-        kind, len(makers), busy, cores, runq, waiting / busy, locked / busy, held, held_at_most, pieces, at_work, pids
+        kind, count, busy, cores, runq, waiting / busy, locked / busy, held, held_at_most, pieces, at_work, pids
     )
 
 

@@ -57,8 +57,8 @@ def advise(scene: Scene, base: Model, facts: Facts, least: float = 0.0) -> tuple
         facts: what advice needs beyond them.
         least: the speedup that the lower end of a change's interval must reach.
     """
-    # What is no DataLoader takes none of its settings.
-    rules = WATCHED_RULES if scene.loop.facts.get("watched") else RULES
+    # What is no DataLoader takes none of its settings, and workers would each have a pool of their own.
+    rules = WATCHED_RULES if scene.loop.facts.get("watched") or scene.parts.pool is not None else RULES
     if scene.loop.facts.get("framework") == ray_advice.FRAMEWORK and scene.loop.facts.get("watched"):
         rules = RAY_RULES
     before_s = base.pace_s()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made import Fetch, Made, Plan, ns
 
 from loaderprof.diagnose.breakdown import sources_of
-from loaderprof.diagnose.pools import LOCKED_SHARE, Pool, pool_of, work_of
+from loaderprof.diagnose.pools import LOCKED_SHARE, Pool, pool_of, too_little_seen, work_of
 from loaderprof.diagnose.timeline import build
 from loaderprof.recording import Recording
 
@@ -53,11 +54,11 @@ WAITS = Plan(wait=0.05, step=0.01, fetch=Fetch(cpu=0.001, blocked=0.049), facts=
 class Run(Made):
     """A watched loop whose makers are added thread by thread; a window is 50 samples."""
 
-    def __init__(self, folder: Path, plan: Plan = WAITS) -> None:
+    def __init__(self, folder: Path, plan: Plan = WAITS, asks: tuple[str, ...] = ("next (<watched>)",)) -> None:
         super().__init__(folder, 8.0, sources=SOURCES)
         self.main = self.process()
         self.ended = self.loop(self.main, plan)
-        self.stacks(self.main.pid, ["<module> (/home/me/train.py:60)", "next (<watched>)"], 50)
+        self.stacks(self.main.pid, ["<module> (/home/me/train.py:60)", *asks], 50)
 
     def thread(
         self, name: str, cpu: float, runq: float, *stacks: tuple[list[str], int], pid: int | None = None
@@ -250,6 +251,38 @@ def test_a_loop_without_makers_or_with_a_loader_has_no_pool(tmp_path: Path) -> N
     run = Run(tmp_path / "loader", Plan(wait=0.05, fetch=Fetch(cpu=0.05)))
     parsing(run)
     assert seen(run) is None
+
+
+NEXT = "_SingleProcessDataLoaderIter._next_data (/lib/torch/utils/data/dataloader.py:785)"
+
+
+def stream(folder: Path, **fetch: float) -> Run:
+    """A DataLoader without workers over a stream, as Keras makes one over a PyDataset."""
+    plan = replace(WAITS, fetch=Fetch(**fetch), facts={"iterable": True, "num_workers": 0})
+    return Run(folder, plan, (NEXT, f"Condition.wait ({LIB}/threading.py:327)"))
+
+
+def test_a_stream_without_workers_may_have_threads_of_its_own(tmp_path: Path) -> None:
+    run = stream(tmp_path / "waits", cpu=0.001, blocked=0.049)
+    parsing(run)
+    assert pool(run).kind == "threads"
+    # One that makes its batches itself has helpers at most.
+    run = stream(tmp_path / "works", cpu=0.049, blocked=0.001)
+    parsing(run)
+    assert seen(run) is None
+
+
+def test_a_stream_that_waits_for_others_who_were_not_seen_is_told_so(tmp_path: Path) -> None:
+    run = stream(tmp_path / "r", cpu=0.001, blocked=0.049)
+    recording = run.recorded()
+    assert too_little_seen(recording, build(recording).loops[0], None)
+
+
+def test_threads_that_follow_one_another_are_counted_once(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    for number in range(4):  # two of each epoch, in a window over two epochs
+        run.stacks(run.main.pid, [*EXECUTOR, PARSE], 25, f"Thread-{number} (worker)")
+    assert (pool(run).makers, pool(run).busy) == (2, pytest.approx(2.0))
 
 
 @pytest.mark.parametrize(
