@@ -63,8 +63,7 @@ class Outcome:
         return not {"none", "device"}.isdisjoint(self.truth) and self.verdict not in nothing | set(self.truth)
 
 
-def truths() -> dict[str, Any]:
-    path = FOLDER / "truth.json"
+def truths(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -75,14 +74,14 @@ def accepted(case: Case, known: dict[str, Any]) -> tuple[str, ...]:
     return labels if found is None or found in labels else (found,)
 
 
-def profile(case: Case, known: dict[str, Any], seconds: float, keep: Path | None) -> Outcome:
+def profile(case: Case, known: dict[str, Any], seconds: float, threads: int, keep: Path | None) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (keep or Path(scratch)) / case.name
         command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", str(folder)]
         begun = time.perf_counter()
         try:
             done = subprocess.run(
-                [*command, *case.command(seconds=seconds)],
+                [*command, *case.command(seconds=seconds, threads=threads)],
                 capture_output=True,
                 text=True,
                 timeout=LIMIT_S,
@@ -173,10 +172,12 @@ def main() -> int:
     parser.add_argument("--named", action="store_true", help="the dozen that CI runs")
     parser.add_argument("--family", choices=FAMILIES, action="append", default=[])
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--threads", type=int, default=1, help="of the step; 0: torch's own choice")
+    parser.add_argument("--truth", type=Path, default=FOLDER / "truth.json", help="what truth.py wrote")
     parser.add_argument("--keep", type=Path, help="keep the recordings in this folder")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    cases, known = every_case(), truths()
+    cases, known = every_case(), truths(options.truth)
     names = [*options.names, *(NAMED if options.named else ())]
     if unknown := set(names) - cases.keys():
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -192,7 +193,7 @@ def main() -> int:
             skipped[one.name] = reason
             print(f"  {one.name:26} skipped: {reason}", file=lines, flush=True)
             continue
-        outcomes.append(profile(one, known, options.seconds, options.keep))
+        outcomes.append(profile(one, known, options.seconds, options.threads, options.keep))
         print(row(outcomes[-1]), file=lines, flush=True)
     figures = summary(outcomes, skipped)
     print(f"\n{matrix(outcomes)}\n", file=lines)

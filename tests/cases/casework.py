@@ -105,8 +105,8 @@ class Case:
         absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"needs {', '.join(absent)}" if absent else None
 
-    def command(self, zero: str | None = None, seconds: float = SECONDS) -> list[str]:
-        words = [str(FOLDER / f"{self.module}.py"), self.name, "--seconds", f"{seconds:g}"]
+    def command(self, zero: str | None = None, seconds: float = SECONDS, threads: int = 1) -> list[str]:
+        words = [str(FOLDER / f"{self.module}.py"), self.name, "--seconds", f"{seconds:g}", "--threads", str(threads)]
         return [*words, "--zero", zero] if zero else words
 
 
@@ -162,6 +162,7 @@ def main() -> int:
     parser.add_argument("name", nargs="?")
     parser.add_argument("--zero", metavar="STAGE")
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--threads", type=int, default=1, help="of the step; 0: torch's own choice")
     options = parser.parse_args()
     if options.name is None:
         for one in CASES.values():
@@ -175,7 +176,8 @@ def main() -> int:
         print(f"skipped: {chosen.name} {reason}")
         return 0
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # one core for the step, one for the loader: steadier than two that fight for both
+    if options.threads:  # with 1, one core for the step, one for the loader: steadier than two that fight for both
+        torch.set_num_threads(options.threads)
     clock = Clock(options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         chosen.body(Knobs(options.zero, Path(folder)), clock)

@@ -51,9 +51,9 @@ class Truth:
         return self.measured in {self.label, *self.also}
 
 
-def throughput(case: Case, zero: str | None, seconds: float) -> float:
+def throughput(case: Case, zero: str | None, seconds: float, threads: int) -> float:
     done = subprocess.run(
-        [sys.executable, *case.command(zero, seconds)],
+        [sys.executable, *case.command(zero, seconds, threads)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -65,12 +65,12 @@ def throughput(case: Case, zero: str | None, seconds: float) -> float:
     return int(found[1]) / max(float(found[2]), 1e-9)
 
 
-def measure(case: Case, seconds: float, rounds: int) -> Truth:
+def measure(case: Case, seconds: float, rounds: int, threads: int) -> Truth:
     """Rounds are interleaved, so that a busy spell of the machine meets every arm alike."""
     rates: dict[str | None, list[float]] = {zero: [] for zero in (None, *case.stages)}
     for _ in range(rounds):
         for zero, seen in rates.items():
-            seen.append(throughput(case, zero, seconds))
+            seen.append(throughput(case, zero, seconds, threads))
     whole = statistics.median(rates[None])
     gains = {zero: statistics.median(seen) / whole for zero, seen in rates.items() if zero is not None}
     measured = limit(gains)
@@ -109,6 +109,7 @@ def main() -> int:
     parser.add_argument("--family", choices=FAMILIES, action="append", default=[])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the step; 0: torch's own choice")
     parser.add_argument("--output", type=Path, default=FOLDER / "truth.json")
     options = parser.parse_args()
     cases = every_case()
@@ -127,7 +128,7 @@ def main() -> int:
             print(f"  {one.name:26} skipped: {reason}")
             continue
         try:
-            truth = measure(one, options.seconds, options.rounds)
+            truth = measure(one, options.seconds, options.rounds, options.threads)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             wrong += 1
             print(f"! {one.name:26} failed: {error}", flush=True)
