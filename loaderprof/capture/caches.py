@@ -1,13 +1,18 @@
-"""How much of a streamed dataset is kept on local disk, by its library's own setting; found by looking, as in `dataset`.
+"""How much of a streamed dataset is kept on local disk, and how far apart it is read, by its library's own settings.
+
+Found by looking, as in `dataset`.
 
 Standard library only, Python >= 3.8.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, Dict, List, Optional
 
+# What mosaicml-streaming takes where it is not told how many, a node: by `shuffle_algo`.
+_CANONICAL_NODES = {"py1s": 64, "py2s": 64}
 # Of so many shards the sizes are added up, once a loader.
 MAX_SHARDS = 20_000
 _SIZE = re.compile(r"^([0-9.]+) *([kmgt]?)b?$", re.IGNORECASE)
@@ -15,7 +20,9 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def facts(kind: type, state: Dict[Any, Any]) -> Dict[str, Any]:
-    """Return the setting that limits what is kept, its bytes and those of all shards; what is not known is left out.
+    """Return the setting that limits what is kept, its bytes, those of all shards, and the places that are read by turns.
+
+    What is not known is left out.
 
     Args:
         kind: the dataset's class.
@@ -23,7 +30,8 @@ def facts(kind: type, state: Dict[Any, Any]) -> Dict[str, Any]:
     """
     libraries = {each.__module__.split(".")[0] for each in kind.__mro__}
     if "streaming" in libraries:
-        return _told("cache_limit", state.get("cache_limit"), _stored(state.get("shards")))
+        found = _told("cache_limit", state.get("cache_limit"), _stored(state.get("shards")))
+        return dict(found, canonical_nodes=_canonical_nodes(state)) if found else found
     if "litdata" in libraries:
         return _told("max_cache_size", state.get("max_cache_size"), None)
     return {}
@@ -36,6 +44,15 @@ def _told(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
     if type(limit) is not int or limit <= 0:
         return {}
     return dict({"cache_knob": knob, "cache_bytes": limit}, **({} if stored is None else {"stored_bytes": stored}))
+
+
+def _canonical_nodes(state: Dict[Any, Any]) -> float:
+    """Return how many stretches of a mosaicml-streaming dataset each machine goes through by turns."""
+    told = state.get("num_canonical_nodes")
+    if type(told) is not int or told <= 0:
+        return _CANONICAL_NODES.get(str(state.get("shuffle_algo")), 1)
+    world, local = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return told / max(1, world // max(1, local))
 
 
 def _stored(shards: Any) -> Optional[int]:

@@ -42,8 +42,8 @@ _SHARDED = {
 }
 
 
-def _larger_cache(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
-    """Shards that were dropped from the local cache and fetched again."""
+def _cache(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+    """Shards that were dropped from the local cache and fetched again: keep more, or need fewer at a time."""
     facts, reads = scene.loop.facts, scene.parts.reads
     knob, limit, stored = facts.get("cache_knob"), facts.get("cache_bytes"), facts.get("stored_bytes")
     if knob is None or not limit or reads is None or reads.written_again is None or (stored or limit + 1) <= limit:
@@ -63,6 +63,16 @@ def _larger_cache(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(0.0, 0, f"one argument{f', and {_size(needed - limit)} of local disk' if needed else ', and local disk'}"),
         f"StreamingDataset(..., {knob}={needed or 'as large as the dataset'})",
     )  # fmt: skip
+    places = facts.get("canonical_nodes", 1)
+    if places > 1:
+        yield Change(
+            "fewer-canonical-nodes",
+            f"Lower num_canonical_nodes to the number of machines: {places:g} times fewer",
+            f"Each machine reads {places:g} places of the dataset by turns, whose shards do not lie in {_size(limit)} all at once.",
+            facts.get("where"), {"kind": "code"}, {"canonical_nodes_per_machine": places}, base,
+            Costs(0.0, 0, "one argument; samples from fewer places stand side by side"),
+            "StreamingDataset(..., num_canonical_nodes=1)  # one a machine",
+        )  # fmt: skip
 
 
 def _size(bytes_: float) -> str:
@@ -71,4 +81,4 @@ def _size(bytes_: float) -> str:
 
 STREAM_RULES: tuple[Rule, ...] = (_more_shards,)
 # What is seen and can be changed, and whose gain cannot be told beforehand.
-UNPREDICTED_RULES: tuple[Rule, ...] = (_larger_cache,)
+UNPREDICTED_RULES: tuple[Rule, ...] = (_cache,)

@@ -73,6 +73,12 @@ CHANGES: dict[str, Change] = {
         setting=False,
         code='StreamingDataset(..., cache_limit="200gb")',
     ),
+    "fewer-canonical-nodes": Change(
+        "Let a machine read fewer places of a mosaicml-streaming dataset by turns (`num_canonical_nodes`), so that "
+        "their shards lie in its local cache together",
+        setting=False,
+        code="StreamingDataset(..., num_canonical_nodes=1)  # one a machine",
+    ),
     "uint8-batches": Change(
         "Send images as uint8, and make them floats after the copy to the device: a quarter of the bytes",
         setting=False,

@@ -75,7 +75,7 @@ GUIDES: dict[str, Guide] = {
     "remote-latency": Guide(
         "Samples are fetched over a network, one after another; the makers of batches wait for answers and hardly work.",
         "calls into sockets or into an HTTP or object-store library within the timed batches",
-        (*_READ, "larger-cache"),
+        (*_READ, "larger-cache", "fewer-canonical-nodes"),
         ("Pack samples into shards and read those in sequence: one request then brings many samples.",
          "Stage the data on a local disk before training."),
     ),
@@ -149,13 +149,13 @@ GUIDES: dict[str, Guide] = {
     "waiting-read": Guide(
         "The makers of batches wait for most of the time of a read: for a network file system, another process, or a lock.",
         f"makers are blocked over {MOSTLY_BLOCKED * 100:g} % of their time, and neither a network library nor the disk is seen",
-        (*_READ, "larger-cache"),
+        (*_READ, "larger-cache", "fewer-canonical-nodes"),
         ("Look at what the report's dearest read calls, and whether others use the same server.",),
     ),
     "file-read": Guide(
         "Opening and reading files takes the time: many small files, or large ones copied from the page cache.",
         "reads that are none of the kinds above",
-        (*_READ, "larger-cache"),
+        (*_READ, "larger-cache", "fewer-canonical-nodes"),
         ("Join small files into shards, or memory-map one large array.",),
     ),
     "jpeg-decode": Guide(

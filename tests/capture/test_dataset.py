@@ -82,6 +82,27 @@ def test_a_cache_of_a_streamed_dataset(name: str, held: dict[str, Any], told: tu
     assert (facts.get("cache_knob") is not None) == (told is not None)
 
 
+@pytest.mark.parametrize(
+    ("held", "ranks", "nodes"),
+    [
+        ({"num_canonical_nodes": 16, "shuffle_algo": "py1e"}, {}, 16),
+        ({"num_canonical_nodes": 16, "shuffle_algo": "py1e"}, {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 8),
+        ({"num_canonical_nodes": None, "shuffle_algo": "py1s"}, {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 64),
+        ({"num_canonical_nodes": None, "shuffle_algo": "py1e"}, {}, 1),
+        ({}, {}, 1),
+    ],
+)
+def test_places_that_a_machine_reads_by_turns(
+    held: dict[str, Any], ranks: dict[str, str], nodes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    facts = found(library("streaming.base.dataset")(cache_limit=500, **held), iterable=True)
+    assert facts["canonical_nodes"] == nodes
+
+
 class Compose(Holder):
     """Stands for a library's chain of transforms."""
 

@@ -2,21 +2,10 @@
 
 import tempfile
 
-import numpy as np
 import torch
+from shards import StreamingDataset, write
 from torch.utils.data import DataLoader
-from training import ask_for_torchvision, train
-
-ask_for_torchvision()
-from streaming import MDSWriter, StreamingDataset  # noqa: E402
-
-
-def write(folder: str) -> None:
-    rng = np.random.default_rng(0)
-    columns = {"values": "ndarray"}
-    with MDSWriter(out=folder, columns=columns, compression="zstd", size_limit=1 << 20) as out:
-        for _ in range(512):
-            out.write({"values": np.cumsum(rng.integers(-2, 3, 32768)).astype(np.int16)})
+from training import train
 
 
 def main() -> None:

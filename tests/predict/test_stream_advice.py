@@ -82,6 +82,15 @@ def test_a_cache_that_drops_what_is_read_again_is_to_be_raised(tmp_path: Path) -
     assert fetched == pytest.approx(24.0, rel=0.1)
 
 
+def test_a_cache_too_small_for_the_places_that_are_read_by_turns(tmp_path: Path) -> None:
+    assert "fewer-canonical-nodes" not in streamed(tmp_path / "one", 24.0, {**CACHED, "canonical_nodes": 1.0})
+    advice = streamed(tmp_path / "many", 24.0, {**CACHED, "canonical_nodes": 16.0})["fewer-canonical-nodes"]
+    assert "16 times fewer" in advice.action
+    assert "16 places" in advice.why
+    assert "12 MiB" in advice.why
+    assert advice.expected.speedup is None
+
+
 def test_a_cache_of_a_dataset_whose_size_is_not_known(tmp_path: Path) -> None:
     facts = {"iterable": True, "cache_knob": "max_cache_size", "cache_bytes": 12 * MIB}
     advice = streamed(tmp_path / "r", 24.0, facts)["larger-cache"]
