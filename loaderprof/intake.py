@@ -66,6 +66,7 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "number": _COUNT, "num_workers": _whole(0, MAX_WORKERS), "batch_size": _COUNT, "prefetch_factor": _whole(1, MAX_WORKERS),
     "samples": _COUNT, "shards": _COUNT, "cache_bytes": _MOMENT, "stored_bytes": _MOMENT, "prefetch_batches": _COUNT, "local_shuffle_buffer_size": _COUNT,
+    "canonical_nodes": _is_number,
     **dict.fromkeys(
         ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"), _is(bool)
     ),

@@ -63,7 +63,7 @@ def _cache(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         Costs(0.0, 0, f"one argument{f', and {_size(needed - limit)} of local disk' if needed else ', and local disk'}"),
         f"StreamingDataset(..., {knob}={needed or 'as large as the dataset'})",
     )  # fmt: skip
-    places = facts.get("canonical_nodes", 1)
+    places = facts.get("canonical_nodes") or 1
     if places > 1:
         yield Change(
             "fewer-canonical-nodes",

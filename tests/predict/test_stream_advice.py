@@ -83,7 +83,10 @@ def test_a_cache_that_drops_what_is_read_again_is_to_be_raised(tmp_path: Path) -
 
 
 def test_a_cache_too_small_for_the_places_that_are_read_by_turns(tmp_path: Path) -> None:
-    assert "fewer-canonical-nodes" not in streamed(tmp_path / "one", 24.0, {**CACHED, "canonical_nodes": 1.0})
+    for few in (1.0, None, "many"):
+        assert "fewer-canonical-nodes" not in streamed(
+            tmp_path / f"few-{few}", 24.0, {**CACHED, "canonical_nodes": few}
+        )
     advice = streamed(tmp_path / "many", 24.0, {**CACHED, "canonical_nodes": 16.0})["fewer-canonical-nodes"]
     assert "16 times fewer" in advice.action
     assert "16 places" in advice.why
