@@ -28,7 +28,10 @@ class StackSamples:
 
 @dataclass(frozen=True, slots=True)
 class ThreadUse:
-    """What one thread used of the CPU within one window of stack samples, and how long it waited for a core."""
+    """What one thread used of the CPU within one window of stack samples, and how long it waited for a core.
+
+    `thread` is its name in Python, empty for a library's own.
+    """
 
     pid: int
     thread: str

@@ -370,10 +370,11 @@ class StackSampler:
         self.period_s = PERIOD_S
         if not window.stacks:
             return None
+        # Threads that py-spy does not name are a library's own: those of them that did something.
         threads = [
-            [pid, window.names[pid, thread], cpu, runq]
+            [pid, window.names.get((pid, thread), ""), cpu, runq]
             for (pid, thread), (cpu, runq) in used.items()
-            if (pid, thread) in window.names
+            if (pid, thread) in window.names or cpu + runq
         ]
         locks = [
             [pid, window.names[pid, thread], looks, asleep]

@@ -175,3 +175,19 @@ def shown_place(recording: Recording, place: str) -> str | None:
         if len(inside) > 1 and place.startswith(inside):
             return place[len(inside) :]
     return place
+
+
+def helpers_waited(recording: Recording, loop: Loop) -> float:
+    """Return the share of its time in which the loop had to do without a thread of a library's own, which waited for a core.
+
+    The threads that compute a step meet at its barriers, and spin or sleep there until the last one comes. Each is taken
+    to wait on its own; 0 where no window of stack samples saw any.
+    """
+    mine = [use for use in recording.threads if use.pid == loop.process.pid]
+    wall_s = sum(use.wall_s for use in mine if use.thread == "MainThread")
+    helpers = [use for use in mine if not use.thread]
+    if not wall_s or not helpers:
+        return 0.0
+    count = max(1.0, sum(use.wall_s for use in helpers) / wall_s)
+    each = min(1.0, sum(use.runq_s for use in helpers) / wall_s / count)
+    return float(1.0 - (1.0 - each) ** count)

@@ -105,7 +105,7 @@ def _in_workers(base: Model) -> Model:
     costs = replace(
         costs,
         worker_start_s=WORKER_START_S,
-        receive_cpu_s=RECEIVE_S + RECEIVE_PER_TENSOR_S * tensors,
+        receive_cpu_s=costs.receive_cpu_s + RECEIVE_S + RECEIVE_PER_TENSOR_S * tensors,
         fetch_cpu_s=costs.fetch_cpu_s + pickle_s,
     )
     return replace(base, costs=costs, batch=replace(batch, pickle_s=pickle_s))
@@ -118,7 +118,7 @@ def _in_process(base: Model) -> Model:
     unmap_s = UNMAP_PER_TENSOR_S * tensors + UNMAP_PER_BYTE_S * (batch.bytes_ or 0.0)
     making = np.maximum(costs.fetch_cpu_s - batch.pickle_s - _sharing_s(batch), 0.0)
     costs = replace(
-        costs, fetch_cpu_s=making + batch.index_s, receive_cpu_s=0.0, answer_cpu_s=0.0, held_s=0.0, worker_start_s=0.0,
+        costs, fetch_cpu_s=making, receive_cpu_s=batch.index_s, answer_cpu_s=0.0, held_s=0.0, worker_start_s=0.0,
         worker_boot_s=0.0, step_cpu_s=np.maximum(costs.step_cpu_s - unmap_s, 0.0),
     )  # fmt: skip
     settings = replace(base.settings, num_workers=0, persistent_workers=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, break_down, usual_wait_s
+from loaderprof.diagnose.loop_side import helpers_waited
 from loaderprof.diagnose.machine import busy_helpers
 from loaderprof.diagnose.timeline import Loop, Timeline, of_makers
 from loaderprof.diagnose.verdict import LOADER, primary
@@ -78,7 +79,8 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
     sizes = of_makers(recording, loop, recording.tables["size"])
     size = (float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"]))) if len(sizes) else None
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, size), loop, parts)
+    team = helpers_waited(recording, loop)
+    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, size, team), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)

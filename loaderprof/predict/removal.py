@@ -31,6 +31,8 @@ ANSWER_PER_TENSOR_S = 0.15e-3
 FIT_ERROR, MOST_WAKES = 0.03, 4.0
 # Threads of a step from which on it is one of several: others of the process do little things meanwhile.
 SEVERAL = 1.1
+# Of what the loop's thread was busy or asleep in its steps, so much at the least was for the step itself.
+LEAST_OWN = 0.1
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
 # An answer that takes this many times the usual one waited for something else.
 MOST_WAITED = 4.0
@@ -111,6 +113,7 @@ def model(
     busy_others: float | None,
     others: Sequence[Loop] = (),
     size: tuple[float, float] | None = None,
+    team_waited: float = 0.0,
 ) -> Model | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one.
 
@@ -121,6 +124,7 @@ def model(
         busy_others: cores that everything but the loop and its workers kept busy; None: not measured.
         others: loops of the same run, one of which may show what a batch costs once its worker is set up.
         size: bytes and tensors of a batch; None: not measured.
+        team_waited: share of the loop's time in which threads that compute its steps beside its own waited for a core.
     """
     usual = usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
@@ -139,6 +143,11 @@ def model(
     starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
     share = _own_share(loop, runq, step_cpu)
     neighbours = (busy_others or 0.0) / share
+    threads = _step_threads(loop, step_cpu, stepped, neighbours)
+    if workers and threads > SEVERAL and team_waited:
+        own = _undisturbed(loop.step[stepped], loop.wait[stepped], step_cpu + step_blocked, team_waited)
+        step_cpu, step_blocked = step_cpu * own, step_blocked * own
+        runq = loop.step[stepped] - step_cpu - step_blocked
     device = _device(loop)
     if device is not None:
         # What the loop waited for its device is the device's own time, which the replay adds.
@@ -148,9 +157,9 @@ def model(
         fetch_blocked_s=fetch_blocked,
         step_cpu_s=step_cpu,
         step_blocked_s=step_blocked,
-        receive_cpu_s=float(inside.mean()) if workers and len(inside) else 0.0,
+        receive_cpu_s=float(inside.mean()) if len(inside) else 0.0,
         answer_cpu_s=_answer(loop, share, neighbours) if workers else 0.0,
-        step_threads=_step_threads(loop, step_cpu, stepped, neighbours),
+        step_threads=threads,
         worker_start_s=float(np.mean(starts)) * share / workers if workers and starts else 0.0,
         worker_stop_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) / workers if workers else 0.0,
         epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
@@ -292,6 +301,20 @@ def _step_threads(loop: Loop, step_cpu: Seconds, stepped: Bools, neighbours: flo
     return 1.0 + (threads - 1.0) / (1.0 + neighbours)
 
 
+def _undisturbed(step: Seconds, wait: Seconds, busy: Seconds, team_waited: float) -> float:
+    """Return the share that stays of steps' CPU and blocked time when none of their threads waits for a core any more.
+
+    While one of them waits the others spin at a barrier, which is CPU time, or sleep there.
+
+    Args:
+        step: each step's seconds.
+        wait: what the loop waited before it, in which its other threads rest.
+        busy: of `step`, what the loop's own thread was on a core or asleep.
+        team_waited: share of all that time in which other threads of a step waited for a core.
+    """
+    return max(LEAST_OWN, 1.0 - team_waited * float((step + wait).sum()) / max(float(busy.sum()), 1e-9))
+
+
 def _answer(loop: Loop, share: float, neighbours: float) -> float:
     """Return the part of receiving a batch that is waiting for the worker: it hands over file descriptors when asked.
 
@@ -318,6 +341,8 @@ def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
     same kind of dataset can, sample for sample.
     """
     made, usual = loop.made, usual_batches(loop)
+    if not loop.num_workers and not loop.facts.get("watched"):
+        return *_as_waited_for(loop, made.cpu[usual], made.blocked[usual], made.wall[usual]), False
     if not loop.num_workers or made.warm.any():
         return made.cpu[usual], made.blocked[usual], False
     for other in others:
@@ -326,6 +351,31 @@ def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
             scale = float(np.median(made.samples)) / other.made.samples[told]
             return other.made.cpu[told] * scale, other.made.blocked[told] * scale, False
     return made.cpu[usual], made.blocked[usual], True
+
+
+def _as_waited_for(loop: Loop, cpu: Seconds, blocked: Seconds, wall: Seconds) -> tuple[Seconds, Seconds]:
+    """Return CPU and blocked seconds of batches as often as they came, where the loop makes them itself and waits for each.
+
+    Slow batches are always measured, usual ones now and then; of the waits all are known, and so is how often one is
+    long. For each there stands the measured batch that took about as many times the usual time.
+
+    Args:
+        loop: the loop.
+        cpu, blocked, wall: seconds of each batch that was measured.
+    """
+    waits = np.maximum(loop.wait - loop.index, 0.0)[loop.steady] / loop.count[loop.steady]
+    if not len(waits):
+        return cpu, blocked
+    order = np.argsort(waits)
+    upto = np.cumsum(loop.count[loop.steady][order])
+    usual_s = waits[order[np.searchsorted(upto, upto[-1] / 2)]]
+    length = min(MAX_BATCHES, int(upto[-1]))
+    # As many as a replay takes, evenly over all lengths, in the order in which they came.
+    waits = waits[np.sort(order[np.searchsorted(upto, (np.arange(length) + 0.5) / length * upto[-1])])]
+    by_wall = np.argsort(wall)
+    between = (wall[by_wall][1:] + wall[by_wall][:-1]) / 2
+    alike = by_wall[np.searchsorted(between * usual_s, waits * np.median(wall))]
+    return cpu[alike], blocked[alike]
 
 
 def _same_dataset(loop: Loop, other: Loop) -> bool:

@@ -60,8 +60,8 @@ class Costs:
         step_cpu_s: part of the loop's step that keeps the main thread on a core.
         step_blocked_s: part of the step that needs no core: a sleep, a synchronous device. Waits for an
             asynchronous device do not belong here: its time is `device_step_s`.
-        receive_cpu_s: CPU to take one batch from a worker (unpickle, file descriptors, mapping); spent on the
-            pin thread where there is one, not at all without workers.
+        receive_cpu_s: CPU to take one batch from a worker (unpickle, file descriptors, mapping), and to draw the indices
+            of the next; spent on the pin thread where there is one. Without workers only indices are drawn.
         step_threads: cores the step's CPU part keeps busy at once (intra-op threads).
         worker_start_s: main-thread time to start one worker.
         worker_boot_s: CPU inside a worker between its start and its first fetch.
@@ -85,8 +85,8 @@ class Costs:
             threads come first.
         lockstep: how far a step of several threads stands still while one of them has no core: 1, it advances only while
             all of them are on one; 0, they may as well take turns.
-        wake_s: how long the loop waits for a core after it was blocked, where as many threads as cores are at work; where
-            there are more, longer by as much.
+        wake_s: how long the loop waits for a core after it was blocked, or its threads met, where as many threads as cores
+            are at work; where there are more, longer by as much.
     """
 
     fetch_cpu_s: Seconds
@@ -482,6 +482,7 @@ class _Run:
         """Make a batch in the loop itself, which waits all the while."""
         since_s = self.machine.now
         blocked_s, cpu_s = self.fetch[self.first + index]
+        yield CPU, self.costs.receive_cpu_s
         yield READ, blocked_s
         yield CPU, cpu_s
         self.wait_s += self.machine.now - since_s
@@ -494,7 +495,7 @@ class _Run:
         begun_s = self.machine.now
         yield (GANG if self.costs.step_threads > 1.0 else CPU), cpu_s
         yield BLOCKED, blocked_s
-        if blocked_s > 0.0:
+        if blocked_s > 0.0 or self.costs.step_threads > 1.0:
             yield WAKE, self.costs.wake_s
         self.step_waited_s += self.machine.now - begun_s - cpu_s - blocked_s
         ended_s = self.machine.now

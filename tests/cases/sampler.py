@@ -50,6 +50,38 @@ def score_sampler(knobs: Knobs, clock: Clock) -> None:
                 break
 
 
+@case("python sampler", label="sampler", stages="sampler device")
+def score_sampler_in_process(knobs: Knobs, clock: Clock) -> None:
+    """The loop draws its indices and makes its batches itself."""
+    dataset = Light(60_000)
+    sampler = knobs.pick("sampler", ByScore([1.0 + i % 7 for i in range(60_000)]), SequentialSampler(dataset))
+    model = Slow(0.002)
+    while not clock.done:
+        for batch in DataLoader(dataset, batch_size=8, sampler=sampler):
+            if not knobs.off("device"):
+                model(batch).mean().backward()
+                model.zero_grad()
+            if clock.over():
+                break
+
+
+@case("weighted population", label="sampler", stages="sampler device")
+def weighted_in_process(knobs: Knobs, clock: Clock) -> None:
+    """Short epochs, each drawn anew by weight from ten million rows, in the loop itself."""
+    dataset = Light(10_000_000)
+    weighted = WeightedRandomSampler(torch.rand(10_000_000), num_samples=640, replacement=False)
+    loader = DataLoader(dataset, batch_size=16, sampler=knobs.pick("sampler", weighted, range(640)))
+    model = Slow(0.002)
+    clock.begin()
+    while not clock.done:
+        for batch in loader:
+            if not knobs.off("device"):
+                model(batch).mean().backward()
+                model.zero_grad()
+            if clock.over():
+                break
+
+
 @case("weighted population", label="sampler", stages="sampler device")
 def weighted_population(knobs: Knobs, clock: Clock) -> None:
     """Epochs of 40 batches, each drawn anew by weight from ten million rows."""

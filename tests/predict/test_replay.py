@@ -281,9 +281,10 @@ def test_a_step_of_many_threads_needs_its_cores_at_once() -> None:
 
 def test_without_workers_the_loop_makes_and_steps() -> None:
     fetch, step = np.array([0.01, 0.03, 0.02]), np.array([0.005, 0.004])
-    seen = run(costs(fetch, step, fetch_cpu_s=0.001, receive_cpu_s=1.0, send_cpu_s=1.0), Settings(0), 6)
-    assert seen.total_s == pytest.approx(2 * fetch.sum() + 3 * step.sum() + 6 * 0.001)
-    assert seen.first_batch_s == pytest.approx(0.011)
+    seen = run(costs(fetch, step, fetch_cpu_s=0.001, receive_cpu_s=0.002, send_cpu_s=1.0), Settings(0), 6)
+    # Nothing is sent or received; drawing indices is left of the receiving.
+    assert seen.total_s == pytest.approx(2 * fetch.sum() + 3 * step.sum() + 6 * (0.001 + 0.002))
+    assert seen.first_batch_s == pytest.approx(0.013)
     assert seen.worker_busy_share == 0
 
 
