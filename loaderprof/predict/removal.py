@@ -145,7 +145,10 @@ def model(
     neighbours = (busy_others or 0.0) / share
     threads = _step_threads(loop, step_cpu, stepped, neighbours)
     if workers and threads > SEVERAL and team_waited:
-        own = _undisturbed(loop.step[stepped], loop.wait[stepped], step_cpu + step_blocked, team_waited)
+        # While one of them waits the others spin at a barrier, which is CPU time, or sleep there. In waits of the loop they
+        # rest; what they wait together with its own thread is a wait already.
+        in_steps = float(loop.step[stepped].sum() / (loop.step + loop.wait)[stepped].sum())
+        own = max(LEAST_OWN, 1.0 - team_waited / in_steps)
         step_cpu, step_blocked = step_cpu * own, step_blocked * own
         runq = loop.step[stepped] - step_cpu - step_blocked
     device = _device(loop)
@@ -299,20 +302,6 @@ def _step_threads(loop: Loop, step_cpu: Seconds, stepped: Bools, neighbours: flo
     thread = float(step_cpu.sum())
     threads = float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
     return 1.0 + (threads - 1.0) / (1.0 + neighbours)
-
-
-def _undisturbed(step: Seconds, wait: Seconds, busy: Seconds, team_waited: float) -> float:
-    """Return the share that stays of steps' CPU and blocked time when none of their threads waits for a core any more.
-
-    While one of them waits the others spin at a barrier, which is CPU time, or sleep there.
-
-    Args:
-        step: each step's seconds.
-        wait: what the loop waited before it, in which its other threads rest.
-        busy: of `step`, what the loop's own thread was on a core or asleep.
-        team_waited: share of all that time in which other threads of a step waited for a core.
-    """
-    return max(LEAST_OWN, 1.0 - team_waited * float((step + wait).sum()) / max(float(busy.sum()), 1e-9))
 
 
 def _answer(loop: Loop, share: float, neighbours: float) -> float:

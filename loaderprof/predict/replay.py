@@ -85,8 +85,8 @@ class Costs:
             threads come first.
         lockstep: how far a step of several threads stands still while one of them has no core: 1, it advances only while
             all of them are on one; 0, they may as well take turns.
-        wake_s: how long the loop waits for a core after it was blocked, or its threads met, where as many threads as cores
-            are at work; where there are more, longer by as much.
+        wake_s: how long the loop waits for a core after it was blocked, where as many threads as cores are at work; where
+            there are more, longer by as much.
     """
 
     fetch_cpu_s: Seconds
@@ -495,7 +495,7 @@ class _Run:
         begun_s = self.machine.now
         yield (GANG if self.costs.step_threads > 1.0 else CPU), cpu_s
         yield BLOCKED, blocked_s
-        if blocked_s > 0.0 or self.costs.step_threads > 1.0:
+        if blocked_s > 0.0:
             yield WAKE, self.costs.wake_s
         self.step_waited_s += self.machine.now - begun_s - cpu_s - blocked_s
         ended_s = self.machine.now

@@ -70,7 +70,8 @@ def points(pipeline: Pipeline, base: Settings) -> dict[str, list[Settings]]:
 def rate(number: int, settings: Settings, seconds: float) -> float:
     """Return samples per second of a pipeline at some settings, in a process of its own."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_rate, args=(theirs, number, settings, seconds))
+    # What torch's threads were doing here would be lost in a fork, and waited for.
+    process = multiprocessing.get_context("spawn").Process(target=_rate, args=(theirs, number, settings, seconds))
     process.start()
     theirs.close()
     found = float(ours.recv())

@@ -36,6 +36,24 @@ stop.set()
 """
 
 
+# Two threads of torch that compute, of which Python knows one, until the standard input closes.
+TEAM = """
+import os, threading
+import torch
+torch.set_num_threads(2)
+stop = threading.Event()
+def compute():
+    matrix = torch.ones(256, 256)
+    print("computing", flush=True)
+    while not stop.is_set():
+        matrix @ matrix
+maker = threading.Thread(target=compute, name="maker")
+maker.start()
+os.read(0, 1)
+stop.set()
+"""
+
+
 def journal(folder: Path, pid: int, flags: int) -> Path:
     path = folder / f"here-{pid}-1.lpj"
     made = Journal(str(path), {"pid": pid})
@@ -117,3 +135,26 @@ def test_a_window_over_a_watched_loop_tells_how_long_its_lock_is_held(tmp_path: 
         # One of the three runs at a time, the others sleep on the lock.
         assert sum(looks[maker][1] for maker in makers) > sum(looks[maker][0] for maker in makers) / 3
         assert accounts["maker_0"] > accounts["MainThread"]
+
+
+@pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
+def test_a_window_tells_what_a_librarys_own_threads_used(tmp_path: Path) -> None:
+    sampler = StackSampler()
+    sampler.window_s = 1
+    with started(TEAM) as (child, said):
+        assert said == "computing"
+        journal(tmp_path, child.pid, 0)
+        job = Job(child.pid, tmp_path)
+        job.first_batch_at = 0.0
+        sample, until = None, time.monotonic() + 30
+        while sample is None and time.monotonic() < until:
+            sample = sampler.sample(job)
+            time.sleep(0.02)
+        sampler.close()
+        if sampler.missing:
+            pytest.skip(sampler.missing)
+        assert sample is not None
+        used = [(thread, cpu + runq) for pid, thread, cpu, runq in sample["threads"] if pid == child.pid]
+        assert {thread for thread, _ in used} >= {"MainThread", "maker", ""}
+        # It works beside the one that Python knows.
+        assert max(busy for thread, busy in used if not thread) > 0.3e9

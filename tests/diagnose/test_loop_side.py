@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from loaderprof.diagnose.loop_side import part_of_step
+import pytest
+from made import Made, Plan
+
+from loaderprof.diagnose.loop_side import helpers_waited, part_of_step
+from loaderprof.diagnose.timeline import build
 
 LOOP = "main (train.py:41)"
 BACKWARD = (
@@ -39,3 +43,22 @@ def test_what_the_model_does_is_its_own_whatever_else_stands_on_the_line(
     line: str, below: tuple[str, ...], part: str
 ) -> None:
     assert part_of_step((LOOP, *below), {"train.py:41": line})[0] == part
+
+
+@pytest.mark.parametrize(
+    ("waits", "share"),
+    [([], 0.0), ([0.0], 0.0), ([0.5], 0.5), ([0.5, 0.5], 0.75), ([3.0], 1.0)],
+)
+def test_how_long_a_loop_does_without_a_librarys_threads(tmp_path: Path, waits: list[float], share: float) -> None:
+    made = Made(tmp_path / "r")
+    main = made.process()
+    ended = made.loop(main, Plan())
+    named = [[main.pid, "MainThread", 10**9, 10**9], [main.pid, "QueueFeederThread", 0, 10**9]]
+    others = [[main.pid + 1, "", 10**9, 10**9]]
+    helpers = [[main.pid, "", 10**9, round(2e9 * wait)] for wait in waits]
+    for second in (0.0, 4.0):
+        made.window(second, second + 2.0, threads=[*named, *helpers, *others])
+    made.finish(ended)
+    seen = made.read()
+    (loop,) = build(seen).loops
+    assert helpers_waited(seen, loop) == pytest.approx(share)

@@ -14,6 +14,7 @@ from truths import LOAD, NAMES, RESIZE, recording_of
 from loaderprof.diagnose.breakdown import WORK, Breakdown, break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.findings import Stage
+from loaderprof.predict.edits import with_settings
 from loaderprof.predict.removal import (
     ANSWER_PER_TENSOR_S,
     MAX_BATCHES,
@@ -21,6 +22,7 @@ from loaderprof.predict.removal import (
     Model,
     in_bursts,
     model,
+    unloaded,
     with_lock,
     without,
 )
@@ -240,6 +242,41 @@ def test_a_worker_that_keeps_its_core_beside_a_step_of_two_threads(tmp_path: Pat
     # Alone, the step has both cores.
     alone = replace(base, costs=replace(base.costs, fetch_cpu_s=0.0 * base.costs.fetch_cpu_s))
     assert alone.run().step_wait_s == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_step_whose_other_thread_waits_for_a_core_is_shorter_without_the_loader(tmp_path: Path) -> None:
+    # All of the loop's own thread's time in its steps is work or spinning; in a quarter of the time the other one waits.
+    plan = Plan(workers=2, wait=0.02, step=0.06, step_others=0.9, fetch=Fetch(cpu=0.1, runq=0.02))
+    recording = one_loop(tmp_path / "r", plan, cores=2.0)
+    (loop,) = build(recording).loops
+    parts = break_down(recording, loop)
+    base = model(loop, parts, 2.0, None, team_waited=0.25)
+    assert base is not None
+    assert float(base.costs.step_cpu_s.mean()) == pytest.approx(0.06 * (1 - 0.25 * 0.08 / 0.06))
+    # What spins is no work: without a loader the step takes no longer than it computes.
+    alone = unloaded(base, parts).run()
+    assert alone.steady_step_s == pytest.approx(0.04, rel=0.05)
+
+
+def test_without_workers_the_sampler_takes_its_time_with_it(tmp_path: Path) -> None:
+    plan = Plan(wait=0.03, step=0.01, index=0.02, fetch=Fetch(cpu=0.01))
+    _, parts, base = modelled(one_loop(tmp_path / "r", plan))
+    assert base.run().steady_step_s == pytest.approx(0.04, rel=0.02)
+    less = without(base, "sampler", parts)
+    assert less is not None
+    assert less.run().steady_step_s == pytest.approx(0.02, rel=0.02)
+    # Workers cannot draw indices for it.
+    assert with_settings(base, num_workers=4).run().steady_step_s == pytest.approx(0.03, rel=0.1)
+
+
+def test_without_workers_slow_batches_weigh_as_often_as_they_came(tmp_path: Path) -> None:
+    # Every second batch is timed in depth and counts for no other, none of the slow ones: one batch in twenty.
+    def cost(task: int) -> float:
+        return 0.2 if task % 20 == 0 else 0.01
+
+    plan = Plan(wait=cost, step=0.01, fetch=Fetch(cpu=cost, deep_every=2))
+    loop, _, base = modelled(one_loop(tmp_path / "r", plan))
+    assert float(base.costs.fetch_cpu_s.mean()) == pytest.approx(loop.mean(loop.wait), rel=0.02)
 
 
 def test_a_step_of_two_threads_that_keeps_its_cores(tmp_path: Path) -> None:
