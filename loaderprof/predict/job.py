@@ -79,7 +79,8 @@ def study(recording: Recording, loop: Loop, budget: float, others: float | None,
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
     sizes = of_makers(recording, loop, recording.tables["size"])
     size = (float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"]))) if len(sizes) else None
-    team = helpers_waited(recording, loop)
+    # What a step waits because libraries in workers run too many threads is theirs, and told as contention.
+    team = helpers_waited(recording, loop) if (parts.threads or 1.0) <= MANY_THREADS else 0.0
     base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, size, team), loop, parts)
     if base is None:
         return Studied(loop, parts, None, {}, [], None, None)
