@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_samplers import started
@@ -62,6 +63,22 @@ def journal(folder: Path, pid: int, flags: int) -> Path:
     return path
 
 
+def window_over(job: Job) -> dict[str, Any]:
+    """Return one window of stack samples of a job."""
+    sampler = StackSampler()
+    sampler.window_s = 1
+    job.first_batch_at = 0.0
+    sample, until = None, time.monotonic() + 30
+    while sample is None and time.monotonic() < until:
+        sample = sampler.sample(job)
+        time.sleep(0.02)
+    sampler.close()
+    if sampler.missing:
+        pytest.skip(sampler.missing)
+    assert sample is not None
+    return sample
+
+
 def test_the_account_of_a_processs_threads() -> None:
     with started(THREADS) as (child, _):
         assert child.stdout is not None
@@ -106,20 +123,10 @@ def test_a_journal_tells_whether_its_loop_is_watched(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
 def test_a_window_over_a_watched_loop_tells_how_long_its_lock_is_held(tmp_path: Path) -> None:
-    sampler = StackSampler()
-    sampler.window_s = 1
     with started(THREADS) as (child, _):
         journal(tmp_path, child.pid, layout.WATCHED)
         job = Job(child.pid, tmp_path)
-        job.first_batch_at = 0.0
-        sample, until = None, time.monotonic() + 30
-        while sample is None and time.monotonic() < until:
-            sample = sampler.sample(job)
-            time.sleep(0.02)
-        sampler.close()
-        if sampler.missing:
-            pytest.skip(sampler.missing)
-        assert sample is not None
+        sample = window_over(job)
         ((pid, held),) = sample["gil"]
         taken = sum(count for _, thread, _, count in sample["stacks"] if thread == "MainThread")
         assert pid == child.pid
@@ -139,21 +146,11 @@ def test_a_window_over_a_watched_loop_tells_how_long_its_lock_is_held(tmp_path: 
 
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
 def test_a_window_tells_what_a_librarys_own_threads_used(tmp_path: Path) -> None:
-    sampler = StackSampler()
-    sampler.window_s = 1
     with started(TEAM) as (child, said):
         assert said == "computing"
         journal(tmp_path, child.pid, 0)
         job = Job(child.pid, tmp_path)
-        job.first_batch_at = 0.0
-        sample, until = None, time.monotonic() + 30
-        while sample is None and time.monotonic() < until:
-            sample = sampler.sample(job)
-            time.sleep(0.02)
-        sampler.close()
-        if sampler.missing:
-            pytest.skip(sampler.missing)
-        assert sample is not None
+        sample = window_over(job)
         used = [(thread, cpu + runq) for pid, thread, cpu, runq in sample["threads"] if pid == child.pid]
         assert {thread for thread, _ in used} >= {"MainThread", "maker", ""}
         # It works beside the one that Python knows.
