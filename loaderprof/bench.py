@@ -22,10 +22,10 @@ from loaderprof.capture.steered import EndedError, FailedError, NoWindowError, R
 from loaderprof.diagnose.breakdown import break_down
 from loaderprof.diagnose.timeline import Loop, build
 from loaderprof.predict.advice import version
+from loaderprof.predict.costs import Settings
 from loaderprof.predict.edits import with_settings
 from loaderprof.predict.job import ranks_a_host
 from loaderprof.predict.removal import Model, model
-from loaderprof.predict.replay import Settings
 from loaderprof.recording import Recording
 from loaderprof.search import PREFETCH, Limits, Needs, change, normal, worker_counts
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loaderprof import ratios
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 from loaderprof.ratios import Values
 
 PREFETCH = (1, 2, 4, 8)

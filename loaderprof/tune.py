@@ -23,7 +23,7 @@ from loaderprof.capture import launch
 from loaderprof.capture.steered import NoWindowError, RefusedError, Steered
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import Measured
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 from loaderprof.report import tuning, words
 from loaderprof.search import Board
 from loaderprof.tuned import Tried, Tuned

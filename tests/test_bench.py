@@ -13,7 +13,7 @@ from loaderprof.bench import _rate as rate
 from loaderprof.bench import predictions, present_settings
 from loaderprof.capture import room
 from loaderprof.diagnose.timeline import build
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 
 
 def event(steps: list[float], waits: list[float], **others: Any) -> dict[str, Any]:

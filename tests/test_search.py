@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from loaderprof import search
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 from loaderprof.search import Board, Limits, Needs
 
 NONE, ONE, TWO = Settings(0), Settings(1), Settings(2)

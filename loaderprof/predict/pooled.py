@@ -13,8 +13,8 @@ import numpy as np
 from loaderprof.diagnose.breakdown import Breakdown
 from loaderprof.diagnose.pools import LOCKED_SHARE, Pool
 from loaderprof.diagnose.timeline import Loop
+from loaderprof.predict.costs import Seconds
 from loaderprof.predict.removal import Model
-from loaderprof.predict.replay import Seconds
 
 # Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
 HELD_UP = 0.1

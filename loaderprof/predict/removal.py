@@ -13,7 +13,8 @@ import numpy as np
 from loaderprof.diagnose.breakdown import WORK, Breakdown, usual_batches
 from loaderprof.diagnose.timeline import Bools, Loop, Seconds
 from loaderprof.findings import Stage
-from loaderprof.predict.replay import LONG, Costs, Outcome, Settings, replay
+from loaderprof.predict.costs import Costs, Outcome, Settings
+from loaderprof.predict.replay import LONG, replay
 
 # A replay is as long as the run, up to this: it costs milliseconds, and more batches change nothing.
 MAX_BATCHES = 240

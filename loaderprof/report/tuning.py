@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 from loaderprof.report import words
 from loaderprof.tuned import Tried, Tuned
 

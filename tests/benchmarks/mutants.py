@@ -36,9 +36,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Not the tests that damage files at random: they ask for no more than a sentence, and take half a minute.
 READING = ["tests/test_recording.py", "-k", "not harm"]
+# Not those that hold it against real loaders: what a busy machine does to these would count as found.
+REPLAYED = ["tests/predict/test_replay.py", "-k", "not real"]
 MODULES = {
-    # Not the tests that hold it against real loaders: what a busy machine does to these would count as found.
-    "replay": ("predict/replay.py", ["tests/predict/test_replay.py", "-k", "not real"]),
+    "replay": ("predict/replay.py", REPLAYED),
+    "machine": ("predict/machine.py", REPLAYED),
     "timeline": ("diagnose/timeline.py", ["tests/diagnose/test_timeline.py"]),
     "verdict": ("diagnose/verdict.py", ["tests/diagnose/test_verdict.py"]),
     "recording": ("recording.py", READING),

@@ -37,7 +37,7 @@ from prediction_accuracy import rate as measured_rate
 from loaderprof import recording
 from loaderprof.capture.budget import cpu_budget
 from loaderprof.conclude import predict
-from loaderprof.predict.replay import Settings
+from loaderprof.predict.costs import Settings
 from loaderprof.search import normal
 
 SECONDS = 1.6

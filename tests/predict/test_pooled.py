@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from loaderprof.diagnose.pools import Pool, Work
+from loaderprof.predict.costs import Costs, Settings
 from loaderprof.predict.pooled import unlocked
 from loaderprof.predict.removal import Model
-from loaderprof.predict.replay import Costs, Settings
 
 OWN_S = 0.004
 

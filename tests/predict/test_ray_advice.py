@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from loaderprof.diagnose.pools import Pool, Work
+from loaderprof.predict.costs import Costs, Settings
 from loaderprof.predict.ray_advice import RAY_RULES
 from loaderprof.predict.removal import Model
-from loaderprof.predict.replay import Costs, Settings
 
 
 def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s: float = 0.004) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from loaderprof.predict.replay import Costs, Outcome, Settings, replay
+from loaderprof.predict.costs import Costs, Outcome, Settings
+from loaderprof.predict.replay import replay
 
 AMPLE_CORES = 64.0
 
