@@ -64,6 +64,7 @@ class Fetches:
         self.timers = Timers(dataset, collate)
         self.stat, self.io, self.usage = SchedStat(), IoStat(), thread_usage()
         self.every = self.countdown = 1
+        self.budget, self.keeps_all = allowance.allowed(FETCH_BUDGET), allowance.keeps_all()
         self.slow_ns = SLOW_FETCH_NS
         self.count = self.seen = self.wall_ns = 0
         # Nanoseconds and CPU of collating, of the last batch that was measured and not timed in depth.
@@ -184,9 +185,8 @@ class Fetches:
             return
         if table is not None or self.seen == 1:
             self._write_depth(journal, table, data)
-        budget = allowance.allowed(FETCH_BUDGET)
-        self.every = max(1, min(2000, int(FETCH_COST_NS / (budget * max(usual, 1)))), journal.pressure())
-        if self.sparse or not DEPTH_PERIOD_NS or allowance.keeps_all():
+        self.every = max(1, min(2000, int(FETCH_COST_NS / (self.budget * max(usual, 1)))), journal.pressure())
+        if self.sparse or not DEPTH_PERIOD_NS or self.keeps_all:
             self.every = 1
         # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
         self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)

@@ -190,6 +190,8 @@ class Iteration:
         self.pace = process.paces.setdefault(self.loader, [0, 0])
         # How long batches are summed after a stamped one, 0 for not at all; how many have been stamped in this epoch.
         self.sums = self.stamped = 0
+        # In times the usual budget.
+        self.budget, self.keeps_all = allowance.allowed(1.0), allowance.keeps_all()
         # When the last stamped batch, or the first of those summed, was asked for, and how many batches ago that is.
         self.t_stamped, self.between = 0, 1
         self._clear()
@@ -310,11 +312,10 @@ class Iteration:
         self.sums = 0
         if pace[0] >= LEARNT and self.stamped >= first:
             cost = STAMP_NS if self.fetches is None else STAMP_OWN_NS
-            allowed = allowance.allowed(1.0)
-            self.sums = int(cost / (allowed * STAMP_BUDGET)) if cost > allowed * STAMP_MOST * usual else 0
+            self.sums = int(cost / (self.budget * STAMP_BUDGET)) if cost > self.budget * STAMP_MOST * usual else 0
         if pressure > 1:
             self.sums = max(self.sums, 2 * pressure * usual)
-        if allowance.keeps_all():
+        if self.keeps_all:
             self.sums = 0
         if self.fetches is not None:
             self.fetches.sparse = self.sums > 0

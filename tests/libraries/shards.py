@@ -1,12 +1,14 @@
-"""Shards of mosaicml-streaming that fill 32 MiB unpacked, 1 MiB each."""
+"""A job over 32 MiB of mosaicml-streaming's shards, 1 MiB each, of which the local cache holds twelve."""
+
+import tempfile
 
 import numpy as np
-from training import ask_for_torchvision
+import torch
+from torch.utils.data import DataLoader
+from training import ask_for_torchvision, train
 
 ask_for_torchvision()
 from streaming import MDSWriter, StreamingDataset  # noqa: E402
-
-__all__ = ["StreamingDataset", "write"]
 
 
 def write(folder: str) -> None:
@@ -15,3 +17,16 @@ def write(folder: str) -> None:
     with MDSWriter(out=folder, columns=columns, compression="zstd", size_limit=1 << 20) as out:
         for _ in range(512):
             out.write({"values": np.cumsum(rng.integers(-2, 3, 32768)).astype(np.int16)})
+
+
+def run(places: int, steps: int) -> None:
+    """Train on shards that are read at so many places by turns."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder + "/remote")
+        dataset = StreamingDataset(  # the limit
+            remote=folder + "/remote", local=folder + "/local", batch_size=8, shuffle=True, cache_limit=12 << 20,
+            num_canonical_nodes=places,
+        )  # fmt: skip
+        loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True)
+        train(loader, steps, lambda batch: batch["values"].float())

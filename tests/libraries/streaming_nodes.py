@@ -1,24 +1,6 @@
 """Shards of mosaicml-streaming read at sixteen places by turns, of which the local cache holds twelve."""
 
-import tempfile
-
-import torch
-from shards import StreamingDataset, write
-from torch.utils.data import DataLoader
-from training import train
-
-
-def main() -> None:
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        write(folder + "/remote")
-        dataset = StreamingDataset(  # the limit
-            remote=folder + "/remote", local=folder + "/local", batch_size=8, shuffle=True, cache_limit=12 << 20,
-            num_canonical_nodes=16,
-        )  # fmt: skip
-        loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True)
-        train(loader, 256, lambda batch: batch["values"].float())
-
+from shards import run
 
 if __name__ == "__main__":
-    main()
+    run(places=16, steps=256)

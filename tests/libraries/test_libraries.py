@@ -59,8 +59,10 @@ EXPECTED = {
     "pandas_rows": Expected("pandas", "read", ("pandas.core.indexing",)),
     "pyarrow_groups": Expected("pyarrow", "read", ("read_row_group",)),
     "soundfile_flac": Expected("soundfile", "decode", ("soundfile",)),
-    "streaming_cache": Expected("streaming", "read", ("open", "__getitem__"), knob="Raise cache_limit"),
-    "streaming_nodes": Expected("streaming", "read", ("open", "__getitem__"), knob="Lower num_canonical_nodes"),
+    "streaming_cache": Expected("streaming", "read", ("open", "__getitem__"), at="shards", knob="Raise cache_limit"),
+    "streaming_nodes": Expected(
+        "streaming", "read", ("open", "__getitem__"), at="shards", knob="Lower num_canonical_nodes"
+    ),
     "streaming_shards": Expected("streaming", "decode", ("PIL.ImageFile",)),
     "timm_loader": Expected("timm torchvision", "transform", ("RandAugment",)),
     "torchvision_blur_and_jitter": Expected("torchvision", "transform", ("ColorJitter",), "GaussianBlur"),
