@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from loaderprof._version import __version__
+
 __all__ = ["__version__", "profile", "read", "stage", "watch"]
 
 if TYPE_CHECKING:
-    from loaderprof.capture.context import profile, stage, watch
-    from loaderprof.recording import read
+    from loaderprof.api import profile, read
+    from loaderprof.capture.hooks.by_hand import stage, watch
 
+
+# What runs inside the job is light, and its own module.
 _HOMES = {
-    "profile": "loaderprof.capture.context",
-    "stage": "loaderprof.capture.context",
-    "watch": "loaderprof.capture.context",
-    "read": "loaderprof.recording",
+    "profile": "loaderprof.api",
+    "read": "loaderprof.api",
+    "stage": "loaderprof.capture.hooks.by_hand",
+    "watch": "loaderprof.capture.hooks.by_hand",
 }
 
 

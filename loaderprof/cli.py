@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from loaderprof import __version__
+from loaderprof._version import __version__
 from loaderprof.errors import LoaderprofError, UsageError
 
 DESCRIPTION = "Tells why PyTorch training waits for data, what it costs, which change to make and what it will gain."
@@ -138,7 +138,8 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from loaderprof import endpoint, run
+    from loaderprof.commands import run
+    from loaderprof.live import endpoint
 
     return run.run(
         options.job,
@@ -170,16 +171,16 @@ def _percentage(text: str) -> float:
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Return what `--set` asked for, with Python's values: 4, true, spawn."""
-    from loaderprof.capture import settings as loaders
-    from loaderprof.capture import tfsettings
+    from loaderprof.capture.hooks import settings as loaders
+    from loaderprof.capture.hooks import tf_settings
 
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        of_tf = key in tfsettings.KEYS
+        of_tf = key in tf_settings.KEYS
         if not equals or not (of_tf or key.split(".")[-1] in loaders.KEYS):
-            known = (*loaders.KEYS, *tfsettings.KEYS)
+            known = (*loaders.KEYS, *tf_settings.KEYS)
             raise UsageError(
                 f"--set does not know {pair!r}", "--set takes " + ", ".join(f"{name}=..." for name in known)
             )
@@ -189,7 +190,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
             settings[key] = int(value)
         else:
             settings[key] = value
-        if of_tf and not tfsettings.fits(key, settings[key]):
+        if of_tf and not tf_settings.fits(key, settings[key]):
             raise UsageError(
                 f"--set {pair} is nothing that tf.data takes",
                 "loaderprof run --set tf.num_parallel_calls=AUTOTUNE train.py",
@@ -212,10 +213,11 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from loaderprof import remote, run
+    from loaderprof.commands import report
+    from loaderprof.recording import remote
 
     with remote.local(options.folder) as folder:
-        return run.report(
+        return report.report(
             folder, as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
             force=options.force, shown=_shown(options.folder),
         )  # fmt: skip
@@ -223,7 +225,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _shown(place: str) -> str | None:
     """Return what reports call a recording that lies at a URL; None for a folder."""
-    from loaderprof import remote
+    from loaderprof.recording import remote
 
     return remote.shown(place) if remote.is_url(place) else None
 
@@ -260,7 +262,8 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from loaderprof import remote, verify
+    from loaderprof.commands import verify
+    from loaderprof.recording import remote
 
     if remote.is_url(options.folder):
         raise UsageError(
@@ -300,7 +303,7 @@ def _add_tune(verb: argparse.ArgumentParser) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from loaderprof import tune
+    from loaderprof.commands import tune
 
     return tune.tune(
         options.job,
@@ -322,7 +325,8 @@ def _add_compare(verb: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from loaderprof import compare, remote
+    from loaderprof.commands import compare
+    from loaderprof.recording import remote
 
     with remote.local(options.a) as a, remote.local(options.b) as b:
         return compare.run(a, b, as_json=options.json, shown=(_shown(options.a), _shown(options.b)))
@@ -342,7 +346,8 @@ def _add_check(verb: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from loaderprof import check, remote
+    from loaderprof.commands import check
+    from loaderprof.recording import remote
 
     typed = {key: getattr(options, key.replace("-", "_")) for key in check.KEYS}
     with remote.local(options.folder) as folder:
@@ -361,8 +366,10 @@ def _add_attach(verb: argparse.ArgumentParser) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    from loaderprof import remote, run
     from loaderprof.capture import attach
+    from loaderprof.commands import run
+    from loaderprof.finish import finish
+    from loaderprof.recording import remote
 
     view = run.view_of_stacks() if options.live else None
     url = options.output if remote.is_url(options.output) else None
@@ -370,7 +377,7 @@ def _attach(options: argparse.Namespace) -> int:
         remote.check(url, force=False)
     output = str(remote.on_its_way(f"attach-{options.pid}")) if url else options.output
     folder = attach.attach(options.pid, duration_s=options.duration, output=output, view=view)
-    run.finish(folder, html=not options.no_html, shown=_shown(url or ""))
+    finish(folder, html=not options.no_html, shown=_shown(url or ""))
     if url:
         remote.hand_over(folder, url)
     return 0
@@ -389,17 +396,17 @@ def _add_export(verb: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from loaderprof import remote
-    from loaderprof.report import export
+    from loaderprof.commands import export
+    from loaderprof.recording import files, remote
 
     # Of a recording that lies elsewhere the file comes into the current folder.
-    output = options.output or (export.FORMATS[options.format].file if remote.is_url(options.folder) else None)
+    output = options.output or (files.EXPORTS[options.format] if remote.is_url(options.folder) else None)
     with remote.local(options.folder) as folder:
         return export.export(folder, options.format, output=output, force=options.force)
 
 
 def _env(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike
-    from loaderprof.capture import environment
+    from loaderprof.commands import env as environment
 
     sys.stdout.write(environment.render())
     return 0

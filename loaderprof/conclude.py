@@ -14,27 +14,36 @@ import numpy as np
 
 from loaderprof import conclude_tf
 from loaderprof import findings as results
-from loaderprof.diagnose import causes, device, endings, loop_side, machine, outside
-from loaderprof.diagnose.breakdown import WORK, Breakdown
-from loaderprof.diagnose.many_ranks import main_loop
+from loaderprof.advise.catalogue import advise
+from loaderprof.advise.change import Facts
+from loaderprof.advise.changes.decoder import decoders_of
+from loaderprof.advise.weigh import unevenness
+from loaderprof.advise.whatif import what_if
+from loaderprof.analyze import device, loop_side, machine
+from loaderprof.analyze.breakdown import WORK, Breakdown
+from loaderprof.analyze.many_ranks import main_loop
+from loaderprof.analyze.timeline import Loop, Timeline, build, of_makers
+from loaderprof.diagnose import endings, outside
+from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.confidence import agreement, guessed
+from loaderprof.diagnose.loop_context import Scene
 from loaderprof.diagnose.risks import risks_of
-from loaderprof.diagnose.scene import Scene
-from loaderprof.diagnose.timeline import Loop, Timeline, build, of_makers
 from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
 from loaderprof.findings import Findings, Stage
-from loaderprof.predict import job
-from loaderprof.predict.advice import advise
-from loaderprof.predict.change import Facts
-from loaderprof.predict.decoder_advice import decoders_of
-from loaderprof.predict.weigh import unevenness
-from loaderprof.predict.whatif import what_if
-from loaderprof.recording import Process, Recording, SummedRank
+from loaderprof.measure.verified import joined
+from loaderprof.recording.reader import Process, Recording, SummedRank
+from loaderprof.replay import job
 
 # A replay of the run as it was that is further off than this does not know it well, and says so.
 REPRODUCED = 0.03
 # Cores that other programs kept busy: from here on they are worth a word.
 NOTICED = 0.2
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
+
+
+def findings_of(recording: Recording) -> Findings:
+    """Return the findings of a recording, joined with what `verify` measured of the advice."""
+    return joined(conclude(recording), recording.folder)
 
 
 def conclude(recording: Recording) -> Findings:
@@ -58,20 +67,22 @@ def conclude(recording: Recording) -> Findings:
     judgement = judge(
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
-        sources_agree=job.agreement(main, job_gains),
-        guessed=job.guessed(main, job_gains), locked=main.parts.takes_turns(), makers_unseen=main.parts.makers_unseen,
+        sources_agree=agreement(main, job_gains),
+        guessed=guessed(main, job_gains), locked=main.parts.takes_turns(), makers_unseen=main.parts.makers_unseen,
         wait_share=_share(*_wait_and_step(main.loop)),
     )  # fmt: skip
     scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
-    kind = causes.name(judgement.stage, scene)
+    kind = catalogue.name(judgement.stage, scene)
     if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
-        kind = next(each for each in causes.CATALOGUE if each.id == "validation")
+        kind = next(each for each in catalogue.CATALOGUE if each.id == "validation")
     verdict = _verdict(main, scene, judgement, kind, job.job_ceiling(studied))
     return Findings(
         run=replace(run, notes=(*run.notes, *_about_the_replay(main, others or 0.0))),
         verdict=verdict,
         stages=_stages(main),
-        causes=causes.examine(scene, judgement.stage, kind, judgement.others) if judgement.stage != "unknown" else (),
+        causes=catalogue.examine(scene, judgement.stage, kind, judgement.others)
+        if judgement.stage != "unknown"
+        else (),
         advice=_advice(recording, studied, scene, judgement),
         loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
         ranks=_ranks(everyone, recording.others),
@@ -129,7 +140,7 @@ def _scene(
 
 
 def _verdict(
-    main: job.Studied, scene: Scene, judgement: Judgement, kind: causes.Kind, ceiling: float | None
+    main: job.Studied, scene: Scene, judgement: Judgement, kind: catalogue.Kind, ceiling: float | None
 ) -> results.Verdict:
     wait, total = _wait_and_step(main.loop)
     if main.loop.background:
@@ -137,7 +148,7 @@ def _verdict(
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
-    text = causes.headline(judgement.stage, kind, scene)
+    text = catalogue.headline(judgement.stage, kind, scene)
     return results.Verdict(
         judgement.stage, kind.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
     )
@@ -245,7 +256,7 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     )  # fmt: skip
     scene = _scene(recording, each, each.gains, budget, others)
     verdict = _verdict(
-        each, scene, judgement, causes.name(judgement.stage, scene), each.ceiling and round(each.ceiling, 3)
+        each, scene, judgement, catalogue.name(judgement.stage, scene), each.ceiling and round(each.ceiling, 3)
     )
     first = [epoch.first_batch_s for epoch in loop.epochs if np.isfinite(epoch.first_batch_s)]
     return results.Loader(

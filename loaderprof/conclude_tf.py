@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import machine, tfdata_causes
-from loaderprof.diagnose.tfdata import STAGES, Node, Pipeline, pipeline_of
-from loaderprof.diagnose.timeline import Loop, Timeline
+from loaderprof.advise.changes.tfdata import Facts, advise
+from loaderprof.analyze import machine
+from loaderprof.analyze.tfdata import STAGES, Node, Pipeline, pipeline_of
+from loaderprof.analyze.timeline import Loop, Timeline
+from loaderprof.diagnose import tfdata_causes
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Cause, Findings, Stage
-from loaderprof.predict.tfdata import Model, error_of, gains_of, model_of, spread_of
-from loaderprof.predict.tfdata_advice import Facts, advise
-from loaderprof.recording import Recording
+from loaderprof.recording.reader import Recording
+from loaderprof.replay.tfdata import Model, error_of, gains_of, model_of, spread_of
 
 DRAWS = 12
 UNREAD = "TensorFlow's model of the pipeline could not be read (autotune is off, or TensorFlow is older than 2.16)"

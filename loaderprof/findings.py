@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from loaderprof import files
 from loaderprof.errors import RecordingError
+from loaderprof.recording import files
 
 SCHEMA_VERSION = 1
 # A recording is data from elsewhere; findings of hundreds of ranks are some 100 kB.
@@ -267,12 +267,6 @@ class Findings:
     def to_json(self) -> str:
         """Return the JSON form; a number that is not finite becomes `null`."""
         return json.dumps(_plain(self), indent=1, ensure_ascii=True) + "\n"
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows of a cell that ends with findings."""
-        from loaderprof.report import notebook
-
-        return notebook.render(self)
 
     @staticmethod
     def from_json(text: str) -> Findings:

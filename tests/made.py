@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loaderprof import files, recording
-from loaderprof import journal as layout
-from loaderprof.journal import Journal
+from loaderprof.recording import files, reader
+from loaderprof.recording import journal as layout
+from loaderprof.recording.journal import Journal
 
 START_NS = 5_000_000_000_000
 FETCH_FRAME = "fetch (/lib/torch/utils/data/_utils/fetch.py:54)"
@@ -97,7 +97,7 @@ class Process:
         if worker is not None:
             facts["worker"] = worker
         self.pid, self.folder, self.iterators = pid, folder, 0
-        self.journal = Journal(str(folder / recording.JOURNALS / f"here-{pid}-1.lpj"), facts)
+        self.journal = Journal(str(folder / reader.JOURNALS / f"here-{pid}-1.lpj"), facts)
 
     def iterator(
         self,
@@ -195,7 +195,7 @@ class Made:
 
     def __init__(self, folder: Path, cores: float = 8.0, **meta: Any) -> None:
         self.folder = folder
-        (folder / recording.JOURNALS).mkdir(parents=True)
+        (folder / reader.JOURNALS).mkdir(parents=True)
         self.meta: dict[str, Any] = {
             "command": ["train.py"], "cwd": "/home/me", "started_ns": START_NS, "cpu_budget": {"cores": cores}, **meta,
         }  # fmt: skip
@@ -289,16 +289,16 @@ class Made:
         if ended is not None:
             self.meta["ended_ns"] = ns(ended)
         files.write_meta(self.folder, self.meta)
-        for name, lines in ((recording.HOST, self.lines), (recording.STACKS, self.stack_lines)):
+        for name, lines in ((reader.HOST, self.lines), (reader.STACKS, self.stack_lines)):
             (self.folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return self.folder
 
-    def read(self) -> recording.Recording:
+    def read(self) -> reader.Recording:
         """Finish and read back."""
-        return recording.read(self.finish())
+        return reader.read(self.finish())
 
 
-def one_loop(folder: Path, plan: Plan, cores: float = 8.0, **meta: Any) -> recording.Recording:
+def one_loop(folder: Path, plan: Plan, cores: float = 8.0, **meta: Any) -> reader.Recording:
     """Return a recording of one process with one loop."""
     made = Made(folder, cores, **meta)
     process = made.process()

@@ -6,6 +6,8 @@ import functools
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Waits 4 ms for each sample, so that workers speed it up however busy the machine is.
@@ -51,3 +53,16 @@ def recording(*arguments: str) -> Path:
     done = loaderprof("run", "--no-html", "-o", "seen", "train.py", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "seen"
+
+
+@contextmanager
+def started(program: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a Python that says something once it is ready and ends when its standard input closes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield child, child.stdout.readline().strip()
+        finally:
+            child.communicate()

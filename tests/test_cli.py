@@ -14,9 +14,10 @@ import pytest
 from made import Made, Plan
 from truths import LOAD, PLANS, light
 
-from loaderprof import cli, files
-from loaderprof.capture.settings import KEYS
+from loaderprof import cli
+from loaderprof.capture.hooks.settings import KEYS
 from loaderprof.findings import Findings
+from loaderprof.recording import files
 
 
 @pytest.fixture(scope="module")

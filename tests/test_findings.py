@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from truths import NAMES, findings_of
+from truths import NAMES, findings_named
 
 from loaderprof import findings as results
 from loaderprof.errors import RecordingError
@@ -106,7 +106,7 @@ def validate(data: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_conclusions_keep_the_contract_and_come_back_unchanged(name: str) -> None:
-    found = findings_of(name)
+    found = findings_named(name)
     text = found.to_json()
     validate(json.loads(text))
     assert Findings.from_json(text) == found
@@ -117,7 +117,7 @@ def test_the_stages_are_those_of_the_contract() -> None:
 
 
 def test_measured_advice_and_unmeasured_numbers_come_back() -> None:
-    found = findings_of("decode")
+    found = findings_named("decode")
     advice = dataclasses.replace(found.advice[0], measured=results.Measured(1.5, 1.4, 1.6, 4))
     verdict = dataclasses.replace(found.verdict, wait_s=None)
     changed = dataclasses.replace(found, advice=(advice,), verdict=verdict)
@@ -129,19 +129,19 @@ def test_measured_advice_and_unmeasured_numbers_come_back() -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_null(number: float) -> None:
-    found = findings_of("decode")
+    found = findings_named("decode")
     text = dataclasses.replace(found, verdict=dataclasses.replace(found.verdict, step_s=number)).to_json()
     assert json.loads(text, parse_constant=pytest.fail)["verdict"]["step_s"] is None
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
-    data = json.loads(findings_of("decode").to_json())
+    data = json.loads(findings_named("decode").to_json())
     data["later"] = data["verdict"]["later"] = data["loaders"][0]["later"] = {"x": 1}
-    assert Findings.from_json(json.dumps(data)) == findings_of("decode")
+    assert Findings.from_json(json.dumps(data)) == findings_named("decode")
 
 
 def test_a_newer_schema_is_refused() -> None:
-    data = json.loads(findings_of("decode").to_json())
+    data = json.loads(findings_named("decode").to_json())
     data["schema_version"] = SCHEMA_VERSION + 1
     with pytest.raises(RecordingError, match="has schema 2") as caught:
         Findings.from_json(json.dumps(data))
@@ -169,7 +169,7 @@ def paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(path for key, item in items for path in paths(item, (*at, key)))]
 
 
-ORIGINAL = findings_of("decode").to_json()
+ORIGINAL = findings_named("decode").to_json()
 # What a change is made of is free.
 PATHS = [path for path in paths(json.loads(ORIGINAL))[1:] if "change" not in path]
 VALUES = (
@@ -205,4 +205,4 @@ def test_findings_are_loaded_from_their_folder(tmp_path: Path) -> None:
         load(tmp_path)
     assert "loaderprof report" in caught.value.hint
     (tmp_path / "findings.json").write_text(ORIGINAL)
-    assert load(tmp_path) == findings_of("decode")
+    assert load(tmp_path) == findings_named("decode")

@@ -20,48 +20,39 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "sitecustomize.py"
 }
-# What each part may import of the package when it is imported itself; what is left to a function's first call is not
-# here. `files`, `journal`, `errors`, `findings`, `intake`, `recording`, `stacks`, `tables` and `tuned` are the spine.
-SPINE = {"loaderprof", "loaderprof.errors", "loaderprof.files", "loaderprof.journal", "loaderprof.intake",
-         "loaderprof.findings", "loaderprof.recording", "loaderprof.stacks", "loaderprof.tables",
-         "loaderprof.tuned"}  # fmt: skip
-BELOW = {
-    "capture": ("capture",),
-    "diagnose": ("diagnose",),
-    "predict": ("diagnose", "predict"),
-    "report": ("diagnose", "predict", "report"),
-}
+# The rooms in the order in which they may import: each only what stands on a line before it, or beside it where they
+# are one room. A name with a dot is a room inside another, and the longest name that fits counts.
+LAYERS = (
+    ("_version", "errors", "formatting"),
+    ("recording",),
+    ("findings",),
+    ("capture.hooks",),
+    ("capture",),
+    ("analyze",),
+    ("replay",),
+    ("diagnose",),
+    ("advise",),
+    ("measure",),
+    ("conclude_tf",),
+    ("conclude",),
+    ("report",),
+    ("live", "finish"),
+    ("api",),
+    ("commands",),
+    ("integrations",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+# What was seen and what is thought of it meet only in the recording.
+THINKS = ("analyze", "replay", "diagnose", "advise")
+# What hooks patch they may import where the job has loaded it.
+PATCHED = {"torch", "tensorflow"}
 HEAVY = {"torch", "psutil", "pynvml", "torchvision", "tensorflow"}
-# What a worker may load of ours: everything its hooks need, and nothing that thinks.
-WORKER = {"loaderprof", "loaderprof.journal", "loaderprof.capture"} | {
-    f"loaderprof.capture.{name}"
-    for name in [
-        "hooks",
-        "process",
-        "allowance",
-        "iterators",
-        "fetches",
-        "workers",
-        "dataset",
-        "caches",
-        "describe",
-        "failures",
-        "kernel",
-        "settings",
-        "phases",
-        "steps",
-        "timers",
-        "timed",
-        "discover",
-        "trial",
-        "unseen",
-    ]
-}
-
-# What other processes of a job may load, in whatever Python it runs.
-BESIDE_WORKERS = {"loaderprof.capture.inject.sitecustomize"} | {
-    f"loaderprof.capture.{name}" for name in ("windows", "tfdata", "tffacts", "tfsettings")
-}
+# What workers may load of ours beside the hooks: found by folder, so that a new hook is inside the wall by itself.
+BESIDE_HOOKS = {"loaderprof", "loaderprof._version", "loaderprof.capture", "loaderprof.capture.hooks",
+                "loaderprof.recording", "loaderprof.recording.journal"}  # fmt: skip
+IN_JOB = BESIDE_HOOKS | {name for name in MODULES if name.startswith("loaderprof.capture.hooks.")}
 
 
 def imported(path: Path, lazy: bool) -> Iterator[str]:
@@ -90,24 +81,25 @@ def ours(path: Path, lazy: bool = False) -> set[str]:
     return {name for name in imported(path, lazy) if name.split(".")[0] == "loaderprof"}
 
 
-def part_of(module: str) -> str:
-    inside = module.split(".")
-    return inside[1] if len(inside) > 2 else ""
+def room_of(module: str) -> str:
+    inside = module.removeprefix("loaderprof").lstrip(".") or "__init__"
+    fitting = [room for room in LEVEL if inside == room or inside.startswith(room + ".")]
+    return max(fitting, key=len)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_one_way(module: str) -> None:
-    part, needs = part_of(module), ours(MODULES[module]) - {module}
-    if part in BELOW:
-        for needed in needs - SPINE:
-            assert part_of(needed) in BELOW[part] or needed == f"loaderprof.{part}", f"{module} imports {needed}"
-    if module in SPINE:
-        assert needs <= SPINE, f"{module} imports {needs - SPINE}"
-    assert module == "loaderprof.__main__" or "loaderprof.cli" not in needs
+    room = room_of(module)
+    for needed in ours(MODULES[module], lazy=True) - {module, "loaderprof"}:
+        other = room_of(needed)
+        assert other == room or LEVEL[other] < LEVEL[room], f"{module} imports {needed}"
 
 
 def test_no_module_needs_itself() -> None:
-    graph = {module: ours(path) - {module, "loaderprof"} for module, path in MODULES.items()}
+    """Not even by an import that waits inside a function."""
+    graph = {module: ours(path, lazy=True) - {module} for module, path in MODULES.items()}
+    # The package's public names are imported on first use.
+    graph["loaderprof"] = set()
     done: set[str] = set()
 
     def visit(module: str, under_way: tuple[str, ...]) -> None:
@@ -122,16 +114,26 @@ def test_no_module_needs_itself() -> None:
     assert done == set(graph)
 
 
-@pytest.mark.parametrize(
-    "module", sorted(name for name in MODULES if part_of(name) in ("diagnose", "predict", "report"))
-)
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name) in (*THINKS, "report")))
 def test_thinking_and_reporting_import_nothing_of_the_job(module: str) -> None:
     everything = {name.split(".")[0] for name in imported(MODULES[module], lazy=True)}
     assert not everything & HEAVY
-    assert not any(part_of(name) == "capture" for name in ours(MODULES[module], lazy=True))
+    assert not any(room_of(name).startswith("capture") for name in ours(MODULES[module], lazy=True))
 
 
-@pytest.mark.parametrize("module", sorted(name for name in MODULES if part_of(name) != "report"))
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name).startswith("capture")))
+def test_capture_concludes_nothing(module: str) -> None:
+    assert not {room_of(name) for name in ours(MODULES[module], lazy=True)} & {*THINKS, "findings", "report"}
+
+
+@pytest.mark.parametrize("module", sorted(name for name in IN_JOB if name in MODULES))
+def test_hooks_import_the_standard_library_only(module: str) -> None:
+    needed = set(imported(MODULES[module], lazy=True))
+    assert {name for name in needed if name.startswith("loaderprof")} <= IN_JOB
+    assert {name.split(".")[0] for name in needed} - {"loaderprof", *PATCHED} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name) not in ("report", "live")))
 def test_only_reports_import_what_draws(module: str) -> None:
     assert not {name.split(".")[0] for name in imported(MODULES[module], lazy=True)} & {"rich", "matplotlib", "jinja2"}
 
@@ -143,8 +145,7 @@ def test_nothing_prints(path: Path) -> None:
 
 
 def test_what_every_worker_imports_runs_on_python_3_8() -> None:
-    for module in WORKER | BESIDE_WORKERS:
-        path = MODULES.get(module, PACKAGE / "capture/inject/sitecustomize.py")
+    for path in (*(MODULES[module] for module in IN_JOB), PACKAGE / "capture/inject/sitecustomize.py"):
         ast.parse(path.read_text(), feature_version=(3, 8))
 
 
@@ -241,22 +242,25 @@ def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> 
     assert len(list((tmp_path / "journals").glob("*.lpj"))) == 2
     bare, hooked = (set(json.loads((tmp_path / way).read_text())) for way in ("bare", "hooked"))
     more = {name for name in hooked - bare if name.split(".")[0] not in sys.stdlib_module_names}
-    assert {name for name in more if name.startswith("loaderprof")} <= WORKER
-    assert "loaderprof.capture.hooks" in more
+    assert {name for name in more if name.startswith("loaderprof")} <= IN_JOB
+    assert "loaderprof.capture.hooks.install" in more
     assert {name for name in more if not name.startswith("loaderprof")} <= {"sitecustomize"}
 
 
 def test_what_is_waited_for_is_what_the_hooks_know() -> None:
     import importlib.util
 
-    from loaderprof.capture import generators, hooks, iterables, launch, tfdata
+    from loaderprof.capture import launch
+    from loaderprof.capture.hooks import install, other_generators, other_iterators, tf_pipeline
 
     spec = importlib.util.spec_from_file_location("injected", launch.INJECT / "sitecustomize.py")
     assert spec is not None
     assert spec.loader is not None
     injected = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(injected)
-    assert set(hooks.PATCHED_MODULES) == injected.HOOKED
-    assert set(iterables.ITERATORS) == set(hooks.ITERATORS)
-    assert {generators.RAY, generators.MONAI} == set(hooks.GENERATORS)
-    assert {tfdata.DATASETS, tfdata.ITERATORS, tfdata.FUNCTIONS, tfdata.PYTHON} == set(hooks.TENSORFLOW)
+    assert set(install.PATCHED_MODULES) == injected.HOOKED
+    assert set(other_iterators.ITERATORS) == set(install.ITERATORS)
+    assert {other_generators.RAY, other_generators.MONAI} == set(install.GENERATORS)
+    assert {tf_pipeline.DATASETS, tf_pipeline.ITERATORS, tf_pipeline.FUNCTIONS, tf_pipeline.PYTHON} == set(
+        install.TENSORFLOW
+    )

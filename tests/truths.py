@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from made import FETCH_FRAME, Fetch, Made, Plan, one_loop
 
+from loaderprof.conclude import findings_of
 from loaderprof.findings import Findings
-from loaderprof.recording import Recording
+from loaderprof.recording.reader import Recording
 
 LOAD = "PIL.ImageFile.ImageFile.load"
 RESIZE = "torchvision.transforms.transforms.Resize.__call__@/usr/lib/python3/site-packages/torchvision/transforms.py:1"
@@ -86,9 +87,9 @@ def recording_of(name: str) -> Recording:
 
 
 @cache
-def findings_of(name: str) -> Findings:
+def findings_named(name: str) -> Findings:
     """Return what is concluded from a run."""
-    return recording_of(name).findings()
+    return findings_of(recording_of(name))
 
 
 NAMES = (*PLANS, "host")

@@ -24,13 +24,13 @@ from typing import Any
 
 import psutil
 
-from loaderprof import files
-from loaderprof.capture import describe, samplers
-from loaderprof.capture.budget import cpu_budget
-from loaderprof.capture.environment import stacks_remedy
-from loaderprof.capture.samplers import Job, StackSampler, find_py_spy
+from loaderprof.capture.cpu_budget import cpu_budget
+from loaderprof.capture.hooks import describe
+from loaderprof.capture.samplers import Job
 from loaderprof.capture.session import Session, make_folder
+from loaderprof.capture.stack_sampler import MAX_PROCESSES, StackSampler, find_py_spy, stacks_remedy
 from loaderprof.errors import LoaderprofError, UsageError
+from loaderprof.recording import files
 
 # Sampling costs about 0.6 ms of CPU a sample and process (0.35 ms, and 0.085 ms for each Python thread): so many
 # samples a second over all processes of a window are a tenth of a core, for the time of the visit only.
@@ -148,7 +148,7 @@ class Visit(StackSampler):
         # The last window takes a short rest with it; `settle` ends it in time.
         self.window_s = math.ceil(left) if left < 1.5 * WINDOW_S else WINDOW_S
         main = self._mains[self._windows % len(self._mains)]
-        pids = [main, *loader_workers(main)[: samplers.MAX_PROCESSES - 1]]
+        pids = [main, *loader_workers(main)[: MAX_PROCESSES - 1]]
         self.rate_hz = min(FASTEST_HZ, max(SLOWEST_HZ, SAMPLES_PER_S // len(pids)))
         return pids
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from loaderprof.capture import allowance
+from loaderprof.capture.hooks import overhead
 from loaderprof.capture.samplers import HOST_BUDGET, Job
 
 
@@ -50,7 +50,7 @@ class GpuSampler:
             return None
         begun = time.thread_time()
         sample = {"gpu": [self._one(*each) for each in self._handles]}
-        self.period_s = max(1.0, (time.thread_time() - begun) / allowance.allowed(HOST_BUDGET))
+        self.period_s = max(1.0, (time.thread_time() - begun) / overhead.allowed(HOST_BUDGET))
         return sample
 
     def close(self) -> None:

@@ -21,8 +21,8 @@ from typing import IO
 
 import psutil
 
-from loaderprof import files
-from loaderprof.capture import describe
+from loaderprof.capture.hooks import describe
+from loaderprof.recording import files
 
 try:
     import fcntl

@@ -21,13 +21,16 @@ from typing import IO, Any
 
 import psutil
 
-from loaderprof import __version__, files
-from loaderprof import journal as layout
-from loaderprof.capture import allowance, describe, mounts
-from loaderprof.capture.budget import cpu_budget
+from loaderprof._version import __version__
+from loaderprof.capture import mounts
+from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.capture.gpus import GpuSampler
-from loaderprof.capture.samplers import HostSampler, Job, Sampler, StackSampler
+from loaderprof.capture.hooks import describe, overhead
+from loaderprof.capture.samplers import HostSampler, Job, Sampler
+from loaderprof.capture.stack_sampler import StackSampler
 from loaderprof.errors import OutputError
+from loaderprof.recording import files
+from loaderprof.recording import journal as layout
 
 # A live journal is a shared mapping, which these file systems do badly or not at all.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse", "lustre", "gpfs", "beegfs", "9p", "ceph", "afs")
@@ -118,8 +121,8 @@ class Session:
             "cpu_budget": _as_dict(cpu_budget()),
             "open_files_limit": _open_files_limit(),
             "live_journals": str(self._live) if self._live else None,
-            "max_overhead": allowance.max_overhead(),
-            "keep": allowance.keeps_all(),
+            "max_overhead": overhead.max_overhead(),
+            "keep": overhead.keeps_all(),
         }
         files.write_meta(folder, self.meta)
         self.gpu, self.stacks = GpuSampler(), stacks or StackSampler()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loaderprof.capture.describe import installed
+from loaderprof.capture.hooks.describe import installed
 
 MAX_LINES = 2000
 # A user's pipeline is written in a handful of files; what is larger than this was not written by hand.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loaderprof.recording import Recording
+from loaderprof.recording.reader import Recording
 
 _SENTENCES = {
     "missing-guard": (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from loaderprof.diagnose.breakdown import WORK
-from loaderprof.diagnose.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
-from loaderprof.diagnose.reads import Reads
-from loaderprof.diagnose.scene import (
+from loaderprof.analyze.breakdown import WORK
+from loaderprof.analyze.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
+from loaderprof.analyze.reads import Reads
+from loaderprof.analyze.stages import LOADER
+from loaderprof.analyze.timeline import Loop
+from loaderprof.diagnose.loop_context import (
     KEPT_WAITING,
     LAUNCHING,
     MANY_FILES,
@@ -25,8 +27,7 @@ from loaderprof.diagnose.scene import (
     step_share,
     utilisation,
 )
-from loaderprof.diagnose.timeline import Loop
-from loaderprof.diagnose.verdict import LOADER, MIN_GAIN
+from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Evidence, Stage
 
 # Beyond this share of its memory a larger batch does not fit.

@@ -22,16 +22,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.diagnose import causes
-from loaderprof.diagnose.breakdown import MANY_THREADS, WORK, Breakdown, Piece
-from loaderprof.diagnose.loop_side import shown_place
-from loaderprof.diagnose.machine import DISTURBANCE
-from loaderprof.diagnose.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
-from loaderprof.diagnose.scene import Scene
-from loaderprof.diagnose.timeline import Loop, Made
-from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, primary
+from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, Piece
+from loaderprof.analyze.loop_side import shown_place
+from loaderprof.analyze.machine import DISTURBANCE
+from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
+from loaderprof.analyze.stages import LOADER
+from loaderprof.analyze.timeline import Loop, Made
+from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.verdict import MIN_GAIN, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
-from loaderprof.recording import Process, Recording
+from loaderprof.recording.reader import Process, Recording
 
 # Under these a share is noise: at 50 samples it is known to 14 points.
 MIN_SAMPLES, MIN_WORKER_SAMPLES = 50, 50
@@ -68,7 +69,7 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
     gains = estimate_gains(*before, seen.workers, _contention(seen, cores))
     stage = primary(gains)
     scene = _scene(recording, seen, gains, cores, busy_others)
-    kind = causes.name(stage, scene)
+    kind = catalogue.name(stage, scene)
     confidence = _confidence(seen, stage, wait, (busy_others or 0.0) > DISTURBANCE * cores, cores)
     verdict = results.Verdict(
         stage, kind.id, confidence, _headline(stage, kind, scene), None, None, round(wait.value, 4), _ceiling(before[0])
@@ -183,18 +184,18 @@ def _refusal(recording: Recording, seen: Seen) -> str | None:
     return None
 
 
-def _headline(stage: Stage, kind: causes.Kind, scene: Scene) -> str:
+def _headline(stage: Stage, kind: catalogue.Kind, scene: Scene) -> str:
     if stage == "startup":
         return "Starting and stopping the loader's workers"
     if stage == "sampler":
         return "The sampler in the training process"
-    return causes.headline(stage, kind, scene)
+    return catalogue.headline(stage, kind, scene)
 
 
-def _causes(seen: Seen, scene: Scene, stage: Stage, kind: causes.Kind, wait: Share) -> tuple[results.Cause, ...]:
+def _causes(seen: Seen, scene: Scene, stage: Stage, kind: catalogue.Kind, wait: Share) -> tuple[results.Cause, ...]:
     found, ruled_out = [], []
     for each, gain in sorted(scene.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
-        named = kind if each == stage else causes.name(each, scene)
+        named = kind if each == stage else catalogue.name(each, scene)
         listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage != "none"
         if each == stage or listed:
             facts = evidence(seen, each, gain, wait)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.diagnose.timeline import Loop
+from loaderprof.analyze.timeline import Loop
 from loaderprof.findings import Risk
-from loaderprof.recording import Recording
+from loaderprof.recording.reader import Recording
 
 # Of shared memory, of available memory and of open files: beyond this share the next step up may be too much.
 SHM_SHARE, MEMORY_SHARE, FILES_SHARE = 0.8, 0.5, 0.7

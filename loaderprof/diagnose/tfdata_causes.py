@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
-from loaderprof.diagnose.causes import CATALOGUE, WORTH_NAMING
-from loaderprof.diagnose.tfdata import MOSTLY_BLOCKED, STAGES, Node, Pipeline
-from loaderprof.diagnose.verdict import LOADER, MIN_GAIN, Judgement
+from loaderprof.analyze.stages import LOADER
+from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, STAGES, Node, Pipeline
+from loaderprof.diagnose.causes.catalogue import CATALOGUE, WORTH_NAMING
+from loaderprof.diagnose.verdict import MIN_GAIN, Judgement
 from loaderprof.findings import Cause, Evidence, Stage
 
 _TITLES = {kind.id: kind.title for kind in CATALOGUE}

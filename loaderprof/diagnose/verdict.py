@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loaderprof.analyze.stages import LOADER
 from loaderprof.findings import Confidence, Stage
 
 # DESIGN section 5: below this gain a stage is no bottleneck.
@@ -31,17 +32,6 @@ COPY_GAIN = 0.15
 # Makers that take turns at the interpreter's lock are told as that where it gains this: to let them compute at once is
 # a line to change, while the work that they do is what the job is for.
 LOCK_GAIN = 0.2
-LOADER: tuple[Stage, ...] = (
-    "read",
-    "decode",
-    "transform",
-    "collate",
-    "handover",
-    "sampler",
-    "startup",
-    "straggler",
-    "contention",
-)
 # What goes wrong with the work of another stage: taking that work away takes these away too.
 NARROW: tuple[Stage, ...] = ("straggler", "contention")
 

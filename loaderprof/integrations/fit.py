@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loaderprof.capture.context import Profile, profile
+from loaderprof.api import Profile, profile
 
 if TYPE_CHECKING:
+    from loaderprof.analyze.glance import Journals
     from loaderprof.findings import Findings
-    from loaderprof.live import Journals
 
 PREFIX = "loaderprof/"
 
@@ -44,7 +44,7 @@ class Fit:
         """Begin to record."""
         recorded = os.environ.get("LOADERPROF_JOURNALS")
         if recorded:
-            from loaderprof.live import Journals
+            from loaderprof.analyze.glance import Journals
 
             self._journals = Journals(Path(recorded))
             return

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from loaderprof import formatting
 from loaderprof.findings import Findings
-from loaderprof.report import anatomy, words
+from loaderprof.report import anatomy
 from loaderprof.report.anatomy import Piece, Whole
 
 INDENT, LABEL = 2, 15
@@ -23,7 +24,7 @@ def rows(findings: Findings, width: int) -> RenderableType | None:
 
 
 def _line(name: str, whole: Whole, fill: str, width: int) -> Text:
-    line = Text(" " * INDENT + f"{name:<6} {words.duration(whole.seconds)}".ljust(LABEL) + " ")
+    line = Text(" " * INDENT + f"{name:<6} {formatting.duration(whole.seconds)}".ljust(LABEL) + " ")
     for piece, label, columns in layout(whole, width - INDENT - LABEL - 1):
         inner = _filled(label, "/" if piece.waiting else fill, columns - 2)
         line.append("[").append(inner, style=piece.colour).append("]")
@@ -43,8 +44,8 @@ def layout(whole: Whole, room: int) -> list[tuple[Piece, str, int]]:
 
 def _labels(whole: Whole, room: int) -> list[str]:
     """Return the name and number of each piece; small pieces lose letters where not all names fit."""
-    factor, _ = words.scale(whole.seconds)
-    numbers = [words.number(piece.seconds * factor) for piece in whole.pieces]
+    factor, _ = formatting.scale(whole.seconds)
+    numbers = [formatting.number(piece.seconds * factor) for piece in whole.pieces]
     labels = [f"{piece.name} {number}" for piece, number in zip(whole.pieces, numbers, strict=True)]
     if sum(map(_least, labels)) <= room:
         return labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loaderprof.predict.decoder_advice import DECODER_RATIOS
+from loaderprof.advise.changes.decoder import DECODER_RATIOS
 
 
 @dataclass(frozen=True, slots=True)

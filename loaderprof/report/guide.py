@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import textwrap
 
-from loaderprof.diagnose.causes import CATALOGUE
+from loaderprof.diagnose.causes.catalogue import CATALOGUE
 from loaderprof.findings import Stage
 from loaderprof.report.changes import CHANGES
 from loaderprof.report.meanings import EVIDENCE, GUIDES, OTHERS, Guide

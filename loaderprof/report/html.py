@@ -17,10 +17,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from loaderprof import formatting
 from loaderprof.findings import Findings
-from loaderprof.report import guide, palette, plots, sentences, words
+from loaderprof.recording.reader import Recording
+from loaderprof.report import guide, palette, plots, sentences
 from loaderprof.report.merge import Merged, array, merge
 from loaderprof.report.page import Bar, Host, PageData, Slow, Stack, Steps
+from loaderprof.report.pagedata import page_data
 from loaderprof.report.stacks import hottest
 
 __all__ = ["Bar", "Host", "PageData", "Slow", "Stack", "Steps", "render"]
@@ -83,7 +86,7 @@ def _quantiles(data: PageData) -> str:
     lasted = lasted[np.isfinite(lasted)]
     if len(lasted) < FEW_STEPS:
         return ""
-    low, middle, high = (words.duration(float(value)) for value in np.quantile(lasted, (0.1, 0.5, 0.9)))
+    low, middle, high = (formatting.duration(float(value)) for value in np.quantile(lasted, (0.1, 0.5, 0.9)))
     spread = f"one in ten is below {low}, half are below {middle}, one in ten above {high}"
     return f"Of all {len(lasted):,} steps, {spread}."
 
@@ -95,11 +98,11 @@ def _spread(data: PageData) -> str:
     if len(took) < FEW_STEPS:
         return ""
     middle, high, most = (float(value) for value in np.quantile(took, (0.5, 0.95, 1.0)))
-    times = f", {words.number(most / middle)} times the median" if middle > 0 else ""
+    times = f", {formatting.number(most / middle)} times the median" if middle > 0 else ""
     return (
-        f"{words.plural(len(took), 'sample')} of batches that were timed in depth, which costs them a little: half took "
-        f"less than {words.duration(middle)}, one in twenty more than {words.duration(high)}, the dearest "
-        f"{words.duration(most)}{times}."
+        f"{formatting.plural(len(took), 'sample')} of batches that were timed in depth, which costs them a little: half took "
+        f"less than {formatting.duration(middle)}, one in twenty more than {formatting.duration(high)}, the dearest "
+        f"{formatting.duration(most)}{times}."
     )
 
 
@@ -127,11 +130,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     environment.filters |= {
-        "duration": words.duration,
-        "percent": words.percent,
-        "ratio": words.ratio,
-        "size": words.size,
-        "number": words.number,
+        "duration": formatting.duration,
+        "percent": formatting.percent,
+        "ratio": formatting.ratio,
+        "size": formatting.size,
+        "number": formatting.number,
         "code": _code,
         "short": _short,
         "setting": _setting,
@@ -141,9 +144,9 @@ def _environment() -> jinja2.Environment:
         "NAMES": palette.NAMES,
         "WORKER_STAGES": palette.WORKER_STAGES,
         "guide_place": guide.place,
-        "interval": words.interval,
-        "quantity": words.quantity,
-        "plural": words.plural,
+        "interval": formatting.interval,
+        "quantity": formatting.quantity,
+        "plural": formatting.plural,
         "sentences": sentences,
     }
     return environment
@@ -152,18 +155,18 @@ def _environment() -> jinja2.Environment:
 def _shown(value: object) -> object:
     """Return what a template puts on the page: text without characters that could turn or break a line."""
     if value is None:
-        return words.NOT_MEASURED
-    return words.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return formatting.NOT_MEASURED
+    return formatting.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _code(text: str) -> Markup:
     """Return lines of code, kept as lines."""
-    return Markup("\n").join(escape(words.clean(line)) for line in text.split("\n"))
+    return Markup("\n").join(escape(formatting.clean(line)) for line in text.split("\n"))
 
 
 def _short(text: str) -> str:
     """Return a name or path that leaves room for the rest; the raw findings have all of it."""
-    return words.short(text, LONGEST)
+    return formatting.short(text, LONGEST)
 
 
 def _setting(value: object) -> str:
@@ -171,3 +174,9 @@ def _setting(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return str(value)
     return _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def page(seen: Recording, found: Findings, folder: str) -> str:
+    """Return the HTML report."""
+
+    return render(found, page_data(seen), folder=folder)

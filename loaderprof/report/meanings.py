@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loaderprof.diagnose.breakdown import MANY_THREADS
-from loaderprof.diagnose.scene import MOSTLY_BLOCKED
+from loaderprof.analyze.breakdown import MANY_THREADS
+from loaderprof.diagnose.loop_context import MOSTLY_BLOCKED
 from loaderprof.diagnose.verdict import MIN_GAIN, MIN_STEPS, STEP_BOUND
 from loaderprof.findings import Stage
-from loaderprof.predict.removal import STRAGGLER_RATIO
+from loaderprof.replay.removal import STRAGGLER_RATIO
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from loaderprof.findings import Findings
 from loaderprof.report.sentences import script
 
 if TYPE_CHECKING:
-    from loaderprof.live import Glance
+    from loaderprof.analyze.glance import Glance
 
 
 @dataclass(slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from loaderprof import formatting
 from loaderprof.findings import Findings
-from loaderprof.report import anatomy, sentences, words
+from loaderprof.report import anatomy, sentences
 from loaderprof.report.anatomy import Whole
 
 MAX_ACTIONS = 4
@@ -34,20 +35,20 @@ def render(findings: Findings, folder: str | None = None) -> str:
         parts += [_bar(whole) for whole in wholes if whole]
         parts += _changes(findings)
     if folder is not None:
-        report = f"Full report: {words.clean(folder)}/report.html"
+        report = f"Full report: {formatting.clean(folder)}/report.html"
         parts.append(_tag("div", "opacity:0.7;margin-top:4px", report))
     return str(Markup('<div style="max-width:60em;line-height:1.4">{}</div>').format(Markup("").join(parts)))
 
 
 def _tag(name: str, style: str, text: str) -> Markup:
-    return Markup(f'<{name} style="{{}}">{{}}</{name}>').format(style, words.clean(text))
+    return Markup(f'<{name} style="{{}}">{{}}</{name}>').format(style, formatting.clean(text))
 
 
 def _bar(whole: Whole) -> Markup:
-    total, factor = sum(piece.seconds for piece in whole.pieces) or 1.0, words.scale(whole.seconds)[0]
+    total, factor = sum(piece.seconds for piece in whole.pieces) or 1.0, formatting.scale(whole.seconds)[0]
     pieces = []
     for piece in whole.pieces:
-        text = f"{piece.name} {words.number(piece.seconds * factor)}"
+        text = f"{piece.name} {formatting.number(piece.seconds * factor)}"
         stripes = f"repeating-linear-gradient(135deg,{piece.colour} 0 5px,{piece.colour}99 5px 10px)"
         look = stripes if piece.waiting else piece.colour
         style = (
@@ -55,7 +56,7 @@ def _bar(whole: Whole) -> Markup:
             "white-space:nowrap;text-overflow:ellipsis;padding:1px 0;text-indent:4px;text-shadow:0 0 3px #000"
         )
         pieces.append(Markup('<span title="{}" style="{}">{}</span>').format(text, style, text))
-    title = _tag("div", "margin-top:6px", f"{whole.name}: {words.duration(whole.seconds)}")
+    title = _tag("div", "margin-top:6px", f"{whole.name}: {formatting.duration(whole.seconds)}")
     return title + Markup('<div style="display:flex">{}</div>').format(Markup("").join(pieces))
 
 
@@ -63,10 +64,10 @@ def _changes(findings: Findings) -> list[Markup]:
     rows = []
     numbers = sentences.numbering(findings.advice)
     for each in sentences.shown(findings.advice, MAX_ACTIONS):
-        gain = words.interval(each.expected.speedup, each.expected.low, each.expected.high)
+        gain = formatting.interval(each.expected.speedup, each.expected.low, each.expected.high)
         cells = (
             numbers[each.id],
-            words.short(sentences.action(each, findings.advice), 120),
+            formatting.short(sentences.action(each, findings.advice), 120),
             gain,
             sentences.verified(each),
         )
@@ -76,4 +77,4 @@ def _changes(findings: Findings) -> list[Markup]:
         return []
     more = len(findings.advice) - len(sentences.shown(findings.advice, MAX_ACTIONS))
     table = Markup('<table style="margin-top:6px">{}</table>').format(Markup("").join(rows))
-    return [table, *([_tag("div", "opacity:0.7", f"{words.plural(more, 'more change')}")] if more > 0 else [])]
+    return [table, *([_tag("div", "opacity:0.7", f"{formatting.plural(more, 'more change')}")] if more > 0 else [])]

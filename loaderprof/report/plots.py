@@ -18,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from loaderprof import formatting
 from loaderprof.errors import OutputError
 from loaderprof.findings import Findings
-from loaderprof.report import anatomy, sentences, words
+from loaderprof.report import anatomy, sentences
 from loaderprof.report.anatomy import Piece, Whole
 from loaderprof.report.drawing import (
     INK,
@@ -117,13 +118,13 @@ def anatomy_bars(findings: Findings, width: float) -> Figure:
     axes = new_axes(figure, 0, 0.02, 0, 0.02)
     axes.set(xlim=(0, 1), ylim=(-len(rows), 0), xticks=[], yticks=[])
     for place, row in enumerate(rows):
-        say(axes, 0, -place - 0.16, f"{row.name}: {words.duration(row.seconds)}", weight="bold", fontsize=10.5)
+        say(axes, 0, -place - 0.16, f"{row.name}: {formatting.duration(row.seconds)}", weight="bold", fontsize=10.5)
         _stacked(axes, -place - 0.62, row, width)
     return figure
 
 
 def _stacked(axes: Axes, y: float, whole: Whole, width: float) -> None:
-    left, factor = 0.0, words.scale(whole.seconds)[0]
+    left, factor = 0.0, formatting.scale(whole.seconds)[0]
     # Phases measured one by one may miss the whole by a little: the bar keeps its length.
     total = sum(piece.seconds for piece in whole.pieces)
     for piece in whole.pieces:
@@ -131,9 +132,9 @@ def _stacked(axes: Axes, y: float, whole: Whole, width: float) -> None:
         fill = {"color": piece.colour} if not piece.waiting else _hatching(piece.colour)
         axes.barh(y, share, 0.5, left, linewidth=0, **fill)
         axes.plot([left + share] * 2, [y - 0.25, y + 0.25], color=PAPER, linewidth=1.5, solid_capstyle="butt")
-        label = f"{piece.name} {words.number(piece.seconds * factor)}"
+        label = f"{piece.name} {formatting.number(piece.seconds * factor)}"
         room = share * width * 72 - 10
-        for text in (label, piece.name, words.number(piece.seconds * factor)):
+        for text in (label, piece.name, formatting.number(piece.seconds * factor)):
             if len(text) * 5.8 < room:
                 say(axes, left + share / 2, y, text, ha="center", **_over(piece))
                 break
@@ -172,7 +173,7 @@ def speedups(findings: Findings, width: float, *, named: bool = False) -> Figure
     axes.set(xlim=(min(known) - margin, max(known) + margin), ylim=(-len(shown) + 0.4, 0.6))
     axes.set_yticks([])
     for place, each in enumerate(shown):
-        action = textwrap.shorten(words.clean(each.action), ACTION_LETTERS, placeholder=" ...") if named else ""
+        action = textwrap.shorten(formatting.clean(each.action), ACTION_LETTERS, placeholder=" ...") if named else ""
         text = f"{action}   {numbers[each.id]}"
         say(axes, -0.03, -place, text, ha="right", transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
@@ -187,7 +188,7 @@ def speedups(findings: Findings, width: float, *, named: bool = False) -> Figure
             axes,
             ceiling,
             0.75,
-            f"ceiling {words.ratio(ceiling)}",
+            f"ceiling {formatting.ratio(ceiling)}",
             color=SOFT,
             ha="right",
             va="bottom",
@@ -213,7 +214,7 @@ def _gain(axes: Axes, y: float, value: float, ends: tuple[float | None, float | 
     axes.plot(value, y, "o", color=INK, markersize=7)
     side = max(value, high or value)
     axes.annotate(
-        words.ratio(value),
+        formatting.ratio(value),
         (side, y),
         (9, 0),
         textcoords="offset points",
@@ -299,7 +300,7 @@ def samples(data: PageData, width: float) -> Figure:
     axes.set_xscale("log")
     axes.hist(took, edges.tolist(), color=WORK)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=8))
-    axes.xaxis.set_major_formatter(lambda value, _: words.duration(value))
+    axes.xaxis.set_major_formatter(lambda value, _: formatting.duration(value))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.grid(axis="y", color=LINE, linewidth=0.6)

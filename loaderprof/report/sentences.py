@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from loaderprof import formatting
 from loaderprof.findings import JOINED, Advice, Findings, Rank, Stage
-from loaderprof.report import words
 from loaderprof.report.palette import NAMES
 
 KEEPS_UP = "The loader keeps up. Nothing to change here."
@@ -51,13 +51,13 @@ class Lead:
 def lead(findings: Findings) -> Lead:
     """Return the first lines of every report."""
     verdict = findings.verdict
-    headline = words.short(verdict.headline, 240)
+    headline = formatting.short(verdict.headline, 240)
     if verdict.bottleneck == "none":
         label, text = "Verdict", KEEPS_UP
     elif verdict.bottleneck == "unknown":
         label, text = "Verdict", headline or NOT_ENOUGH
     else:
-        label, text = "Bottleneck", headline or f"{NAMES[verdict.bottleneck]}: {words.clean(verdict.cause)}"
+        label, text = "Bottleneck", headline or f"{NAMES[verdict.bottleneck]}: {formatting.clean(verdict.cause)}"
     confidence = f"confidence {verdict.confidence}"
     return Lead(run_line(findings), label, text, confidence, cost(findings), ceiling(findings))
 
@@ -67,14 +67,14 @@ def run_line(findings: Findings) -> tuple[str, ...]:
     run = findings.run
     parts = [script(run.command)]
     if run.steps is not None:
-        parts.append(words.plural(run.steps, "step"))
+        parts.append(formatting.plural(run.steps, "step"))
     if run.duration_s is not None:
-        parts.append(words.duration(run.duration_s))
+        parts.append(formatting.duration(run.duration_s))
     parts += _where(findings)
     share = run.overhead.share_of_wall
-    parts.append("own cost not measured" if share is None else f"own cost {words.percent(share)}")
+    parts.append("own cost not measured" if share is None else f"own cost {formatting.percent(share)}")
     if run.signal:
-        parts.append(f"ended by {words.short(run.signal, 16)}")
+        parts.append(f"ended by {formatting.short(run.signal, 16)}")
     elif run.exit_code:
         parts.append(f"exit code {run.exit_code}")
     return tuple(parts)
@@ -83,14 +83,14 @@ def run_line(findings: Findings) -> tuple[str, ...]:
 def _where(findings: Findings) -> list[str]:
     run, parts = findings.run, []
     if run.world_size > 1:
-        parts.append(words.plural(run.world_size, "rank"))
+        parts.append(formatting.plural(run.world_size, "rank"))
     if on_gpu(findings):
         count = len(run.gpus) or (1 if run.world_size == 1 else 0)
-        parts.append(words.plural(count, "GPU") if count else "GPU")
+        parts.append(formatting.plural(count, "GPU") if count else "GPU")
     elif run.device == "cpu":
-        parts.append("CPU" + (f" with {words.number(run.cpu_budget)} cores" if run.cpu_budget else ""))
+        parts.append("CPU" + (f" with {formatting.number(run.cpu_budget)} cores" if run.cpu_budget else ""))
     elif run.device:
-        parts.append(words.short(run.device, 16))
+        parts.append(formatting.short(run.device, 16))
     return [", ".join(parts)] if parts else []
 
 
@@ -112,10 +112,10 @@ def cost(findings: Findings) -> str:
         return f"How long the {who} waits for batches was not measured."
     # The steps between them are no measure of what the borders of epochs cost.
     where = "Between the starts of epochs the" if verdict.bottleneck == "startup" else "The"
-    line = f"{where} {who} waits {words.percent(verdict.wait_share)} of every step"
+    line = f"{where} {who} waits {formatting.percent(verdict.wait_share)} of every step"
     if verdict.wait_s is None or verdict.step_s is None:
         return f"{line}."
-    return f"{line}: {words.part_of(verdict.wait_s, verdict.step_s)}."
+    return f"{line}: {formatting.part_of(verdict.wait_s, verdict.step_s)}."
 
 
 def phases(findings: Findings) -> str:
@@ -127,9 +127,9 @@ def phases(findings: Findings) -> str:
         "copy": told.copy_s, "forward": told.forward_s, "backward": told.backward_s, "optimizer": told.optimizer_s,
         "rest": told.rest_s,
     }  # fmt: skip
-    parts = [f"{name} {words.duration(value)}" for name, value in seconds.items() if value is not None]
+    parts = [f"{name} {formatting.duration(value)}" for name, value in seconds.items() if value is not None]
     clock = "the device's clock" if told.clock == "device" else "the host's clock"
-    return f"{', '.join(parts)} ({words.plural(told.steps, 'step')} measured by {clock})"
+    return f"{', '.join(parts)} ({formatting.plural(told.steps, 'step')} measured by {clock})"
 
 
 def ceiling(findings: Findings) -> str:
@@ -140,7 +140,7 @@ def ceiling(findings: Findings) -> str:
     after = _LIMIT_AFTER.get(verdict.bottleneck)
     if verdict.bottleneck == "device" and verdict.ceiling_speedup >= HELPS:
         after = "The step itself is the limit: a cheaper step gains more than a faster loader."
-    gain = f"{words.ratio(verdict.ceiling_speedup)} faster if loading were free"
+    gain = f"{formatting.ratio(verdict.ceiling_speedup)} faster if loading were free"
     if verdict.ceiling_speedup < 1.005:
         gain = "No faster if loading were free"
     if verdict.bottleneck in ("none", "unknown"):
@@ -158,7 +158,7 @@ def title(findings: Findings) -> str:
     if verdict.bottleneck == "device":
         limited = any(cause.status == "found" and cause.stage not in ("device", "host") for cause in findings.causes)
         return f"Step-bound{'' if limited else ', the loader keeps up'} - {name}"
-    possible = "" if verdict.ceiling_speedup is None else f", {words.ratio(verdict.ceiling_speedup)} possible"
+    possible = "" if verdict.ceiling_speedup is None else f", {formatting.ratio(verdict.ceiling_speedup)} possible"
     return f"{NAMES[verdict.bottleneck].capitalize()}-bound{possible} - {name}"
 
 
@@ -172,10 +172,10 @@ def script(command: str) -> str:
         return "a job"
     scripts = [part for part in parts if part.endswith(".py")]
     if scripts:
-        return words.short(PurePath(scripts[0]).name, 60)
+        return formatting.short(PurePath(scripts[0]).name, 60)
     if "-m" in parts[:-1]:
-        return words.short(parts[parts.index("-m") + 1], 60)
-    return words.short(PurePath(parts[0]).name or parts[0], 60)
+        return formatting.short(parts[parts.index("-m") + 1], 60)
+    return formatting.short(PurePath(parts[0]).name or parts[0], 60)
 
 
 def late_rank(findings: Findings) -> str:
@@ -187,16 +187,16 @@ def late_rank(findings: Findings) -> str:
         return "step times of the ranks were not measured"
     late, median = _latest(ranks)
     if (late.step_s or 0.0) > median * LATE:
-        own, middle = words.duration(late.step_s), words.duration(median)
+        own, middle = formatting.duration(late.step_s), formatting.duration(median)
         return f"{_named(late)} is late: {own} a step, the median rank {middle}"
     waits = [rank for rank in ranks if rank.wait_s is not None]
     if len(waits) > 1:
         most = max(waits, key=lambda rank: rank.wait_s or 0.0)
         usual = statistics.median(rank.wait_s or 0.0 for rank in waits)
         if (most.wait_s or 0.0) - usual > median * (LATE - 1):
-            own, middle = words.duration(most.wait_s), words.duration(usual)
+            own, middle = formatting.duration(most.wait_s), formatting.duration(usual)
             return f"{_named(most)} waits {own} a step, the median rank {middle}{_in_collective(waits, most)}"
-    return f"all {len(ranks)} ranks are within 5 % of the median, {words.duration(median)} a step"
+    return f"all {len(ranks)} ranks are within 5 % of the median, {formatting.duration(median)} a step"
 
 
 def _in_collective(ranks: Sequence[Rank], late: Rank) -> str:
@@ -208,11 +208,11 @@ def _in_collective(ranks: Sequence[Rank], late: Rank) -> str:
     work = {rank.rank: (rank.step_s or 0.0) - (rank.wait_s or 0.0) for rank in ranks}
     held = max(ranks, key=lambda rank: work[rank.rank])
     waited = work[held.rank] - work[late.rank]
-    return f"; rank {held.rank} waits {words.duration(waited)} for it in its own step" if held is not late else ""
+    return f"; rank {held.rank} waits {formatting.duration(waited)} for it in its own step" if held is not late else ""
 
 
 def _named(rank: Rank) -> str:
-    return f"rank {rank.rank} on {words.short(rank.host, 24)}" if rank.host else f"rank {rank.rank}"
+    return f"rank {rank.rank} on {formatting.short(rank.host, 24)}" if rank.host else f"rank {rank.rank}"
 
 
 def _latest(ranks: list[Rank]) -> tuple[Rank, float]:
@@ -224,7 +224,7 @@ def loader_waits(findings: Findings) -> list[str]:
     """Return a few words on each loader where there are several: how long the loop waits for it."""
     if len(findings.loaders) < 2:
         return []
-    return [f"{words.short(one.name, 24)} waits {words.percent(one.wait_share)}" for one in findings.loaders]
+    return [f"{formatting.short(one.name, 24)} waits {formatting.percent(one.wait_share)}" for one in findings.loaders]
 
 
 def numbering(advice: tuple[Advice, ...]) -> dict[str, str]:
@@ -264,13 +264,13 @@ def price(advice: Advice) -> list[str]:
     """Return what a change costs: cores, memory, effort; empty where nothing is known to be spent."""
     parts = []
     if advice.costs.cores:
-        cores = words.number(abs(advice.costs.cores))
+        cores = formatting.number(abs(advice.costs.cores))
         noun = "core" if cores == "1" else "cores"
         parts.append(f"{cores} {noun}" if advice.costs.cores > 0 else f"frees {cores} {noun}")
     if advice.costs.memory_bytes:
-        parts.append(words.size(advice.costs.memory_bytes))
+        parts.append(formatting.size(advice.costs.memory_bytes))
     if advice.costs.effort:
-        parts.append(words.clean(advice.costs.effort))
+        parts.append(formatting.clean(advice.costs.effort))
     return parts
 
 
@@ -279,8 +279,8 @@ def verified(advice: Advice) -> str:
     seen = advice.measured
     if seen is None:
         return ""
-    gain = words.interval(seen.speedup, seen.low, seen.high)
-    return f"{gain} measured in {words.plural(seen.runs, 'pair')} of runs"
+    gain = formatting.interval(seen.speedup, seen.low, seen.high)
+    return f"{gain} measured in {formatting.plural(seen.runs, 'pair')} of runs"
 
 
 def is_setting(advice: Advice) -> bool:
@@ -311,13 +311,13 @@ def next_try(findings: Findings) -> tuple[str, str]:
         return again_command(findings), "once what ended it is mended"
     if not findings.run.steps:
         return "for batch in loaderprof.watch(your_loader):", "records a loop whose loader is no torch DataLoader"
-    steps = words.plural(findings.run.steps, "step")
+    steps = formatting.plural(findings.run.steps, "step")
     return again_command(findings), f"and let it run for more than the {steps} seen here"
 
 
 def again_command(findings: Findings) -> str:
     """Return the command that profiles the job again."""
-    command = words.clean(findings.run.command.strip())
+    command = formatting.clean(findings.run.command.strip())
     first = command.split(" ", 1)[0]
     plain = first.endswith(".py") or first == "-m"
     return f"loaderprof run {command}" if plain else f"loaderprof run -- {command}"
@@ -325,4 +325,4 @@ def again_command(findings: Findings) -> str:
 
 def quoted(text: str) -> str:
     """Return a name as the shell takes it."""
-    return shlex.quote(words.clean(text))
+    return shlex.quote(formatting.clean(text))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.findings import Stage
-from loaderprof.report import words
 from loaderprof.report.page import Stack
 from loaderprof.report.palette import stage
 
@@ -61,7 +61,8 @@ def hottest(stacks: Sequence[Stack], limit: int = 15) -> list[Hot]:
             ended[stack.frames[-1], stack.stage] += stack.count
     total = sum(ended.values())
     return [
-        Hot(words.short(name, MAX_NAME), stage(of), count / total) for (name, of), count in ended.most_common(limit)
+        Hot(formatting.short(name, MAX_NAME), stage(of), count / total)
+        for (name, of), count in ended.most_common(limit)
     ]
 
 
@@ -169,7 +170,7 @@ def _plain(root: Frame, kept: set[int], stages: list[str]) -> dict[str, list[Any
                 for below in _walk(callee):
                     ended.update(below.ended)
         columns["caller"].append(caller)
-        columns["name"].append(words.short(frame.name, MAX_NAME))
+        columns["name"].append(formatting.short(frame.name, MAX_NAME))
         columns["stage"].append(_place(frame.stages.most_common(1)[0][0], stages))
         columns["ended"].append([number for item in sorted(ended.items()) for number in item])
     return columns

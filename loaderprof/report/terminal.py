@@ -6,7 +6,9 @@ Lays out what `sentences` and the catalogues say. Width and colour come from the
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -15,8 +17,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from loaderprof import formatting
 from loaderprof.findings import Advice, Cause, Findings
-from loaderprof.report import sentences, words
+from loaderprof.report import sentences
 from loaderprof.report.bars import rows as bar_rows
 from loaderprof.report.palette import NAMES
 
@@ -90,7 +93,7 @@ def _lead(findings: Findings, width: int) -> RenderableType:
     confidence = "" if bottleneck == "unknown" else lead.confidence
     table.add_row(
         lead.label,
-        Text(words.short(lead.bottleneck, 120), style="bold"),
+        Text(formatting.short(lead.bottleneck, 120), style="bold"),
         Text(confidence and f"  {confidence}"),
     )
     if bottleneck == "unknown" and findings.verdict.wait_share is None:
@@ -133,8 +136,8 @@ def _actions(findings: Findings, folder: str) -> RenderableType | None:
     table.add_column("costs", no_wrap=True)
     for each in shown:
         label, expected = numbers[each.id], each.expected
-        action = words.short(sentences.action(each, findings.advice), 100)
-        gain = Text(words.interval(expected.speedup, expected.low, expected.high), style="bold")
+        action = formatting.short(sentences.action(each, findings.advice), 100)
+        gain = Text(formatting.interval(expected.speedup, expected.low, expected.high), style="bold")
         table.add_row(label, action, gain, _price(each))
         if each.measured:
             table.add_row("", sentences.verified(each))
@@ -147,14 +150,14 @@ def _price(advice: Advice) -> str:
     parts = sentences.price(advice)
     while len(parts) > 1 and len(", ".join(parts)) > MAX_PRICE:
         parts = [*parts[:-2], "…"] if parts[-1] == "…" else [*parts[:-1], "…"]
-    return words.short(", ".join(parts), MAX_PRICE)
+    return formatting.short(", ".join(parts), MAX_PRICE)
 
 
 def _after_actions(findings: Findings, folder: str) -> list[RenderableType]:
     more = len(findings.advice) - len(sentences.shown(findings.advice, MAX_ACTIONS))
     lines: list[RenderableType] = []
     if more > 0:
-        lines.append(Text(f"{' ' * 7}{words.plural(more, 'more change')} in the full report"))
+        lines.append(Text(f"{' ' * 7}{formatting.plural(more, 'more change')} in the full report"))
     command = sentences.check_command(findings, folder)
     if command:
         lines.append(_command(f"{' ' * 7}Check it:  {command}"))
@@ -167,7 +170,7 @@ def _command(line: str) -> Text:
 
 
 def _evidence(findings: Findings, console: Console) -> RenderableType | None:
-    found = [words.clean(fact.text) for cause in _primary(findings) for fact in cause.evidence]
+    found = [formatting.clean(fact.text) for cause in _primary(findings) for fact in cause.evidence]
     ruled_out = [_reason(cause) for cause in findings.causes if cause.status == "ruled_out"]
     table = _grid(14)
     room = console.width - 16
@@ -188,8 +191,8 @@ def _primary(findings: Findings) -> list[Cause]:
 
 
 def _reason(cause: Cause) -> str:
-    name = words.clean(cause.title or cause.id)
-    return f"{name} ({words.clean(cause.evidence[0].text)})" if cause.evidence else name
+    name = formatting.clean(cause.title or cause.id)
+    return f"{name} ({formatting.clean(cause.evidence[0].text)})" if cause.evidence else name
 
 
 def _missing(findings: Findings) -> list[str]:
@@ -221,7 +224,7 @@ def _warnings(findings: Findings, console: Console) -> RenderableType | None:
         ("Note", findings.run.notes, MAX_NOTE),
     ):
         for place, item in enumerate(items[:MAX_LINES]):
-            table.add_row("" if place else label, shorten(words.clean(item), lines * room - 8))
+            table.add_row("" if place else label, shorten(formatting.clean(item), lines * room - 8))
         if len(items) > MAX_LINES:
             table.add_row("", f"{len(items) - MAX_LINES} more in the full report")
     return Padding(table, (0, 0, 0, INDENT)) if table.row_count else None
@@ -255,3 +258,11 @@ def fit(items: Sequence[str], mark: str, room: int, lines: int) -> str:
         shown.append(shorten(item, (room - 6) * lines))
     rest = len(items) - len(shown)
     return mark.join(shown) + (f"{mark}{rest} more" if rest else "")
+
+
+def screen(found: Findings, folder: str, tty: bool) -> str:
+    """Return the terminal report, as wide as the terminal and coloured where it may be."""
+
+    width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
+    colour = tty and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return render(found, folder=folder, width=width, colour=colour)

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loaderprof import recording
-from loaderprof.diagnose import samples
+from loaderprof.analyze import samples
+from loaderprof.conclude import findings_of
+from loaderprof.recording import reader
 
 CASES = Path(__file__).parents[1] / "cases"
 sys.path.append(str(CASES))
@@ -104,11 +105,11 @@ def watch(name: str, seconds: float) -> Row:
         finally:
             job.send_signal(signal.SIGTERM)
             job.wait(timeout=PATIENCE_S)
-        seen = recording.read(visited)
+        seen = reader.read(visited)
         wait = samples.waiting(samples.look(seen))
         begun, done = min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks)
         share = stamped_share(stamps, begun, done)
-        return Row(name, share, wait.value, wait.error, wait.samples, case.label, seen.findings().verdict.bottleneck)
+        return Row(name, share, wait.value, wait.error, wait.samples, case.label, findings_of(seen).verdict.bottleneck)
 
 
 def trains(job: subprocess.Popen[bytes], stamps: Path) -> None:

@@ -28,8 +28,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from loaderprof import cli, files, findings
+from loaderprof import cli, findings
 from loaderprof.errors import RecordingError
+from loaderprof.recording import files
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_runs").glob("*/recording"))
 # What reading a sample recording may take: address space, libraries included, and seconds of CPU for one verb.

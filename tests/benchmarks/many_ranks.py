@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loaderprof import files
-from loaderprof import journal as layout
-from loaderprof.journal import Journal
+from loaderprof.recording import files
+from loaderprof.recording import journal as layout
+from loaderprof.recording.journal import Journal
 
 RANKS_A_NODE = 8
 STEP_S, WAIT_S, SLOW_WAIT_S = 0.050, 0.001, 0.030

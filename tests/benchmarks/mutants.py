@@ -35,13 +35,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Not the tests that damage files at random: they ask for no more than a sentence, and take half a minute.
-READING = ["tests/test_recording.py", "-k", "not harm"]
+READING = ["tests/recording/test_reader.py", "-k", "not harm"]
 # Not those that hold it against real loaders: what a busy machine does to these would count as found.
-REPLAYED = ["tests/predict/test_replay.py", "-k", "not real"]
+REPLAYED = ["tests/replay/test_protocol.py", "-k", "not real"]
 MODULES = {
     "replay": ("predict/replay.py", REPLAYED),
     "machine": ("predict/machine.py", REPLAYED),
-    "timeline": ("diagnose/timeline.py", ["tests/diagnose/test_timeline.py"]),
+    "timeline": ("diagnose/timeline.py", ["tests/analyze/test_timeline.py"]),
     "verdict": ("diagnose/verdict.py", ["tests/diagnose/test_verdict.py"]),
     "recording": ("recording.py", READING),
     "tables": ("tables.py", READING),

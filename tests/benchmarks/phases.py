@@ -19,7 +19,7 @@ import torch
 from stand_in_device import Device
 from torch.utils.data import DataLoader, TensorDataset
 
-from loaderprof.capture import hooks, phases, steps
+from loaderprof.capture.hooks import install, phases, steps
 
 spent: dict[str, list[float]] = {}
 
@@ -48,7 +48,7 @@ def train(batches: int = 300) -> None:
 
 def told(title: str) -> None:
     print(title)
-    total, measured = 0.0, len(spent["loaderprof.capture.phases.ask"])
+    total, measured = 0.0, len(spent["loaderprof.capture.hooks.phases.ask"])
     for name, seen in spent.items():
         if seen:
             a_step = statistics.median(seen) * round(len(seen) / measured)
@@ -61,7 +61,7 @@ def told(title: str) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        hooks.begin(folder)
+        install.begin(folder)
         train(60)
         for owner, name in (
             (phases.Phases, "taken"), (phases, "ask"), (phases.Step, "enter"), (phases.Step, "leave"),
@@ -77,9 +77,9 @@ def main() -> None:
         told("every step measured, by the events of a stand-in")
         phases.PHASES_BUDGET, device.initialised = usual, False
         train()
-        measured = len(spent["loaderprof.capture.phases.ask"])
+        measured = len(spent["loaderprof.capture.hooks.phases.ask"])
         print(f"steps measured of 300 within the budget, by the host's clock: {measured}")
-        hooks.end()
+        install.end()
         begun = time.perf_counter()
         for _ in range(100_000):
             phases._optimizer_begins()

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from pipelines import PIPELINES, Pipeline, train
 
-from loaderprof import recording
 from loaderprof.conclude import predict
+from loaderprof.recording import reader
 
 PROFILED_S, SECONDS = 6.0, 1.6
 MEASURED = "measured*.json"
@@ -148,7 +148,7 @@ def measured(folder: Path) -> Measured:
 
 def predicted(name: str, folder: Path, seen: Measured) -> list[Point]:
     """Return the points of a pipeline: what its recording predicts beside what was measured."""
-    expected = predict(recording.read(folder), [settings for _, settings, _ in seen.settings])
+    expected = predict(reader.read(folder), [settings for _, settings, _ in seen.settings])
     found = []
     for (kind, settings, speed), each in zip(seen.settings, expected, strict=True):
         if each is None or each.speedup is None or each.low is None or each.high is None:

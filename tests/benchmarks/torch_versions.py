@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
-    "tests/capture/test_hooks.py", "tests/capture/test_identity.py", "tests/capture/test_session.py",
-    "tests/capture/test_launch.py", "tests/capture/test_context.py", "tests/test_pipelines.py",
+    "tests/capture/hooks/test_install.py", "tests/capture/hooks/test_identity.py", "tests/capture/test_session.py",
+    "tests/capture/test_launch.py", "tests/test_api.py", "tests/end_to_end/test_pipelines.py",
 )  # fmt: skip
 NEEDED = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10")
 # torch before this one was built for numpy 1, and shares no memory with arrays of numpy 2.
@@ -93,7 +93,7 @@ def table(outcomes: list[Outcome]) -> str:
         f"`python tests/benchmarks/torch_versions.py {versions} --write docs/torch-versions.md`.", "",
         "| torch | passed | failed | skipped | not there |", "|---|---|---|---|---|", *map(row, outcomes), "",
         "A version whose DataLoader has another shape than these makes the hooks stand aside with one line on stderr, and the",
-        "job goes on (`tests/capture/test_hooks.py`).", "",
+        "job goes on (`tests/capture/hooks/test_install.py`).", "",
     )  # fmt: skip
     return "\n".join(lines)
 

@@ -34,11 +34,11 @@ import torch
 from pipelines import PIPELINES
 from prediction_accuracy import rate as measured_rate
 
-from loaderprof import recording
-from loaderprof.capture.budget import cpu_budget
+from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.conclude import predict
-from loaderprof.predict.costs import Settings
-from loaderprof.search import normal
+from loaderprof.measure.search import normal
+from loaderprof.recording import reader
+from loaderprof.replay.costs import Settings
 
 SECONDS = 1.6
 TOP, ROUNDS = 2, 2
@@ -83,7 +83,7 @@ def job_s(number: int) -> float:
 
 def likely(number: int, points: list[Settings], kept: Path) -> list[Settings]:
     """Return the points that are not predicted to be far slower than the best."""
-    expected = predict(recording.read(kept / str(number)), [asdict(point) for point in points])
+    expected = predict(reader.read(kept / str(number)), [asdict(point) for point in points])
     speeds = [each.speedup or 0.0 if each is not None else 1.0 for each in expected]
     return [point for point, speed in zip(points, speeds, strict=True) if speed >= HOPELESS * max(speeds)]
 

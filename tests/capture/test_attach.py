@@ -17,10 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from loaderprof import recording
 from loaderprof.capture import attach
-from loaderprof.capture.environment import stacks_remedy
+from loaderprof.commands.env import stacks_remedy
+from loaderprof.conclude import findings_of
 from loaderprof.errors import LoaderprofError, OutputError, UsageError
+from loaderprof.recording import reader
 
 PROGRAM = Path(__file__).parent / "programs" / "timed.py"
 PATIENCE_S = 60
@@ -102,7 +103,7 @@ def visit(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Visit:
 
 def test_the_wait_share_is_that_of_the_jobs_own_stamps(job: Job, visit: Visit) -> None:
     assert visit.code == 0, visit.stderr
-    seen = recording.read(visit.folder)
+    seen = reader.read(visit.folder)
     truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
     assert 0.2 < truth < 0.95  # a job that never waits, or only, would show nothing
     assert visit.findings["verdict"]["wait_share"] == pytest.approx(truth, abs=0.06)
@@ -126,7 +127,7 @@ def test_what_needs_stamps_is_null(visit: Visit) -> None:
 
 
 def test_the_recording_has_stacks_of_main_and_workers_and_no_journal(job: Job, visit: Visit) -> None:
-    seen = recording.read(visit.folder)
+    seen = reader.read(visit.folder)
     workers = {process.pid for process in psutil.Process(job.pid).children()}
     assert {sample.pid for sample in seen.stacks} == {job.pid, *workers}
     assert list((visit.folder / "journals").iterdir()) == []
@@ -153,9 +154,9 @@ def test_ctrl_c_ends_the_visit_early_and_still_reports(job: Job, tmp_path: Path)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
-    seen = recording.read(tmp_path / "early")
+    seen = reader.read(tmp_path / "early")
     assert sum(sample.count for sample in seen.stacks if sample.pid == job.pid) > 40
-    assert seen.findings().verdict.wait_share is not None
+    assert findings_of(seen).verdict.wait_share is not None
     assert not (tmp_path / "early" / "report.html").exists()
 
 
@@ -206,8 +207,8 @@ def test_a_job_without_workers_waits_while_it_makes_its_batches(tmp_path: Path) 
     finally:
         output = job.end()
     assert output.endswith(" batches, True\n")
-    seen = recording.read(folder)
-    found = seen.findings()
+    seen = reader.read(folder)
+    found = findings_of(seen)
     truth = job.wait_share(min(one.t_begun for one in seen.stacks), max(one.t_done for one in seen.stacks))
     assert found.verdict.wait_share == pytest.approx(truth, abs=0.09)  # five seconds: 250 samples at most
     assert found.verdict.bottleneck in ("decode", "transform")
@@ -225,7 +226,7 @@ def test_no_right_is_needed_for_a_job_of_ones_own(tmp_path: Path) -> None:
         output = job.end()
     assert process.returncode == 0, stderr
     assert output.endswith(" batches, True\n")
-    assert recording.read(tmp_path / "seen").findings().verdict.wait_share is not None
+    assert findings_of(reader.read(tmp_path / "seen")).verdict.wait_share is not None
 
 
 def refusal(pid: int) -> LoaderprofError:

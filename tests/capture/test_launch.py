@@ -564,7 +564,7 @@ def test_children_of_the_job(tmp_path: Path, method: str) -> None:
 
 
 def test_a_data_loader_is_watched_and_does_not_change(tmp_path: Path) -> None:
-    pytest.importorskip("loaderprof.capture.hooks")
+    pytest.importorskip("loaderprof.capture.hooks.install")
     script = """
         import sys, torch
         from torch.utils.data import DataLoader, TensorDataset
@@ -589,7 +589,7 @@ def house(tmp_path: Path) -> Path:
     shutil.copytree(launch.INJECT, inject, ignore=shutil.ignore_patterns("__pycache__"))
     write(tmp_path / "house/loaderprof/__init__.py", "")
     write(tmp_path / "house/loaderprof/capture/__init__.py", "")
-    write(tmp_path / "house/loaderprof/capture/hooks.py", HOOKS)
+    write(tmp_path / "house/loaderprof/capture/hooks/install.py", HOOKS)
     for package in ("torch", "torch/utils", "torch/utils/data"):
         write(tmp_path / "site" / package / "__init__.py", "")
     write(tmp_path / "site/torch/utils/data/dataloader.py", "executed = __name__\n")
@@ -717,7 +717,7 @@ def test_a_loader_that_serves_many_modules(house: Path) -> None:
 
 
 def test_failing_hooks_say_so_and_the_job_goes_on(house: Path) -> None:
-    hooks = house.parents[0] / "hooks.py"
+    hooks = house.parents[0] / "hooks" / "install.py"
     program = f"import {TORCH} as module\nprint(module.executed)"
     for text, reason in (
         ("def patch(name):\n    raise RuntimeError('no\\nway')", "no way"),

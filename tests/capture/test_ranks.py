@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from loaderprof import recording
 from loaderprof.capture import ranks
+from loaderprof.conclude import findings_of
+from loaderprof.recording import reader
 
 PROGRAM = str(Path(__file__).parent / "programs" / "two_ranks.py")
 PROFILED = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "out"]
@@ -83,7 +84,7 @@ def torchrun(*words: str) -> list[str]:
 
 def check(folder: Path, hosts: int) -> dict[str, Any]:
     """What one report of both ranks has to say: rank 1 reads, and rank 0 does not wait for its own loader."""
-    found: dict[str, Any] = json.loads(recording.read(folder).findings().to_json())
+    found: dict[str, Any] = json.loads(findings_of(reader.read(folder)).to_json())
     assert found["run"]["world_size"] == 2
     assert (found["verdict"]["bottleneck"], found["verdict"]["wait_share"] > 0.5) == ("read", True)
     zero, one = found["ranks"]
@@ -166,7 +167,7 @@ def test_a_restart_of_all_ranks_is_told(tmp_path: Path) -> None:
         cwd=tmp_path, check=False, capture_output=True, text=True, timeout=110,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = recording.read(tmp_path / "out").findings()
+    found = findings_of(reader.read(tmp_path / "out"))
     assert [rank.rank for rank in found.ranks] == [0, 1]
     # Both attempts count, of each rank: up to 21 batches of the first, 40 of the second.
     assert found.run.steps is not None
@@ -196,7 +197,7 @@ def test_nodes_that_share_a_folder_are_merged(tmp_path: Path) -> None:
     found = check(tmp_path / "out", hosts=2)
     assert "the node node1 was merged; samples of machines are the first node's" in found["run"]["notes"]
     # Processes of both nodes stand on one clock, and may share a process id.
-    seen = recording.read(tmp_path / "out")
+    seen = reader.read(tmp_path / "out")
     takes = seen.tables["take"]
     first = [
         takes["t_taken"][takes["process"] == each.number].min()
@@ -204,7 +205,7 @@ def test_nodes_that_share_a_folder_are_merged(tmp_path: Path) -> None:
         if each.rank is not None and each.worker is None
     ]
     assert abs(first[0] - first[1]) < 2e9
-    assert all(0 < each.own_pid < recording.MAX_PID for each in seen.processes)
+    assert all(0 < each.own_pid < reader.MAX_PID for each in seen.processes)
 
 
 def test_one_job_after_another_from_the_same_shell(tmp_path: Path) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from real import started
 
-from loaderprof.capture import environment, samplers
-from loaderprof.capture.samplers import HostSampler, Job, StackSampler, find_py_spy
+from loaderprof.capture import samplers, stack_sampler
+from loaderprof.capture.samplers import HostSampler, Job
+from loaderprof.capture.stack_sampler import StackSampler, find_py_spy
+from loaderprof.commands import env
 
 # Says "ready", then spins in `busy` below a worker loop until its standard input closes.
 CHILD = """
@@ -44,19 +44,6 @@ print(child.pid, flush=True)
 sys.stdin.read()
 child.communicate()
 """
-
-
-@contextmanager
-def started(program: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a Python that says something once it is ready and ends when its standard input closes."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        try:
-            yield child, child.stdout.readline().strip()
-        finally:
-            child.communicate()
 
 
 def test_a_jobs_processes_are_its_whole_tree() -> None:
@@ -138,7 +125,7 @@ def test_writers_are_the_processes_that_opened_a_journal(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[str], count: int) -> None:
-    window = samplers._Window()
+    window = stack_sampler._Window()
     window.add(10, line + "\n")
     ((pid, name, numbers, samples),) = window.stacks
     assert (pid, name, samples) == (10, thread, count)
@@ -147,14 +134,14 @@ def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[st
 
 @pytest.mark.parametrize("line", ["", "nonsense", "thread (10): MainThread 5", "f (/t.py:2)"])
 def test_lines_that_hold_no_stack_are_passed_over(line: str) -> None:
-    window = samplers._Window()
+    window = stack_sampler._Window()
     window.add(10, line)
     assert window.stacks == []
 
 
 def test_what_a_forked_worker_inherited_and_what_is_ours_is_dropped() -> None:
-    window = samplers._Window()
-    ours = "fetch (/x/loaderprof/capture/hooks.py:1)"
+    window = stack_sampler._Window()
+    ours = "fetch (/x/loaderprof/capture/hooks/install.py:1)"
     window.add(
         10, f"thread (10): MainThread;<module> (/t.py:1);_worker_loop (/torch/worker.py:1);{ours};get (/t.py:9) 4\n"
     )
@@ -168,9 +155,9 @@ def test_what_a_forked_worker_inherited_and_what_is_ours_is_dropped() -> None:
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackSampler]:
-    if environment._stacks() != "py-spy may read stacks":
+    if env._stacks() != "py-spy may read stacks":
         pytest.skip("py-spy may not read stacks here")
-    monkeypatch.setattr(samplers, "FIRST_WINDOW_AFTER_S", 0)
+    monkeypatch.setattr(stack_sampler, "FIRST_WINDOW_AFTER_S", 0)
     sampler = StackSampler()
     sampler.window_s = 1
     yield sampler
@@ -253,10 +240,10 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
 def test_a_window_before_the_first_batch_is_followed_by_one_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, job, now, batches = StackSampler(), Job(1, None), [10.0], [False]
     job.first_batch_at = 0.0
-    monkeypatch.setattr(samplers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stack_sampler.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(job, "has_batches", lambda _: batches[0])
     monkeypatch.setattr(sampler, "_choose", lambda *_: [1])
-    monkeypatch.setattr(samplers.subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(stack_sampler.subprocess, "Popen", lambda *_, **__: None)
     sampler.cpu_s = 1.0  # the budget allows nothing more
     due = []
     for second in range(8):
@@ -272,7 +259,7 @@ def test_a_window_before_the_first_batch_is_followed_by_one_after_it(monkeypatch
 def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = StackSampler()
     titles = {10: "ray::IDLE", 11: "ray::IDLE", 12: "ray::_StatsActor", 13: "raylet"}
-    monkeypatch.setattr(samplers, "_title", lambda pid: titles[pid])
+    monkeypatch.setattr(stack_sampler, "_title", lambda pid: titles[pid])
     alive: Any = {pid: pid for pid in titles}
     assert sampler._of_ray(alive) == []
     titles[11] = "ray::ReadRange"
@@ -289,17 +276,17 @@ def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypat
 
 def test_one_long_task_of_ray_is_looked_at_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, now = StackSampler(), [100.0]
-    monkeypatch.setattr(samplers, "_title", lambda _: "ray::MapBatches(parse)")
-    monkeypatch.setattr(samplers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stack_sampler, "_title", lambda _: "ray::MapBatches(parse)")
+    monkeypatch.setattr(stack_sampler.time, "monotonic", lambda: now[0])
     alive: Any = {10: 10}
     assert sampler._of_ray(alive) == []
-    now[0] += samplers.RAY_SET_UP_S
+    now[0] += stack_sampler.RAY_SET_UP_S
     assert sampler._of_ray(alive) == [10]
     sampler.close()
 
 
 def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "find_py_spy", lambda: None)
+    monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: None)
     sampler = StackSampler()
     assert sampler.missing == "not measured: py-spy is not installed"
     assert sampler.sample(Job(os.getpid(), None)) is None

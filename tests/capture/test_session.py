@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from loaderprof import files, recording
-from loaderprof import journal as layout
-from loaderprof.capture import describe, session
+from loaderprof.capture import session
+from loaderprof.capture.hooks import describe
 from loaderprof.capture.session import Session, file_system, make_folder
+from loaderprof.conclude import findings_of
 from loaderprof.errors import OutputError
-from loaderprof.journal import Journal
+from loaderprof.recording import files, reader
+from loaderprof.recording import journal as layout
+from loaderprof.recording.journal import Journal
 
 
 @pytest.fixture
@@ -95,14 +97,14 @@ def test_a_session_leaves_a_recording(
     (tmp_path / "train.py").touch()
     folder = make_folder("r", "train")
     watched = Session(folder, ["train.py", "--api-key", "secret", "--token=secret", "--lr", "1"])
-    began = recording.read(folder).meta
+    began = reader.read(folder).meta
     assert "ended_ns" not in began
     assert began["started_ns"] <= time.perf_counter_ns()
     watched.start(child.pid)
     until(lambda: (folder / files.HOST).exists() and b"\n" in (folder / files.HOST).read_bytes())
     watched.finish(3, None)
     watched.stop()
-    seen = recording.read(folder)
+    seen = reader.read(folder)
     assert seen.notes == []
     assert seen.meta["exit_code"] == 3
     assert seen.meta["signal"] is None
@@ -115,14 +117,14 @@ def test_a_session_leaves_a_recording(
     assert 0 <= seen.meta["sampler_cpu_s"] < 30
     assert {entry["pid"] for entry in seen.host[0]["processes"]} == {child.pid}
     assert child.poll() is None
-    found = seen.findings()
+    found = findings_of(seen)
     assert (found.run.exit_code, found.verdict.cause) == (3, "no-loader")
 
 
 def test_a_session_that_never_started_can_be_finished(tmp_path: Path) -> None:
     folder = make_folder(str(tmp_path / "r"), "train")
     Session(folder, ["train.py"]).finish(None, "SIGKILL")
-    meta = recording.read(folder).meta
+    meta = reader.read(folder).meta
     assert (meta["exit_code"], meta["signal"]) == (None, "SIGKILL")
 
 
@@ -150,7 +152,7 @@ def test_a_sampler_that_fails_is_out_and_the_others_go_on(tmp_path: Path, child:
     assert broken.calls == 1
     assert broken.missing == "not measured: ValueError: no such counter"
     assert broken.closed
-    assert recording.read(folder).host
+    assert reader.read(folder).host
 
 
 def test_a_disk_that_is_full_at_the_end_is_one_line(
@@ -190,7 +192,7 @@ def test_journals_of_processes_that_are_gone_are_trimmed(tmp_path: Path) -> None
     Session(folder, ["train.py"]).finish(0, None)
     assert trimmed.stat().st_size == layout.HEADER_BYTES + 3 * layout.RECORD_BYTES
     assert (alive.stat().st_size, elsewhere.stat().st_size, foreign.stat().st_size) == (whole, whole, 9000)
-    seen = recording.read(folder)
+    seen = reader.read(folder)
     assert seen.tables["sample"]["batch"].tolist() == [0, 1, 2] * 3
 
 
@@ -204,7 +206,7 @@ def test_on_a_network_file_system_journals_live_elsewhere_until_the_end(
     journal_of(watched.journals, os.getpid())
     watched.finish(0, None)
     assert not watched.journals.exists()
-    seen = recording.read(folder)
+    seen = reader.read(folder)
     assert len(seen.tables["sample"]) == 3
     assert seen.meta["live_journals"] is None
 

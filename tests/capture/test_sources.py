@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loaderprof.analyze.loop_side import TRAINING
 from loaderprof.capture.sources import lines_of, lines_that_make, lines_with
-from loaderprof.diagnose.loop_side import TRAINING
 
 TRAIN = """
 import augment

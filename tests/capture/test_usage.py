@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_samplers import started
+from real import started
 
-from loaderprof import journal as layout
 from loaderprof.capture import usage
-from loaderprof.capture.samplers import Job, StackSampler, find_py_spy
-from loaderprof.journal import Journal, watches
+from loaderprof.capture.samplers import Job
+from loaderprof.capture.stack_sampler import StackSampler, find_py_spy
+from loaderprof.recording import journal as layout
+from loaderprof.recording.journal import Journal, watches
 
 # Three threads that compute in Python until the standard input closes; a line for every fifth of a second they used.
 THREADS = """

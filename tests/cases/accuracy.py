@@ -30,8 +30,8 @@ from typing import Any
 
 from casework import FAMILIES, FOLDER, SECONDS, Case, every_case
 
-from loaderprof import recording
 from loaderprof.conclude import conclude
+from loaderprof.recording import reader
 
 NAMED = (
     "http_latency", "small_files", "jpeg_pil", "json_lines", "numpy_classes", "pad_in_python", "numpy_lists",
@@ -109,7 +109,7 @@ def profile(case: Case, known: dict[str, Any], seconds: float, threads: int, kee
 
 def by_source(folder: Path) -> dict[str, str]:
     """The verdicts from the same recording without the other sources."""
-    whole = recording.read(folder)
+    whole = reader.read(folder)
     untimed = {**whole.tables, "operator": whole.tables["operator"][:0]}
     parts = {
         "timers": replace(whole, stacks=[]),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from made import Fetch, Made, Plan, one_loop
-from truths import LOAD, NAMES, RESIZE, findings_of, light
+from truths import LOAD, NAMES, RESIZE, findings_named, light
 
-from loaderprof.diagnose.causes import CATALOGUE
+from loaderprof.conclude import findings_of
+from loaderprof.diagnose.causes.catalogue import CATALOGUE
 from loaderprof.findings import STAGES, Findings
 
 VERBS = re.compile(r"^(use|raise|lower|make|add|set|keep|take|give|pin|fix|check|reduce|avoid|increase|decrease)\b")
@@ -39,7 +40,7 @@ def test_each_stage_has_a_last_cause_that_always_matches() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cause_is_found_or_ruled_out_or_not_measured(name: str) -> None:
-    found = findings_of(name)
+    found = findings_named(name)
     ids = [cause.id for cause in found.causes]
     assert len(set(ids)) == len(ids)
     for cause in found.causes:
@@ -61,7 +62,7 @@ def test_a_cause_is_found_or_ruled_out_or_not_measured(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "unknown"}))
 def test_the_verdicts_cause_is_the_first_one_found(name: str) -> None:
-    found = findings_of(name)
+    found = findings_named(name)
     first = found.causes[0]
     assert (first.id, first.status, first.stage) == (found.verdict.cause, "found", name)
 
@@ -85,7 +86,7 @@ def test_the_verdicts_cause_is_the_first_one_found(name: str) -> None:
     ],
 )
 def test_headlines_say_what_where_and_how_much(name: str, cause: str, words: list[str]) -> None:
-    verdict = findings_of(name).verdict
+    verdict = findings_named(name).verdict
     assert verdict.cause == cause
     for word in words:
         assert word in verdict.headline
@@ -93,7 +94,7 @@ def test_headlines_say_what_where_and_how_much(name: str, cause: str, words: lis
 
 
 def concluded(folder: Path, fetch: Fetch, **plan: object) -> Findings:
-    return one_loop(folder, Plan(wait=fetch.wall(0), fetch=fetch, **plan)).findings()  # type: ignore[arg-type]
+    return findings_of(one_loop(folder, Plan(wait=fetch.wall(0), fetch=fetch, **plan)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_reading_is_named_by_what_is_read(tmp_path: Path, operator: str, more: d
 def handing_over(folder: Path, ready: int = 0, **fetch: object) -> Findings:
     """A loop that receives for 18 of the 20 ms that it waits."""
     made = light(cpu=0.02, pickle=0.01, **fetch)
-    return one_loop(folder, Plan(workers=2, wait=0.02, receive=0.018, ready=ready, fetch=made)).findings()
+    return findings_of(one_loop(folder, Plan(workers=2, wait=0.02, receive=0.018, ready=ready, fetch=made)))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_queue_is_told_of_only_where_it_speaks_for_the_cause(tmp_path: Path) -
     decoding = Fetch(cpu=0.1, operators=[(LOAD, 0.1, 0.1)])
     for ready, told in ((0, ["no batch was ready at 100% of the steps"]), (2, [])):
         plan = Plan(workers=2, wait=0.04, ready=ready, fetch=decoding)
-        assert queue_told(one_loop(tmp_path / f"decode-{ready}", plan).findings()) == told
+        assert queue_told(findings_of(one_loop(tmp_path / f"decode-{ready}", plan))) == told
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_the_sampler_named_is_the_users(tmp_path: Path, facts: dict[str, str], n
 
 def sampling(folder: Path, facts: dict[str, str]) -> Findings:
     plan = Plan(workers=2, wait=0.018, index=0.018, receive=0.0005, ready=3, fetch=light(), facts=facts)
-    return one_loop(folder, plan).findings()
+    return findings_of(one_loop(folder, plan))
 
 
 def test_files_that_are_in_memory_are_read_without_waiting(tmp_path: Path) -> None:
@@ -214,13 +215,13 @@ def test_the_loops_own_python_is_ruled_out_only_where_stacks_saw_it(tmp_path: Pa
         made.loop(process, Plan(wait=0.01, fetch=light()))
         if samples:
             made.stacks(process.pid, ["<module> (/home/me/train.py:58)"], samples)
-        statuses = {cause.id: cause.status for cause in made.read().findings().causes}
+        statuses = {cause.id: cause.status for cause in findings_of(made.read()).causes}
         assert statuses["host-python"] == status
 
 
 def test_a_stall_now_and_then_is_named(tmp_path: Path) -> None:
     plan = Plan(workers=2, batches=120, step=lambda i: 0.5 if i % 10 == 9 else 0.01, wait=1e-4, fetch=light(cpu=1e-3))
-    verdict = one_loop(tmp_path / "r", plan).findings().verdict
+    verdict = findings_of(one_loop(tmp_path / "r", plan)).verdict
     assert (verdict.bottleneck, verdict.cause) == ("host", "periodic-stall")
 
 
@@ -229,12 +230,12 @@ def test_the_reason_why_something_is_not_measured_is_told(tmp_path: Path) -> Non
         tmp_path / "r", missing={"gpu": "not measured: no NVIDIA driver", "stacks": "not measured: py-spy was refused"}
     )
     made.loop(made.process(), Plan(wait=0.01, fetch=light()))
-    reasons = {c.id: c.evidence[0].text for c in made.read().findings().causes if c.status == "not_measured"}
+    reasons = {c.id: c.evidence[0].text for c in findings_of(made.read()).causes if c.status == "not_measured"}
     assert reasons == {"copy-bound": "no NVIDIA driver", "host-python": "py-spy was refused"}
 
 
 def test_evidence_shares_are_those_of_the_run() -> None:
-    (decode,) = [cause for cause in findings_of("decode").causes if cause.stage == "decode"]
+    (decode,) = [cause for cause in findings_named("decode").causes if cause.stage == "decode"]
     shares = {evidence.text: evidence.value for evidence in decode.evidence if evidence.unit == "share"}
     (text,) = [text for text in shares if "of a batch's making" in text]
     assert shares[text] == pytest.approx(0.8, abs=0.01)

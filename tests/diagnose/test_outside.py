@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from made import Made, ns
 
-from loaderprof.diagnose import outside, samples
+from loaderprof.analyze import samples
+from loaderprof.conclude import findings_of
+from loaderprof.diagnose import outside
 from loaderprof.findings import Findings
 
 TORCH = "/x/site-packages/torch/utils/data"
@@ -58,7 +60,7 @@ def concluded(
     if worker:
         made.lines = [{"t": ns(second), "accounts": [account(pid, second) for pid in (11, 12)]} for second in (0, 5)]
     made.finish(30.0)
-    return made.read().findings()
+    return findings_of(made.read())
 
 
 @pytest.mark.parametrize(("part", "frames"), MAIN.items())
@@ -147,7 +149,7 @@ def test_a_loader_read_by_another_thread_gives_no_wait_share(tmp_path: Path) -> 
     made = Made(tmp_path / "r", 2.0, mode="attach", sources=SOURCES, attach={"mains": [{"pid": 10}]})
     made.stacks(10, MAIN["device"], 300)
     made.stacks(10, MAIN["wait"], 300, thread="Prefetcher")
-    verdict = made.read().findings().verdict
+    verdict = findings_of(made.read()).verdict
     assert (verdict.bottleneck, verdict.wait_share) == ("unknown", None)
     assert "Prefetcher" in verdict.headline
 

@@ -9,6 +9,7 @@ import pytest
 from made import Made, Plan, ns
 from truths import light
 
+from loaderprof.conclude import findings_of
 from loaderprof.findings import Risk
 
 
@@ -27,7 +28,7 @@ def risks(folder: Path, *, workers: int = 4, meta: dict[str, Any] | None = None,
         {"t": ns(5), "t0": ns(1), "t1": ns(3), "rate": 25, "frames": [], "stacks": [],
          "files": [[process.pid, descriptors, [["/data/a.bin", 5]]]]}
     )  # fmt: skip
-    return {risk.id: risk for risk in made.read().findings().risks}
+    return {risk.id: risk for risk in findings_of(made.read()).risks}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loaderprof.diagnose.tfdata import Node, Operation, Pipeline
+from loaderprof.analyze.tfdata import Node, Operation, Pipeline
 from loaderprof.diagnose.tfdata_causes import cause_of, examine, headline
 from loaderprof.diagnose.verdict import Judgement
 from loaderprof.findings import Stage

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from loaderprof import recording
+from loaderprof.conclude import findings_of
+from loaderprof.recording import reader
 
 HERE = Path(__file__).parent
 NAMES = {"loaderprof/" + name for name in ("steps", "steps_per_s", "wait_share", "wait_time_s", "load_time_s")}
@@ -44,7 +45,7 @@ def test_a_fit_is_recorded_and_logged(trainer: str, tmp_path: Path) -> None:
     told, stderr = run(tmp_path, str(HERE / f"{trainer}_callback.py"))
     check_metrics(told["logged"])
     assert told["bottleneck"] == "read"
-    assert recording.read(tmp_path / "out").findings().run.steps == 60
+    assert findings_of(reader.read(tmp_path / "out")).run.steps == 60
     assert stderr.count("Full report") == 1
     if trainer == "transformers":
         assert set(told["history"]) >= NAMES

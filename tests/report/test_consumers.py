@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_export import PLAN, exported, recorded
-from test_report_browser import CHROMIUM, QUIET
+from browser import CHROMIUM, QUIET
+from exports import PLAN, exported, recorded
 
 SPEEDSCOPE = shutil.which("speedscope")
 TRACE_PROCESSOR = shutil.which("trace_processor_shell") or shutil.which("trace_processor")

@@ -107,9 +107,9 @@ def _patch_when_executed(name: str, loader: "Loader | None") -> None:
 def _patch(name: str) -> None:
     """Hand a module just executed to the hooks; if that fails, say so in one line and let the job go on."""
     try:
-        from loaderprof.capture import hooks
+        from loaderprof.capture.hooks import install
 
-        hooks.patch(name)
+        install.patch(name)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         try:

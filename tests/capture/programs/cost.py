@@ -126,7 +126,7 @@ def hooks() -> list[tuple[Any, str, Any, Any]]:
 def stand(on: bool) -> None:
     """Put the hooks in this process, or take them out."""
     global standing
-    from loaderprof.capture.process import process
+    from loaderprof.capture.hooks.process import process
 
     standing, process.off = on, not on
     for owner, name, hook, original in hooks():
@@ -188,8 +188,8 @@ def stand_everywhere(on: bool) -> None:
 def parts(name: str) -> None:
     """Print the CPU that the hooks' own pieces take while a loop runs, in its process and in its workers, the innermost also in
     those around it."""
-    from loaderprof import journal
-    from loaderprof.capture import fetches, iterators
+    from loaderprof.capture.hooks import fetches, iterators
+    from loaderprof.recording import journal
 
     # Shared with the workers, which are forked.
     spent: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def parts(name: str) -> None:
 
 
 def scale(slower: float) -> None:
-    from loaderprof.capture import fetches, iterators
+    from loaderprof.capture.hooks import fetches, iterators
 
     for module in (iterators, fetches):
         for name in vars(module):

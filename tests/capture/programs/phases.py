@@ -19,7 +19,7 @@ from stand_in_device import Device
 from torch.utils.data import DataLoader, Dataset
 
 import loaderprof
-from loaderprof.capture import phases, steps
+from loaderprof.capture.hooks import phases, steps
 
 BATCHES = 12
 device = Device()

@@ -1,0 +1,190 @@
+"""Changes to a tf.data pipeline, in its own terms: when each applies, what it costs, how it edits the chain. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, Node, Operation, Pipeline
+from loaderprof.findings import JOINED, Advice, Costs, Expected, Stage
+from loaderprof.replay.tfdata import Model, expected
+
+AUTOTUNE = "AUTOTUNE"
+# Calls at once for a function that mostly waits: more than cores, as none of them needs one.
+WAITING_CALLS = 16
+# Stages of which a function of the user's is cheaper to make.
+_OWN: tuple[Stage, ...] = ("decode", "transform", "read")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What advice needs beyond pipeline and model: epochs, batches an epoch, the run's pace and its spread, memory in bytes,
+    and whether other programs took a good part of the cores."""
+
+    epochs: int
+    epoch_batches: float
+    samples_per_s: float | None
+    spread: float
+    available_memory: int | None
+    disturbed: bool = False
+
+
+# A change whose gain is not weighed yet, and the chain it leads to.
+_Offer = tuple[Advice, Model]
+_UNWEIGHED = Expected(None, None, None, None)
+
+
+def advise(pipeline: Pipeline, model: Model, facts: Facts) -> tuple[Advice, ...]:
+    """Return what would make the job faster, the best first; changes that are settings together, too."""
+    found = _weighed(_offers(pipeline, model, facts), model, facts)
+    best = max(map(_gain, found), default=0.0)
+    found += [each for each in _weighed(_together(pipeline, model), model, facts) if _gain(each) > 1.05 * best]
+    return tuple(sorted(found, key=_gain, reverse=True))
+
+
+def _weighed(offers: Iterable[_Offer], before: Model, facts: Facts) -> list[Advice]:
+    """Return the changes that gain something beyond the error, with what they gain."""
+    weighed = []
+    for advice, after in offers:
+        gain = expected(before, after, facts.samples_per_s, facts.spread, facts.disturbed)
+        if gain is not None:
+            weighed.append(replace(advice, expected=gain))
+    return weighed
+
+
+def _gain(advice: Advice) -> float:
+    return advice.expected.speedup or 0.0
+
+
+def _offers(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
+    yield from _parallel(model)
+    yield from _prefetch(pipeline, model)
+    yield from _cache(pipeline, model, facts)
+    yield from _cheaper(model)
+
+
+def _together(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
+    """Offer parallel calls and a prefetch as one change; what each brings, the other may hide."""
+    for first, parallel in _parallel(model):
+        for second, ahead in _prefetch(pipeline, parallel):
+            yield Advice(
+                f"{first.id}+{second.id}", first.action + JOINED + second.action, first.why, first.where,
+                {**first.change, **second.change}, {**first.current, **second.current}, _UNWEIGHED,
+                Costs(first.costs.cores, None, "two arguments"), code=f"{first.code}\n{second.code}",
+            ), ahead  # fmt: skip
+
+
+def _parallel(model: Model) -> Iterator[_Offer]:
+    """Offer calls at once where a function is called one at a time, or fewer times at once than there are cores."""
+    waits = model.blocked > MOSTLY_BLOCKED
+    calls = WAITING_CALLS if waits else max(1, int(model.cores))
+    serial = [node for node in model.nodes if _can_be_parallel(node, calls, waits)]
+    if not serial:
+        return
+    dearest = max(serial, key=lambda node: node.work_s)
+    changed = (replace(node, ahead=True, parallelism=calls) if node in serial else node for node in model.nodes)
+    shown = WAITING_CALLS if waits else "tf.data.AUTOTUNE"
+    change: dict[str, Any] = {"tf.num_parallel_calls": WAITING_CALLS if waits else AUTOTUNE}
+    code = f"dataset = dataset.{_method(dearest)}(..., num_parallel_calls={shown})"
+    now = max(1, dearest.parallelism)
+    why = f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch, {now} call{'s' if now > 1 else ''} at a time"
+    if waits:
+        # However many calls are asked for, TensorFlow's own pool runs as many as there are cores.
+        why += f", and is blocked {model.blocked:.0%} of it"
+        change["tf.private_threadpool_size"] = WAITING_CALLS
+        code += (
+            f"\noptions = tf.data.Options()\noptions.threading.private_threadpool_size = {WAITING_CALLS}\n"
+            "dataset = dataset.with_options(options)"
+        )
+    yield Advice(
+        "parallel-calls", f"Set num_parallel_calls={shown} on {dearest.label}" + (", in a pool of as many threads" if waits else ""), why, dearest.where,
+        change, {"num_parallel_calls": now}, _UNWEIGHED,
+        Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"), code=code,
+    ), model.of(changed)  # fmt: skip
+
+
+def _can_be_parallel(node: Node, calls: int, waits: bool) -> bool:
+    operation = node.operation
+    if operation is None or operation.family not in ("map", "interleave") or node.work_s <= 0:
+        return False
+    # AUTOTUNE decides by itself how many; but where functions wait it stops at the number of cores.
+    return node.parallelism < calls and (waits or not node.tunable)
+
+
+def _method(node: Node) -> str:
+    return node.operation.family if node.operation is not None else "map"
+
+
+def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
+    """Offer to work ahead of the loop where the last operations work only when it asks."""
+    last = []
+    for node in model.nodes:
+        if node.ahead:
+            break
+        last.append(node)
+    asked_s = sum(node.work_s for node in last)
+    if asked_s <= 0:
+        return
+    ahead = Node("Prefetch", "handover", None, 0.0, 0, False, True, 1.0, 0.0)
+    yield Advice(
+        "prefetch", "End the pipeline with prefetch(tf.data.AUTOTUNE)",
+        f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it", last[-1].where or _first_line(pipeline),
+        {"tf.prefetch": AUTOTUNE}, {"prefetch": None}, _UNWEIGHED,
+        Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"), code="dataset = dataset.prefetch(tf.data.AUTOTUNE)",
+    ), model.of((ahead, *model.nodes))  # fmt: skip
+
+
+def _cache(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
+    """Offer to keep what is the same in every epoch, where a second one was seen and memory holds it."""
+    last = _same_each_epoch(pipeline.operations)
+    at = next((number for number, node in enumerate(model.nodes) if last is not None and node.operation is last), None)
+    if at is None or facts.epochs < 2:
+        return
+    size = round(model.nodes[at].bytes_ * facts.epoch_batches)
+    if facts.available_memory is not None and size > 0.5 * facts.available_memory:
+        return
+    kept = model.nodes[at:]
+    changed = (*model.nodes[:at], *(replace(node, work_s=0.0) for node in kept))
+    spared = sum(node.work_s for node in kept)
+    label = model.nodes[at].label
+    yield Advice(
+        "cache", f"Cache after {label}: gains from the second epoch on",
+        f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
+        model.nodes[at].where, {"tf.cache": True}, {"cache": False}, _UNWEIGHED,
+        Costs(0.0, size or None, "one line"), code=f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
+    ), model.of(changed)  # fmt: skip
+
+
+def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
+    """Return the last operation before what is random or gathers elements, if it or one before it maps them.
+
+    As `capture/hooks/tf_settings.py` finds it for `--set tf.cache=true`.
+    """
+    last, mapped = None, False
+    for each in reversed(operations):
+        if each.family == "cache" or each.random:
+            return None
+        if each.family in ("shuffle", "batch", "repeat"):
+            return last if mapped else None
+        mapped |= each.family in ("map", "interleave", "flat_map", "filter")
+        last = each
+    return None
+
+
+def _cheaper(model: Model) -> Iterator[_Offer]:
+    """Offer to make the dearest function of the user's cheaper."""
+    mine = [node for node in model.nodes if node.stage in _OWN and node.operation is not None and node.work_s > 0]
+    if not mine:
+        return
+    dearest = max(mine, key=lambda node: node.work_s)
+    changed = (replace(node, work_s=node.work_s / 2) if node is dearest else node for node in model.nodes)
+    yield Advice(
+        "cheaper-function", f"Make {dearest.label} cheaper: half its cost",
+        f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch", dearest.where, {"kind": "code"}, {},
+        _UNWEIGHED, Costs(0.0, None, "code"),
+    ), model.of(changed)  # fmt: skip
+
+
+def _first_line(pipeline: Pipeline) -> str | None:
+    return next((each.where for each in pipeline.operations if each.where), None)

@@ -1,0 +1,133 @@
+"""The set of changes that gains the most together, and what is left to gain after it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from loaderprof.advise.change import Change, Facts, Rule
+from loaderprof.advise.weigh import weigh
+from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.verdict import MIN_GAIN
+from loaderprof.findings import JOINED, Advice, Costs, Expected
+from loaderprof.replay.edits import with_settings
+from loaderprof.replay.removal import Model, unloaded
+
+# Another change joins the set where it gains this much more, and up to so many are told as one.
+MIN_MORE, MAX_CHANGES = 1.1, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A change that is worth telling by itself, and what it gains."""
+
+    change: Change
+    expected: Expected
+
+
+def together(
+    offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base: Model, before_s: float, facts: Facts
+) -> Advice | None:
+    """Return the set of changes that gains the most together; None where no two gain more than one of them.
+
+    Args:
+        offers: single changes, as they are told. A set may hold others, which gain nothing by themselves.
+        rules: what offers changes.
+        scene: the loop and what was seen of it.
+        base: the loop as it ran.
+        before_s: its pace.
+        facts: see `Facts`.
+    """
+    if not offers:
+        return None
+    told = {each.change.id: each for each in offers}
+    best = max(offers, key=lambda each: each.expected.speedup or 0.0)
+    chosen, model = [best.change], best.change.model
+    while len(chosen) < MAX_CHANGES:
+        options = (change for rule in rules for change in _on(model, rule, told, scene, facts))
+        more = _most(chosen, model, options)
+        if more is None:
+            break
+        chosen, model = [*chosen, more], more.model
+    if len(chosen) < 2 or not _fit(chosen, facts):
+        return None
+    order = list(told)
+    chosen.sort(key=lambda change: order.index(change.id) if change.id in told else len(order))
+    settings = {key: value for change in chosen for key, value in change.change.items() if _is_setting(change)}
+    coded = not all(_is_setting(change) for change in chosen)
+    change = Change(
+        "+".join(change.id for change in chosen), JOINED.join(change.action for change in chosen), _left(model, scene), None,
+        {**({"kind": "code"} if coded else {}), **settings},
+        {key: value for change in chosen for key, value in change.current.items() if key in settings}, model,
+        _costs(chosen), "\n".join(change.code for change in chosen if change.code),
+    )  # fmt: skip
+    expected = weigh(change, scene, base, before_s, facts)
+    singles = [told[change.id].expected for change in chosen if change.id in told]
+    return change.advice(_widened(expected, singles)) if expected is not None else None
+
+
+def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: Facts) -> Iterator[Change]:
+    """Yield a rule's changes on top of a model, each as it is told by itself where it is."""
+    for change in rule(scene, model, facts):
+        known = told[change.id].change if change.id in told else change
+        after = change.model
+        if _is_setting(known) and known.change != change.change:
+            after = with_settings(model, **known.change)
+        yield replace(known, model=after)
+
+
+def _most(chosen: list[Change], model: Model, options: Iterable[Change]) -> Change | None:
+    """Return the option that gains the most on top of those chosen; None where none gains enough."""
+    best, most_s = None, model.pace_s() / MIN_MORE
+    for change in options:
+        if not any(change.id == each.id or _collide(change, each) for each in chosen):
+            pace_s = change.model.pace_s()
+            if pace_s < most_s:
+                best, most_s = change, pace_s
+    return best
+
+
+def _is_setting(change: Change) -> bool:
+    return "kind" not in change.change
+
+
+def _collide(one: Change, other: Change) -> bool:
+    """Return whether two changes set the same thing, or one makes the other pointless."""
+    if 0 in (one.change.get("num_workers"), other.change.get("num_workers")):
+        return True
+    settings = _is_setting(one) and _is_setting(other) and bool(one.change.keys() & other.change.keys())
+    return settings or bool(one.cheaper & other.cheaper)
+
+
+def _fit(chosen: list[Change], facts: Facts) -> bool:
+    needed = sum(each.costs.memory_bytes or 0 for each in chosen)
+    return facts.available_memory is None or needed <= facts.available_memory
+
+
+def _costs(chosen: list[Change]) -> Costs:
+    costs = [each.costs for each in chosen]
+    return Costs(
+        sum(each.cores or 0.0 for each in costs),
+        None if any(each.memory_bytes is None for each in costs) else sum(each.memory_bytes or 0 for each in costs),
+        "arguments" if all(_is_setting(each) for each in chosen) else "code",
+    )  # fmt: skip
+
+
+def _left(model: Model, scene: Scene) -> str:
+    """Return what limits the loop once the changes are made."""
+    bare = unloaded(model, scene.parts)
+    bare = replace(bare, costs=replace(bare.costs, worker_start_s=0.0, worker_boot_s=0.0, worker_stop_s=0.0))
+    after = bare.pace_s()
+    left = model.pace_s() / after if after > 0 else math.inf
+    return "After them the step is the limit." if left < 1.0 + MIN_GAIN else "After them loading is still the limit."
+
+
+def _widened(expected: Expected, singles: list[Expected]) -> Expected:
+    """Return what a set gains, as unsure as its changes are together, but no less than the surest of them."""
+    gain = expected.speedup or 1.0
+    down = math.hypot(*(math.log((each.speedup or 1.0) / (each.low or 1.0)) for each in singles))
+    up = math.hypot(*(math.log((each.high or 1.0) / (each.speedup or 1.0)) for each in singles))
+    low = min(expected.low or gain, max(gain * math.exp(-down), *(each.low or 0.0 for each in singles)))
+    high = max(expected.high or gain, gain * math.exp(up))
+    return replace(expected, low=round(low, 3), high=round(high, 3))

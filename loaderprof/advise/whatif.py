@@ -1,0 +1,67 @@
+"""What any settings of a loader would gain, advised or not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loaderprof.advise.change import Change, Facts, may_be_full
+from loaderprof.advise.changes.delivery import in_process
+from loaderprof.advise.weigh import BORDER_ERROR_PER_LOG, expect, interval
+from loaderprof.diagnose.loop_context import Scene
+from loaderprof.findings import Costs, Expected
+from loaderprof.replay.edits import with_batch_size, with_settings
+from loaderprof.replay.removal import Model
+
+# Settings of which one run tells what they would do.
+KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
+# How a step grows with the samples of its batch is not seen in one run: not at all, or in proportion.
+GROWTHS = (0.0, 1.0)
+# Likely, as (of the device or what else is waited for, of the CPU): a device's time grows somewhat, and the CPU only
+# launches its kernels; without one the CPU computes, and what it waits for is latency.
+WITH_DEVICE, WITHOUT = (0.5, 0.0), (0.0, 1.0)
+# At the limit of a source other counts of workers change nothing, or as little as this.
+SATURATED = 1.06
+
+
+def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts) -> Expected | None:
+    """Return what settings would do to a job's speed; None where one run cannot tell.
+
+    Args:
+        settings: as `--set` takes them, for this loop's loader.
+        scene: the loop and what was seen of it.
+        base: the loop as it ran.
+        facts: what prediction needs beyond them.
+    """
+    wanted = {key: value for key, value in settings.items() if key != "batch_size"}
+    now = scene.loop.facts.get("batch_size")
+    size = settings.get("batch_size", now)
+    # Without a prefetch_factor torch takes its own; without a batch size nothing is collated.
+    if set(settings) - set(KNOWN) or None in wanted.values() or ("batch_size" in settings and not (size and now)):
+        return None
+    if not facts.cuda:
+        # Without a device torch pins nothing.
+        wanted.pop("pin_memory", None)
+    likely = with_settings(base, **wanted)
+    workers = likely.settings.num_workers
+    models = [likely]
+    if base.settings.num_workers and not workers:
+        models = in_process(base)
+        likely = models[1]
+    ratio = size / now if size and now else 1.0
+    if ratio != 1.0:
+        models = [with_batch_size(model, ratio, growth, growth) for model in models for growth in GROWTHS]
+        likely = with_batch_size(likely, ratio, *(WITH_DEVICE if facts.cuda else WITHOUT))
+    before_s = base.pace_s()
+    ends: list[float] = []
+    for model in models if len(models) > 1 else ():
+        after_s = model.pace_s()
+        ends += interval(ratio * before_s / after_s, base.settings.num_workers, 0.0, after_s, facts.uneven)
+    if may_be_full(scene) and workers != base.settings.num_workers:
+        ends += (1.0 / SATURATED, SATURATED)
+    change = Change(
+        "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
+        floor=min(ends, default=None), ceiling=max(ends, default=None),
+        error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
+    )  # fmt: skip
+    return expect(change, scene, base, before_s, facts)

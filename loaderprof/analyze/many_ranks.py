@@ -1,0 +1,69 @@
+"""Recordings of many ranks in bounded memory: read rank after rank, each summed up, and only those that wait the most whole.
+
+The verdict is of the rank that waits the most, so that the records of a thousand others are not needed beside it: of them
+stay what their steps and waits are, and how many batches they took. What a report draws and compares has all ranks' means.
+Pure but for reading: no torch, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from loaderprof.analyze.timeline import Loop, build
+from loaderprof.recording import reader
+from loaderprof.recording.reader import Recording, SummedLoop, SummedRank
+
+WHOLE = 8
+"""Ranks that are kept whole: a page draws as many lanes."""
+
+
+def read(folder: Path, rank: int | None = None) -> Recording:
+    """Read a recording, of many ranks only the few that wait the most in full.
+
+    Args:
+        folder: the recording.
+        rank: one more that is kept whole.
+
+    Raises:
+        RecordingError: as `recording.read`.
+    """
+    heads = reader.processes(folder)
+    ranks = {process.rank for process in heads if process.worker is None and process.rank is not None}
+    if len(ranks) <= WHOLE:
+        return reader.read(folder)
+    summed = [SummedRank(alone.processes[0], _loops(alone)) for alone in reader.one_by_one(folder)]
+    waits = {number: max(_wait_s(each) for each in summed if each.process.rank == number) for number in ranks}
+    kept = set(sorted(ranks, key=lambda number: -waits[number])[:WHOLE]) | ({rank} & ranks)
+    seen = reader.read(folder, whole=lambda process: process.rank is None or process.rank in kept)
+    seen.others = tuple(each for each in summed if each.process.rank is not None and each.process.rank not in kept)
+    seen.notes.append(
+        f"of {len(ranks):,} ranks the {len(kept)} that wait the most are told in full, the others by their steps and waits"
+    )
+    return seen
+
+
+def _loops(alone: Recording) -> tuple[SummedLoop, ...]:
+    return tuple(map(_summed, build(alone).loops))
+
+
+def _summed(loop: Loop) -> SummedLoop:
+    size = loop.facts.get("batch_size")
+    return SummedLoop(
+        loop.name, loop.facts.get("where"), loop.training, loop.main_thread, loop.batches,
+        size if isinstance(size, int) else None, len(loop.epochs), loop.mean(loop.wait), loop.mean(loop.step), loop.pace_s,
+    )  # fmt: skip
+
+
+def main_loop(loops: Iterable[SummedLoop]) -> SummedLoop | None:
+    """Return a rank's longest training loop, or its longest loop where it trains in none; None without any.
+
+    Args:
+        loops: the longest first, as a timeline has them.
+    """
+    return next(iter(sorted((loop for loop in loops if loop.main_thread), key=lambda loop: not loop.training)), None)
+
+
+def _wait_s(each: SummedRank) -> float:
+    loop = main_loop(each.loops)
+    return (loop.wait_s or 0.0) if loop is not None else 0.0

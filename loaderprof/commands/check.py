@@ -1,0 +1,289 @@
+"""`loaderprof check`: hold a recording against limits, for CI.
+
+Limits come from flags, and from `[tool.loaderprof]` of ./pyproject.toml where a flag does not say otherwise. Exit
+code 0: within all of them; 1: one is broken; 2: not enough evidence, or wrong use.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from loaderprof import formatting
+from loaderprof.analyze import many_ranks
+from loaderprof.conclude import findings_of
+from loaderprof.diagnose.verdict import MIN_STEPS
+from loaderprof.errors import OutputError, UsageError
+from loaderprof.findings import STAGES, Findings, Loader
+from loaderprof.report.spinner import sign
+
+Outcome = Literal["ok", "broken", "unknown"]
+KEYS = ("max-wait", "min-samples-per-s", "max-step", "bottleneck-not")
+EXAMPLE = "loaderprof check DIR --max-wait 10%"
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run must keep to: a share of one, samples per second, seconds, stages; None and empty: no limit."""
+
+    max_wait: float | None = None
+    min_samples_per_s: float | None = None
+    max_step_s: float | None = None
+    bottleneck_not: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One limit held against the run, and the sentence that tells it."""
+
+    limit: str
+    outcome: Outcome
+    text: str
+
+
+def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = None, github: bool = False) -> int:
+    """Check a recording, print one line a limit, and return the exit code.
+
+    Args:
+        folder: the recording.
+        typed: what the flags said, by `KEYS`; None where a flag was not given.
+        junit: write JUnit XML to this file, over an older one.
+        github: print GitHub's annotations, too.
+
+    Raises:
+        LoaderprofError: a limit cannot be read, there is none, or the folder is no recording.
+    """
+    given = {key: value for key, value in typed.items() if value is not None}
+    limits = limits_of({**from_project(Path("pyproject.toml"), wanted=not given), **given})
+    with sign(f"reading {folder}"):
+        results = examine(findings_of(many_ranks.read(folder)), limits)
+    if junit is not None:
+        _write(Path(junit), junit_xml(results))
+    sys.stdout.write(render(results))
+    if github:
+        sys.stdout.write(github_lines(results))
+    return exit_code(results)
+
+
+def examine(found: Findings, limits: Limits) -> tuple[Result, ...]:
+    """Hold a run against limits."""
+    return tuple(_results(found, limits))
+
+
+def _results(found: Findings, limits: Limits) -> Iterable[Result]:
+    verdict, few = found.verdict, _too_few(found)
+    if limits.max_wait is not None:
+        said = f"the loop waits {formatting.percent(verdict.wait_share)} of every step"
+        yield _held("max-wait", verdict.wait_share, limits.max_wait, said, formatting.percent(limits.max_wait), few)
+    if limits.min_samples_per_s is not None:
+        rate, wanted = samples_per_s(found), limits.min_samples_per_s
+        said = "samples per second were not measured" if rate is None else f"{formatting.number(rate)} samples/s"
+        yield _held("min-samples-per-s", rate, wanted, said, f"{formatting.number(wanted)} samples/s", few, least=True)
+    if limits.max_step_s is not None:
+        said = f"a step takes {formatting.duration(verdict.step_s)}"
+        yield _held("max-step", verdict.step_s, limits.max_step_s, said, formatting.duration(limits.max_step_s), few)
+    if limits.bottleneck_not:
+        yield _bottleneck(found, limits.bottleneck_not)
+
+
+def _held(
+    limit: str, value: float | None, bound: float, said: str, bound_said: str, few: str, *, least: bool = False
+) -> Result:
+    tail = f"at least {bound_said} wanted" if least else f"at most {bound_said} allowed"
+    if value is None or few:
+        return Result(limit, "unknown", f"not enough evidence: {few or said}; {tail}")
+    within = value >= bound if least else value <= bound
+    return Result(limit, "ok" if within else "broken", f"{said}; {tail}")
+
+
+def _bottleneck(found: Findings, unwanted: Sequence[str]) -> Result:
+    verdict = found.verdict
+    if verdict.bottleneck == "unknown":
+        return Result(
+            "bottleneck-not", "unknown", f"{formatting.clean(verdict.headline)}; not {', '.join(unwanted)} wanted"
+        )
+    outcome: Outcome = "broken" if verdict.bottleneck in unwanted else "ok"
+    said = f"the bottleneck is {verdict.bottleneck} (confidence {verdict.confidence})"
+    return Result("bottleneck-not", outcome, f"{said}; not {', '.join(unwanted)} wanted")
+
+
+def _too_few(found: Findings) -> str:
+    """Return why a run is too short to be judged; empty where it is not."""
+    steps = found.run.steps
+    if steps is None or steps >= MIN_STEPS:
+        return ""
+    return f"only {formatting.plural(steps, 'step')} were seen, {MIN_STEPS} are needed"
+
+
+def samples_per_s(found: Findings) -> float | None:
+    """Return the main loader's samples per second, all ranks together; None where one was not measured."""
+    main = _main(found)
+    if main is None:
+        return None
+    rates = [one.samples_per_s for one in found.loaders if (one.name, one.where) == (main.name, main.where)]
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if len(known) == len(rates) else None
+
+
+def _main(found: Findings) -> Loader | None:
+    """Return the loader that the verdict is about: its waits are the verdict's."""
+    for loader in found.loaders:
+        if loader.wait_s is not None and loader.wait_s == found.verdict.wait_s:
+            return loader
+    return next(iter(found.loaders), None)
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """Return 1 where a limit is broken for certain, else 2 where one could not be judged, else 0."""
+    outcomes = {result.outcome for result in results}
+    return 1 if "broken" in outcomes else 2 if "unknown" in outcomes else 0
+
+
+def render(results: Sequence[Result]) -> str:
+    """Return one line a limit."""
+    return "".join(f"{result.outcome:8} {result.limit:18} {result.text}\n" for result in results)
+
+
+def github_lines(results: Sequence[Result]) -> str:
+    """Return GitHub workflow commands for what is not within its limit."""
+    kinds = {"broken": "error", "unknown": "warning"}
+    return "".join(
+        f"::{kinds[result.outcome]} title=loaderprof {result.limit}::{_escaped(result.text)}\n"
+        for result in results
+        if result.outcome in kinds
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def junit_xml(results: Sequence[Result]) -> str:
+    """Return JUnit XML: a test case a limit; broken is a failure, not enough evidence an error."""
+    tags = {"broken": "failure", "unknown": "error"}
+    count = {tag: str(sum(tags.get(result.outcome) == tag for result in results)) for tag in tags.values()}
+    numbers = {"tests": str(len(results)), "failures": count["failure"], "errors": count["error"]}
+    root = ElementTree.Element("testsuites", numbers)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "loaderprof", **numbers})
+    for result in results:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": "loaderprof.commands.check", "name": result.limit}
+        )
+        if result.outcome in tags:
+            ElementTree.SubElement(case, tags[result.outcome], {"message": result.text}).text = result.text
+        else:
+            ElementTree.SubElement(case, "system-out").text = result.text
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "name another file with --junit") from None
+
+
+def limits_of(given: Mapping[str, Any]) -> Limits:
+    """Read limits as they are typed or stand in pyproject.toml.
+
+    Raises:
+        UsageError: one cannot be read, or there is none.
+    """
+    if not given:
+        raise UsageError("there is no limit to check", f"{EXAMPLE}, or [tool.loaderprof] in ./pyproject.toml")
+    rate = given.get("min-samples-per-s")
+    return Limits(
+        None if given.get("max-wait") is None else _share(given["max-wait"]),
+        None if rate is None else _number("min-samples-per-s", rate),
+        None if given.get("max-step") is None else _seconds(given["max-step"]),
+        _stages(given.get("bottleneck-not", ())),
+    )
+
+
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+        return float(value)
+    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
+        return float(value)
+    raise UsageError(f"{key} takes a number, not {value!r}", EXAMPLE)
+
+
+def _share(value: Any) -> float:
+    """Read a share: `10%`, `10 %` or 0.1."""
+    match = re.fullmatch(_NUMBER + r"\s*%", value.strip()) if isinstance(value, str) else None
+    share = float(match[1]) / 100 if match else _number("max-wait", value)
+    if share > 1:
+        raise UsageError(f"max-wait is a share of the step, and {value} is more than all of it", EXAMPLE)
+    return share
+
+
+def _seconds(value: Any) -> float:
+    """Read a time: `200ms`, `1.5 s`; a plain number is seconds."""
+    match = re.fullmatch(_NUMBER + r"\s*(us|ms|s|min)", value.strip()) if isinstance(value, str) else None
+    return float(match[1]) * _UNITS_S[match[2]] if match else _number("max-step", value)
+
+
+def _stages(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UsageError("bottleneck-not takes names of stages", "loaderprof check DIR --bottleneck-not decode,read")
+    stages = tuple(name.strip() for name in names if name.strip())
+    for name in stages:
+        if name not in STAGES or name == "unknown":
+            known = ", ".join(stage for stage in STAGES if stage != "unknown")
+            raise UsageError(f"there is no stage called {name!r}", f"the stages are {known}")
+    if value != () and not stages:
+        raise UsageError("bottleneck-not names no stage", "loaderprof check DIR --bottleneck-not decode,read")
+    return stages
+
+
+def from_project(path: Path, *, wanted: bool) -> dict[str, Any]:
+    """Return the limits in `[tool.loaderprof]` of a pyproject.toml; none where it has no such table.
+
+    Args:
+        path: the file.
+        wanted: no flag gave a limit, so that the table is what counts.
+
+    Raises:
+        UsageError: the table has a key that is no limit, or the file is no TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if not re.search(r"^\s*\[\s*tool\s*\.\s*[\"']?loaderprof", text, re.MULTILINE):
+        return {}
+    return _table(path, text, wanted)
+
+
+def _table(path: Path, text: str, wanted: bool) -> dict[str, Any]:
+    if sys.version_info < (3, 11):
+        if wanted:
+            raise UsageError(
+                f"[tool.loaderprof] of {path} needs Python 3.11 or later to be read", f"give flags: {EXAMPLE}"
+            )
+        sys.stderr.write(f"loaderprof: [tool.loaderprof] of {path} is left out: reading it needs Python 3.11\n")
+        return {}
+    import tomllib
+
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("loaderprof", {})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    # Tables below it belong to other verbs.
+    limits = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    for key in limits:
+        if key not in KEYS:
+            raise UsageError(
+                f"[tool.loaderprof] of {path} has {key!r}, which is no limit", f"limits are {', '.join(KEYS)}"
+            )
+    return limits

@@ -1,0 +1,81 @@
+"""`loaderprof export`: a recording in the form that another tool reads.
+
+Each form is made by a module of `report`; here they are listed, and written without ever replacing a file that was
+not meant.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaderprof.analyze import many_ranks
+from loaderprof.conclude import findings_of
+from loaderprof.errors import OutputError, UsageError
+from loaderprof.recording import files, reader
+from loaderprof.recording.reader import Recording
+from loaderprof.report import chrome, collapsed, metrics, parquet, speedscope
+from loaderprof.report.spinner import sign
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A form of export: what makes it, and whether sums of most ranks do."""
+
+    make: Callable[[Recording], bytes]
+    summed: bool = False
+
+
+# By name; the file that each is written to by default stands in `files.EXPORTS`.
+FORMATS: dict[str, Format] = {
+    "chrome": Format(lambda seen: chrome.render(seen).encode()),
+    "speedscope": Format(speedscope.render),
+    "collapsed": Format(collapsed.render),
+    "openmetrics": Format(lambda seen: metrics.render(findings_of(seen)).encode(), summed=True),
+    "parquet": Format(parquet.render),
+}
+
+
+def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
+    """Write a recording in another tool's form; returns the exit code.
+
+    Args:
+        folder: the recording.
+        name: one of `FORMATS`.
+        output: the file; None: in the folder, named by the format; `-`: standard output.
+        force: replace the file.
+
+    Raises:
+        LoaderprofError: there is nothing to export, the file exists or cannot be written.
+    """
+    form = FORMATS.get(name)
+    if form is None:
+        raise UsageError(f"--format does not know {name!r}", f"it takes {', '.join(FORMATS)}")
+    path = None if output == "-" else Path(output) if output else folder / files.EXPORTS[name]
+    if path is not None and path.exists() and not force:
+        raise OutputError(f"{path} exists already", "replace it with --force, or name another file with -o")
+    with sign(f"reading {folder}"):
+        content = form.make(many_ranks.read(folder) if form.summed else reader.read(folder))
+    if path is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return 0
+    # The same recording gives the same bytes: no time stamp in the header.
+    _write(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content, force)
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def _write(path: Path, content: bytes, force: bool) -> None:
+    try:
+        # "x" refuses a file that came to be since it was looked for.
+        with open(path, "wb" if force else "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        raise OutputError(f"{path} exists already", "replace it with --force, or name another file with -o") from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "name another file with -o") from None

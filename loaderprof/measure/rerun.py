@@ -1,0 +1,222 @@
+"""Run a recorded job again and take its pace: what `verify` and `tune` share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+
+from loaderprof import formatting
+from loaderprof.analyze.timeline import Loop, build
+from loaderprof.capture import launch
+from loaderprof.errors import LoaderprofError, UsageError
+from loaderprof.measure import trial
+from loaderprof.recording import reader
+from loaderprof.recording.reader import Recording
+
+# As for a verdict: fewer steps are no pace.
+MIN_STEPS = 20
+# Settings that act at the borders of epochs, which the steady pace leaves out.
+AT_BORDERS = ("persistent_workers",)
+# What a loader's facts call a setting, where it is not called as DataLoader calls it.
+_FACTS = {"multiprocessing_context": "start_method"}
+_LOG_TAIL_BYTES = 4096
+
+
+class TrialError(LoaderprofError):
+    """A run that was to be measured did not come to its end, or shows nothing."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedJob:
+    """A recorded job: how to start it, from where, with which settings, and the code it left with."""
+
+    command: tuple[str, ...]
+    cwd: Path
+    settings: dict[str, Any]
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The loader that is watched, by its variable and the line that uses it."""
+
+    name: str
+    where: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Samples per second of one run: at its steady pace, and over whole epochs; None where there were too few."""
+
+    steady: float | None
+    epochs: float | None
+
+
+def instead(folder: str) -> str:
+    """Return what to type where a change cannot be applied from outside."""
+    return f"make the change, loaderprof run -o CHANGED ..., then loaderprof compare {shlex.quote(folder)} CHANGED"
+
+
+def recorded_job(seen: Recording) -> RecordedJob:
+    """Return how to run a recorded job again.
+
+    Raises:
+        LoaderprofError: it was not started by `loaderprof run`, keeps a secret, or its files have gone.
+    """
+    meta, again = seen.meta, "loaderprof run -o NEW_FOLDER train.py makes a recording that can be verified"
+    how, command_, cwd = meta.get("job"), meta.get("command"), meta.get("cwd")
+    if not isinstance(how, dict) or not isinstance(command_, list) or not command_ or not isinstance(cwd, str):
+        raise UsageError(f"{seen.folder} was not made by loaderprof run, so its job cannot be started again", again)
+    typed = [str(word) for word in command_]
+    if any("***" in word for word in typed):
+        raise UsageError(
+            "the job's command holds a secret, which the recording did not keep", instead(str(seen.folder))
+        )
+    launcher, settings = bool(how.get("launcher")), how.get("settings")
+    module = not launcher and typed[0] == "-m"
+    with _within(Path(cwd)):
+        command = launch.job_command(typed[1:] if module else typed, module, launcher)
+    code = meta.get("exit_code")
+    return RecordedJob(
+        tuple(command),
+        Path(cwd),
+        dict(settings) if isinstance(settings, dict) else {},
+        code if isinstance(code, int) else None,
+    )
+
+
+@contextlib.contextmanager
+def _within(folder: Path) -> Iterator[None]:
+    """Be in a folder for a while: a command is checked where it runs."""
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise LoaderprofError(f"the job ran in {folder}, which is not there now: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def target_of(seen: Recording) -> Target:
+    """Return the loader that the advice is about: of the longest training loop, else the longest."""
+    loops = build(seen).loops
+    if not loops:
+        raise UsageError("the recording has no loader to measure", "loaderprof run train.py")
+    main = next((loop for loop in loops if loop.training), loops[0])
+    return Target(main.name, main.facts.get("where"))
+
+
+def measured_pace(
+    job: RecordedJob, target: Target, change: Mapping[str, Any], limit_s: float, log: IO[bytes], label: str,
+    tick: Callable[[float], None],
+) -> Pace:  # fmt: skip
+    """Run the job once and return its pace."""
+    with tempfile.TemporaryDirectory(prefix="loaderprof-") as name:
+        folder = Path(name)
+        ended = trial.run(
+            job.command,
+            cwd=job.cwd,
+            settings={**job.settings, **change},
+            folder=folder,
+            log=log,
+            limit_s=limit_s,
+            tick=tick,
+        )
+        if not ended.stopped and ended.code not in (0, job.exit_code):
+            raise TrialError(f"the job failed with exit code {ended.code} ({label}){last_line(log)}", f"see {log.name}")
+        return pace(reader.read(folder), target, change)
+
+
+def pace(seen: Recording, target: Target, change: Mapping[str, Any]) -> Pace:
+    """Return how fast a run took batches from a loader, all ranks together.
+
+    Raises:
+        TrialError: the run did not use the loader, or the change did not reach it.
+    """
+    loops = _matching(build(seen).loops, target)
+    if not loops:
+        raise TrialError(f"the job took no batch from {target.name}")
+    for key, value in change.items():
+        name = key.rsplit(".", 1)[-1]
+        if loops[0].facts.get(_FACTS.get(name, name)) != value:
+            raise TrialError(
+                f"{key}={value} did not reach the loader {target.name}", "is it made by code that sets it later?"
+            )
+    steady = [_steady(loop) for loop in loops]
+    epochs = [_whole_epochs(loop) for loop in loops]
+    return Pace(_sum(steady), _sum(epochs))
+
+
+def _matching(loops: Sequence[Loop], target: Target) -> list[Loop]:
+    """Return the loops over one loader, one a rank; by its variable alone where its line has moved."""
+    named = [loop for loop in loops if loop.name == target.name]
+    return [loop for loop in named if loop.facts.get("where") == target.where] or named
+
+
+def _sum(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known and len(known) == len(rates) else None
+
+
+def _per_batch(loop: Loop) -> int:
+    size = loop.facts.get("batch_size")
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _steady(loop: Loop) -> float | None:
+    wait, step = loop.mean(loop.wait), loop.mean(loop.step)
+    if wait is None or step is None or wait + step <= 0 or int(loop.count[loop.steady].sum()) < MIN_STEPS:
+        return None
+    return _per_batch(loop) / (wait + step)
+
+
+def _whole_epochs(loop: Loop) -> float | None:
+    """Return samples per second over whole epochs with their borders, the first one left out: it warms up."""
+    numbers = np.unique(loop.epoch)
+    epochs = [epoch for epoch in loop.epochs if epoch.batches]
+    seconds, batches = 0.0, 0
+    for number, epoch in list(zip(numbers, epochs, strict=False))[1:]:
+        if epoch.ended is not None:
+            mine = loop.epoch == number
+            seconds += float(np.nansum(loop.wait[mine]) + np.nansum(loop.step[mine]))
+            seconds += epoch.ready - epoch.begun + epoch.shutdown_s
+            batches += epoch.batches
+    return _per_batch(loop) * batches / seconds if batches >= MIN_STEPS and seconds > 0 else None
+
+
+def last_line(log: IO[bytes]) -> str:
+    """Return the last line that the job wrote, which in Python names the error."""
+    with open(log.name, "rb") as written:
+        written.seek(max(0, written.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+        lines = written.read().decode("utf-8", "replace").strip().splitlines()
+    return f": {formatting.short(lines[-1], 160)}" if lines and not lines[-1].startswith("== ") else ""
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Take SIGTERM and a closed terminal as Ctrl-C, so that the run under way is ended with us."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    both = (signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in both if signal.getsignal(number) == signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, interrupt) for number in both if number not in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

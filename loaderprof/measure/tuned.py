@@ -1,0 +1,86 @@
+"""What `tune` found, as it is kept in `tune.json` and told. Imports nothing of loaderprof but findings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loaderprof.findings import Measured
+from loaderprof.recording import files
+
+NAME = "tune.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Settings that were tried.
+
+    Attributes:
+        settings: as `DataLoader` takes them.
+        per_s: samples (see `Tuned.unit`) per second; None where it failed.
+        low, high: the 95 % interval; None below three windows.
+        windows: how often it was measured.
+        predicted: the speedup that the replay predicted; None where it could not.
+        failed: why there is no result.
+    """
+
+    settings: dict[str, Any]
+    per_s: float | None
+    low: float | None
+    high: float | None
+    windows: int
+    predicted: float | None
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A finished search.
+
+    Attributes:
+        command: the job's, as typed.
+        loader: the variable that holds the loader.
+        assigned: the variable that its making is assigned to, by which `--set` can tell it; None: not known.
+        where: the line that goes over it.
+        way: how it was measured: windows of one run, or a run for each.
+        unit: what is counted: samples, or batches where the batch size is not known.
+        seconds: how long the search took.
+        starts: how often the job was started.
+        present: the script's own settings.
+        best: the settings chosen, the present ones where nothing is faster.
+        change: what `--set` needs for them; empty where nothing is faster.
+        measured: the gain of the chosen over the present settings; None where they are the same.
+        tried: fastest first.
+        left_out: what was kept off, and why.
+        notes: what else there is to know.
+    """
+
+    command: str
+    loader: str
+    assigned: str | None
+    where: str | None
+    way: Literal["windows", "runs"]
+    unit: Literal["samples", "batches"]
+    seconds: float
+    starts: int
+    present: dict[str, Any]
+    best: dict[str, Any]
+    change: dict[str, Any]
+    measured: Measured | None
+    tried: tuple[Tried, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def save(folder: Path, tuned: Tuned) -> None:
+    """Write `tune.json` whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(tuned)}
+    files.write_whole(folder / NAME, json.dumps(data, indent=1) + "\n")

@@ -1,0 +1,72 @@
+"""The replay of a watched pipeline whose batches threads or processes of its own make.
+
+A pool is replayed as so many workers: makers that share one interpreter's lock share one core, with the loop's own
+thread. Makers that only work while the loop waits for them stay what they are, a wait. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from loaderprof.analyze.breakdown import Breakdown
+from loaderprof.analyze.pools import LOCKED_SHARE, Pool
+from loaderprof.analyze.timeline import Loop
+from loaderprof.replay.costs import Seconds
+from loaderprof.replay.removal import Model
+
+# Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
+HELD_UP = 0.1
+# A step that waits for the lock now and then is at times let through at once: this share of the steps.
+LET_THROUGH = 0.1
+
+
+def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
+    """Return the model of a watched loop with its makers as workers; `base` where no pool works beside the loop."""
+    pool = parts.pool
+    if base is None or pool is None:
+        return base
+    # The CPU of the process's other threads is the makers', not threads of the step.
+    costs = replace(base.costs, step_threads=1.0)
+    if not pool.overlapped:
+        own = float(costs.fetch_cpu_s.mean())
+        waited = max(0.0, (loop.mean(loop.wait) or 0.0) - own)
+        fetched = np.ones(len(costs.fetch_cpu_s))
+        return replace(base, costs=replace(costs, fetch_cpu_s=fetched * own, fetch_blocked_s=fetched * waited))
+    wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
+    cpu, blocked = pool.seconds(wait + step)
+    makers = round(pool.busy) if wait > HELD_UP * (wait + step) else pool.makers
+    fetched = np.ones(len(costs.fetch_cpu_s))
+    costs = replace(
+        costs, fetch_cpu_s=fetched * cpu, fetch_blocked_s=fetched * blocked, receive_cpu_s=float(costs.fetch_cpu_s.mean())
+    )  # fmt: skip
+    settings = replace(base.settings, num_workers=max(1, makers), in_order=True, persistent_workers=True)
+    return replace(base, costs=costs, settings=settings, cores=1.0 if pool.locked >= LOCKED_SHARE else base.cores)
+
+
+def unlocked(base: Model, pool: Pool, budget: float) -> Model:
+    """Return the model without the interpreter's lock between makers and loop: as many processes, on `budget` cores."""
+    costs = base.costs
+    costs = replace(costs, step_blocked_s=_own_blocking(costs.step_blocked_s, pool))
+    if pool.overlapped:
+        return replace(base, costs=costs, cores=budget)
+    # One at a time they compute all the time that the loop waits; each batch's computing then takes its share of the
+    # cores, or of the makers where these also read. What others took of the one core they will take of more.
+    serial = min(1.0, max(pool.cores or 0.0, pool.held or 0.0)) or 1.0
+    together = min(float(pool.makers), max(1.0, budget))
+    reading = pool.waiting * pool.busy
+    kept = min(1.0, max(serial / together, (serial + reading) / pool.makers) / serial)
+    return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * kept), cores=budget)
+
+
+def _own_blocking(blocked: Seconds, pool: Pool) -> Seconds:
+    """Return the blocked seconds of steps without their waits for the interpreter's lock.
+
+    Where nobody saw whether the loop's thread slept on a lock, the shortest steps tell what is their own.
+    """
+    if not blocked.any():
+        return blocked
+    if pool.step_locked_s is not None:
+        return blocked * max(0.0, 1 - pool.step_locked_s / float(blocked.mean()))
+    return np.minimum(blocked, float(np.quantile(blocked, LET_THROUGH)))

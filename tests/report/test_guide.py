@@ -1,0 +1,108 @@
+"""The guide to the causes: a section for each, up to date, naming only changes and verbs that there are."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import report_samples
+
+from loaderprof import cli
+from loaderprof.advise import catalogue
+from loaderprof.diagnose.causes.catalogue import CATALOGUE
+from loaderprof.report import guide, html
+from loaderprof.report.changes import CHANGES
+from loaderprof.report.meanings import GUIDES, OTHERS
+from loaderprof.report.page import PageData
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_cause_of_the_catalogue_is_explained_and_no_other() -> None:
+    assert set(GUIDES) == {kind.id for kind in CATALOGUE}
+    assert not set(GUIDES) & set(OTHERS)
+
+
+def test_the_page_in_docs_is_up_to_date() -> None:
+    assert (ROOT / guide.PAGE).read_text(encoding="utf-8") == guide.render(), (
+        f"stale; type: python -m loaderprof.report.guide > {guide.PAGE}"
+    )
+
+
+def test_each_section_says_all_four_things() -> None:
+    sections = guide.render().split("\n## ")[1:]
+    assert [section.split("\n")[0] for section in sections] == [kind.id for kind in CATALOGUE] + list(OTHERS)
+    for section in sections:
+        assert re.search(r"\*\*Evidence\.\*\* \S.*\n\n\*\*What to do\.\*\*\n\n- .*\n\n\*\*What to type\.\*\*\n\n```bash\n\S",
+                         section, re.DOTALL), section  # fmt: skip
+        assert re.match(r"[a-z-]+\n\n\*\*.+\*\* \(stage `[a-z]+`\)\. \S", section)
+
+
+# Where calls that make a change have its id.
+ID_AT = {"Change": 0, "_spanning": 2}
+
+
+def advised() -> set[str]:
+    """Return the ids of all changes that the rules of the catalogue of advice can make, `*` for what they fill in."""
+    rooms = Path(catalogue.__file__).parent.rglob("*.py")
+    made = [
+        choice
+        for room in rooms
+        for node in ast.walk(ast.parse(room.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ID_AT
+        for id_ in node.args[ID_AT[node.func.id] :][:1]
+        for choice in ((id_.body, id_.orelse) if isinstance(id_, ast.IfExp) else (id_,))
+        if isinstance(choice, ast.Constant | ast.JoinedStr)
+    ]
+    return {
+        each.value
+        if isinstance(each, ast.Constant)
+        else "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in each.values)  # type: ignore[attr-defined]
+        for each in made
+    }
+
+
+def test_each_change_is_one_of_the_advice() -> None:
+    ids = advised()
+    assert len(ids) > 8
+    for each in CHANGES:
+        assert each in ids or re.sub(r"-\w+$", "-*", each) in ids
+    for each in GUIDES.values():
+        assert set(each.changes) <= set(CHANGES)
+
+
+def test_what_to_type_names_verbs_that_there_are() -> None:
+    verbs = set(
+        re.findall(r"loaderprof ([a-z]+)", " ".join(re.findall(r"```bash\n(.*?)```", guide.render(), re.DOTALL)))
+    )
+    assert verbs >= {"verify", "run"}
+    for verb in verbs:
+        with pytest.raises(SystemExit) as left:
+            cli.main([verb, "--help"])
+        assert left.value.code == 0
+
+
+@pytest.mark.parametrize("name", ["decode_bound", "io_bound", "transform_bound", "compute_bound", "healthy"])
+def test_the_causes_of_the_sample_runs_have_a_place(name: str) -> None:
+    found = json.loads((ROOT / "sample_runs" / name / "recording" / "findings.json").read_text())
+    headings = re.findall(r"^## (\S+)$", guide.render(), re.MULTILINE)
+    for each in {found["verdict"]["cause"], *(cause["id"] for cause in found["causes"])}:
+        assert guide.place(each) == f"docs/causes.md#{each}"
+        assert each in headings
+
+
+def test_the_page_says_where_a_found_cause_is_explained_without_a_link() -> None:
+    page = html.render(report_samples.decode(), PageData(), folder="r")
+    found = [cause for cause in report_samples.decode().causes if cause.status == "found"]
+    assert found
+    for cause in found:
+        assert (guide.place(cause.id) in page) == bool(guide.place(cause.id))
+    assert "docs/causes.md#jpeg-decode" in page
+    assert 'href="docs' not in page
+
+
+def test_what_is_no_cause_of_ours_has_no_place() -> None:
+    assert guide.place("phase-of-the-moon") == ""
