@@ -15,18 +15,18 @@ import numpy as np
 from loaderprof import conclude_tf
 from loaderprof import findings as results
 from loaderprof.advise.catalogue import advise
-from loaderprof.advise.change import Facts
+from loaderprof.advise.change import RunFacts
 from loaderprof.advise.changes.decoder import decoders_of
 from loaderprof.advise.weigh import unevenness
 from loaderprof.advise.whatif import what_if
 from loaderprof.analyze import device, loop_side, machine
 from loaderprof.analyze.breakdown import WORK, Breakdown
 from loaderprof.analyze.many_ranks import main_loop
-from loaderprof.analyze.timeline import Loop, Timeline, build, of_makers
+from loaderprof.analyze.timeline import Loop, Timeline, build, of_producers
 from loaderprof.diagnose import endings, outside
 from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.confidence import agreement, guessed
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.risks import risks_of
 from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
 from loaderprof.findings import Findings, Stage
@@ -68,22 +68,22 @@ def conclude(recording: Recording) -> Findings:
         job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
         sources_agree=agreement(main, job_gains),
-        guessed=guessed(main, job_gains), locked=main.parts.takes_turns(), makers_unseen=main.parts.makers_unseen,
+        guessed=guessed(main, job_gains), locked=main.parts.takes_turns(), producers_unseen=main.parts.producers_unseen,
         wait_share=_share(*_wait_and_step(main.loop)),
     )  # fmt: skip
-    scene = _scene(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
-    kind = catalogue.name(judgement.stage, scene)
+    context = _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
+    kind = catalogue.cause_of(judgement.stage, context)
     if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
         kind = next(each for each in catalogue.CATALOGUE if each.id == "validation")
-    verdict = _verdict(main, scene, judgement, kind, job.job_ceiling(studied))
+    verdict = _verdict(main, context, judgement, kind, job.job_ceiling(studied))
     return Findings(
         run=replace(run, notes=(*run.notes, *_about_the_replay(main, others or 0.0))),
         verdict=verdict,
         stages=_stages(main),
-        causes=catalogue.examine(scene, judgement.stage, kind, judgement.others)
+        causes=catalogue.examine(context, judgement.stage, kind, judgement.others)
         if judgement.stage != "unknown"
         else (),
-        advice=_advice(recording, studied, scene, judgement),
+        advice=_advice(recording, studied, context, judgement),
         loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
         ranks=_ranks(everyone, recording.others),
         risks=risks_of(recording, [each.loop for each in everyone], budget),
@@ -105,27 +105,27 @@ def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[
     main = job.main(studied) if studied else None
     if main is None or main.base is None or main.loop.facts.get("watched") or main.parts.pool is not None:
         return [None for _ in changes]
-    scene = _scene(recording, main, job.job_gains(studied), budget, others)
+    context = _context(recording, main, job.job_gains(studied), budget, others)
     facts, base, prefix = _facts(recording, main, studied), main.base, f"{main.loop.name}."
     plain = ({key.removeprefix(prefix): value for key, value in each.items()} for each in changes)
-    return [what_if(each, scene, base, facts) for each in plain]
+    return [what_if(each, context, base, facts) for each in plain]
 
 
-def _study(recording: Recording, timeline: Timeline, budget: float, others: float | None) -> list[job.Studied]:
+def _study(recording: Recording, timeline: Timeline, budget: float, others: float | None) -> list[job.LoopStudy]:
     share = budget / job.ranks_a_host(timeline)
     return [job.study(recording, loop, share, others, timeline.loops) for loop in timeline.loops]
 
 
-def _scene(
-    recording: Recording, each: job.Studied, gains: dict[Stage, float], budget: float, others: float | None
-) -> Scene:
+def _context(
+    recording: Recording, each: job.LoopStudy, gains: dict[Stage, float], budget: float, others: float | None
+) -> LoopContext:
     missing = recording.meta.get("missing")
     missing = missing if isinstance(missing, dict) else {}
-    names = np.unique(of_makers(recording, each.loop, recording.tables["operator"])["name"])
-    mine = of_makers(recording, each.loop, recording.tables["size"])
+    names = np.unique(of_producers(recording, each.loop, recording.tables["operator"])["name"])
+    mine = of_producers(recording, each.loop, recording.tables["size"])
     pickles = recording.tables["pickle"]
-    pickled = of_makers(recording, each.loop, pickles) if each.loop.num_workers else pickles[:0]
-    return Scene(
+    pickled = of_producers(recording, each.loop, pickles) if each.loop.num_workers else pickles[:0]
+    return LoopContext(
         each.loop, each.parts, gains, budget, others, missing.get("gpu"), missing.get("stacks"),
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
@@ -140,7 +140,7 @@ def _scene(
 
 
 def _verdict(
-    main: job.Studied, scene: Scene, judgement: Judgement, kind: catalogue.Kind, ceiling: float | None
+    main: job.LoopStudy, context: LoopContext, judgement: Judgement, kind: catalogue.CauseRule, ceiling: float | None
 ) -> results.Verdict:
     wait, total = _wait_and_step(main.loop)
     if main.loop.background:
@@ -148,7 +148,7 @@ def _verdict(
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
-    text = catalogue.headline(judgement.stage, kind, scene)
+    text = catalogue.headline(judgement.stage, kind, context)
     return results.Verdict(
         judgement.stage, kind.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
     )
@@ -171,7 +171,7 @@ def _no_loader() -> results.Verdict:
     return results.Verdict("unknown", "no-loader", "low", text, None, None, None, None)
 
 
-def _stages(main: job.Studied) -> tuple[results.StageCost, ...]:
+def _stages(main: job.LoopStudy) -> tuple[results.StageCost, ...]:
     """Return what a batch of the main loop costs by stage, in the order of its way through the pipeline."""
     parts, loop = main.parts, main.loop
     seconds: dict[Stage, float | None] = {}
@@ -215,34 +215,34 @@ def _by(stage: Stage, parts: Breakdown) -> tuple[results.Part, ...]:
 
 
 def _advice(
-    recording: Recording, studied: Sequence[job.Studied], scene: Scene, judgement: Judgement
+    recording: Recording, studied: Sequence[job.LoopStudy], context: LoopContext, judgement: Judgement
 ) -> tuple[results.Advice, ...]:
-    each = next(each for each in studied if each.loop is scene.loop)
+    each = next(each for each in studied if each.loop is context.loop)
     if each.base is None or judgement.stage in ("none", "unknown"):
         return ()
     facts = _facts(recording, each, studied)
     # A job that its step limits is told only what surely gains something.
-    return advise(scene, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
+    return advise(context, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
 
 
-def _facts(recording: Recording, each: job.Studied, studied: Sequence[job.Studied]) -> Facts:
-    samples = of_makers(recording, each.loop, recording.tables["size"])
+def _facts(recording: Recording, each: job.LoopStudy, studied: Sequence[job.LoopStudy]) -> RunFacts:
+    samples = of_producers(recording, each.loop, recording.tables["size"])
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
-    return Facts(
+    return RunFacts(
         job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
         float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
         job.share_of(each, studied), decoders_of(recording.meta), unevenness(each.loop),
     )  # fmt: skip
 
 
-def _rate(each: job.Studied) -> float | None:
+def _rate(each: job.LoopStudy) -> float | None:
     """Return the samples per second that a loop took as it went on, the borders of its epochs included."""
     pace, size = each.loop.pace_s, each.loop.facts.get("batch_size")
     return size / pace if pace and isinstance(size, int) else None
 
 
-def _loader(recording: Recording, each: job.Studied, budget: float, others: float | None) -> results.Loader:
+def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: float | None) -> results.Loader:
     loop = each.loop
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     total = wait + step if wait is not None and step is not None else None
@@ -252,11 +252,11 @@ def _loader(recording: Recording, each: job.Studied, budget: float, others: floa
     judgement = judge(
         each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
-        makers_unseen=each.parts.makers_unseen, wait_share=_share(*_wait_and_step(loop)),
+        producers_unseen=each.parts.producers_unseen, wait_share=_share(*_wait_and_step(loop)),
     )  # fmt: skip
-    scene = _scene(recording, each, each.gains, budget, others)
+    context = _context(recording, each, each.gains, budget, others)
     verdict = _verdict(
-        each, scene, judgement, catalogue.name(judgement.stage, scene), each.ceiling and round(each.ceiling, 3)
+        each, context, judgement, catalogue.cause_of(judgement.stage, context), each.ceiling and round(each.ceiling, 3)
     )
     first = [epoch.first_batch_s for epoch in loop.epochs if np.isfinite(epoch.first_batch_s)]
     return results.Loader(
@@ -288,7 +288,7 @@ def _summed_loaders(recording: Recording) -> Iterator[results.Loader]:
         )  # fmt: skip
 
 
-def _ranks(studied: Sequence[job.Studied], others: Sequence[SummedRank]) -> tuple[results.Rank, ...]:
+def _ranks(studied: Sequence[job.LoopStudy], others: Sequence[SummedRank]) -> tuple[results.Rank, ...]:
     """Return each rank by its longest training loop, or its longest loop where it trains in none."""
     ranks: dict[int, results.Rank] = {}
     for other in others:
@@ -347,7 +347,7 @@ def _notes(loop: Loop) -> Iterator[str]:
         )
 
 
-def _about_the_replay(main: job.Studied, others: float) -> Iterator[str]:
+def _about_the_replay(main: job.LoopStudy, others: float) -> Iterator[str]:
     """Yield why predictions are less sure where the replay does not reproduce the run itself."""
     error = main.model_error
     if error is None or abs(error) <= REPRODUCED:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.advise.changes.tfdata import Facts, advise
+from loaderprof.advise.changes.tfdata import PipelineFacts, advise
 from loaderprof.analyze import machine
 from loaderprof.analyze.tfdata import STAGES, Node, Pipeline, pipeline_of
 from loaderprof.analyze.timeline import Loop, Timeline
@@ -20,7 +20,7 @@ from loaderprof.diagnose import tfdata_causes
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Cause, Findings, Stage
 from loaderprof.recording.reader import Recording
-from loaderprof.replay.tfdata import Model, error_of, gains_of, model_of, spread_of
+from loaderprof.replay.tfdata import PipelineModel, error_of, gains_of, model_of, spread_of
 
 DRAWS = 12
 UNREAD = "TensorFlow's model of the pipeline could not be read (autotune is off, or TensorFlow is older than 2.16)"
@@ -37,7 +37,7 @@ class _Studied:
     wait_s: float
     step_s: float
     pipeline: Pipeline | None = None
-    model: Model | None = None
+    model: PipelineModel | None = None
     gains: dict[Stage, float] | None = None
     judgement: Judgement | None = None
 
@@ -155,7 +155,7 @@ def _advice(recording: Recording, main: _Studied, disturbed: bool) -> tuple[resu
         return ()
     epochs = [epoch.batches for epoch in main.loop.epochs if epoch.batches]
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
-    facts = Facts(
+    facts = PipelineFacts(
         len(epochs), float(np.median(epochs)) if epochs else 0.0, _rate(main.loop), spread_of(_paces(main.loop)),
         memory.get("available") if isinstance(memory, dict) else None, disturbed,
     )  # fmt: skip

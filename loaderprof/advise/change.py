@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 # Reading that takes more of making a batch than this may be at the limit of its source.
 MOSTLY_READING = 0.5
@@ -24,7 +24,7 @@ class Decoders:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RunFacts:
     """What advice needs beyond the scene: the job's measured rate, memory, and which device the step ran on.
 
     `job_share`: the share of the job's time that the loop takes, as far as its gain is less than the job's. `decoders`: None
@@ -51,7 +51,7 @@ class Change:
     where: str | None
     change: dict[str, Any]
     current: dict[str, Any]
-    model: Model
+    model: LoopModel
     costs: Costs
     code: str = ""
     # The lowest speedup that one run can promise; None where the replay's own error is all there is to doubt.
@@ -71,10 +71,10 @@ class Change:
         )
 
 
-def may_be_full(scene: Scene) -> bool:
+def may_be_full(context: LoopContext) -> bool:
     """Return whether reading dominates: one run cannot tell latency from a server or disk that is full."""
-    return (scene.share("read") or 0.0) > MOSTLY_READING
+    return (context.share("read") or 0.0) > MOSTLY_READING
 
 
 # Offers a change, or none, to a loop and its replay.
-Rule = Callable[[Scene, Model, Facts], Iterator[Change]]
+Rule = Callable[[LoopContext, LoopModel, RunFacts], Iterator[Change]]

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loaderprof.advise.change import Change, Facts, Rule
+from loaderprof.advise.change import Change, Rule, RunFacts
 from loaderprof.advise.weigh import weigh
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import JOINED, Advice, Costs, Expected
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import Model, unloaded
+from loaderprof.replay.removal import LoopModel, unloaded
 
 # Another change joins the set where it gains this much more, and up to so many are told as one.
 MIN_MORE, MAX_CHANGES = 1.1, 3
@@ -27,7 +27,12 @@ class Offer:
 
 
 def together(
-    offers: Sequence[Offer], rules: Sequence[Rule], scene: Scene, base: Model, before_s: float, facts: Facts
+    offers: Sequence[Offer],
+    rules: Sequence[Rule],
+    context: LoopContext,
+    base: LoopModel,
+    before_s: float,
+    facts: RunFacts,
 ) -> Advice | None:
     """Return the set of changes that gains the most together; None where no two gain more than one of them.
 
@@ -45,7 +50,7 @@ def together(
     best = max(offers, key=lambda each: each.expected.speedup or 0.0)
     chosen, model = [best.change], best.change.model
     while len(chosen) < MAX_CHANGES:
-        options = (change for rule in rules for change in _on(model, rule, told, scene, facts))
+        options = (change for rule in rules for change in _on(model, rule, told, context, facts))
         more = _most(chosen, model, options)
         if more is None:
             break
@@ -57,19 +62,21 @@ def together(
     settings = {key: value for change in chosen for key, value in change.change.items() if _is_setting(change)}
     coded = not all(_is_setting(change) for change in chosen)
     change = Change(
-        "+".join(change.id for change in chosen), JOINED.join(change.action for change in chosen), _left(model, scene), None,
+        "+".join(change.id for change in chosen), JOINED.join(change.action for change in chosen), _left(model, context), None,
         {**({"kind": "code"} if coded else {}), **settings},
         {key: value for change in chosen for key, value in change.current.items() if key in settings}, model,
         _costs(chosen), "\n".join(change.code for change in chosen if change.code),
     )  # fmt: skip
-    expected = weigh(change, scene, base, before_s, facts)
+    expected = weigh(change, context, base, before_s, facts)
     singles = [told[change.id].expected for change in chosen if change.id in told]
     return change.advice(_widened(expected, singles)) if expected is not None else None
 
 
-def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: Facts) -> Iterator[Change]:
+def _on(
+    model: LoopModel, rule: Rule, told: dict[str, Offer], context: LoopContext, facts: RunFacts
+) -> Iterator[Change]:
     """Yield a rule's changes on top of a model, each as it is told by itself where it is."""
-    for change in rule(scene, model, facts):
+    for change in rule(context, model, facts):
         known = told[change.id].change if change.id in told else change
         after = change.model
         if _is_setting(known) and known.change != change.change:
@@ -77,7 +84,7 @@ def _on(model: Model, rule: Rule, told: dict[str, Offer], scene: Scene, facts: F
         yield replace(known, model=after)
 
 
-def _most(chosen: list[Change], model: Model, options: Iterable[Change]) -> Change | None:
+def _most(chosen: list[Change], model: LoopModel, options: Iterable[Change]) -> Change | None:
     """Return the option that gains the most on top of those chosen; None where none gains enough."""
     best, most_s = None, model.pace_s() / MIN_MORE
     for change in options:
@@ -100,7 +107,7 @@ def _collide(one: Change, other: Change) -> bool:
     return settings or bool(one.cheaper & other.cheaper)
 
 
-def _fit(chosen: list[Change], facts: Facts) -> bool:
+def _fit(chosen: list[Change], facts: RunFacts) -> bool:
     needed = sum(each.costs.memory_bytes or 0 for each in chosen)
     return facts.available_memory is None or needed <= facts.available_memory
 
@@ -114,9 +121,9 @@ def _costs(chosen: list[Change]) -> Costs:
     )  # fmt: skip
 
 
-def _left(model: Model, scene: Scene) -> str:
+def _left(model: LoopModel, context: LoopContext) -> str:
     """Return what limits the loop once the changes are made."""
-    bare = unloaded(model, scene.parts)
+    bare = unloaded(model, context.parts)
     bare = replace(bare, costs=replace(bare.costs, worker_start_s=0.0, worker_boot_s=0.0, worker_stop_s=0.0))
     after = bare.pace_s()
     left = model.pace_s() / after if after > 0 else math.inf

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from loaderprof.advise.change import Change, Facts
+from loaderprof.advise.change import Change, RunFacts
 from loaderprof.analyze.timeline import Loop
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Expected
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 MIN_SPEEDUP = 1.03
 # Half-width of the 90 % interval of a predicted speedup, found on labelled pipelines (docs/how-it-works.md): the
@@ -29,31 +29,31 @@ UNEVENNESS, MOST_UNEVEN = 2.0, 0.15
 MAX_ERROR = 0.8
 
 
-def weigh(change: Change, scene: Scene, base: Model, before_s: float, facts: Facts) -> Expected | None:
+def weigh(change: Change, context: LoopContext, base: LoopModel, before_s: float, facts: RunFacts) -> Expected | None:
     """Return what a change gains the job, whose loop ran at a pace of `before_s`; None for nothing beyond the replay's error."""
-    expected = expect(change, scene, base, before_s, facts)
+    expected = expect(change, context, base, before_s, facts)
     speedup, low, high = expected.speedup or 0.0, expected.low or 0.0, expected.high or 0.0
-    floor = _floor(change, scene)
+    floor = _floor(change, context)
     if speedup < MIN_SPEEDUP or high < MIN_SPEEDUP or (low <= 1.0 and floor is None):
         return None
     return expected
 
 
-def expect(change: Change, scene: Scene, base: Model, before_s: float, facts: Facts) -> Expected:
+def expect(change: Change, context: LoopContext, base: LoopModel, before_s: float, facts: RunFacts) -> Expected:
     """Return how fast the job is with a change, also where that is no gain."""
     after = change.model.pace_s()
     speedup = _of_job(change.samples * before_s / after if after > 0 else 1.0, facts.job_share)
     low, high = interval(speedup, base.settings.num_workers, change.error_per_log, after, facts.uneven)
-    floor = _floor(change, scene)
+    floor = _floor(change, context)
     low = min(low, _of_job(floor, facts.job_share)) if floor is not None else low
     high = max(high, _of_job(change.ceiling, facts.job_share)) if change.ceiling is not None else high
     rate = facts.samples_per_s * speedup if facts.samples_per_s else None
     return Expected(round(speedup, 3), round(low, 3), round(high, 3), rate and round(rate, 1))
 
 
-def _floor(change: Change, scene: Scene) -> float | None:
+def _floor(change: Change, context: LoopContext) -> float | None:
     # Behind a background thread the training may hide all of it.
-    return 1.0 if scene.loop.background else change.floor
+    return 1.0 if context.loop.background else change.floor
 
 
 def _of_job(speedup: float, share: float) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loaderprof.advise.change import Change, Facts, may_be_full
+from loaderprof.advise.change import Change, RunFacts, may_be_full
 from loaderprof.advise.changes.delivery import in_process
 from loaderprof.advise.weigh import BORDER_ERROR_PER_LOG, expect, interval
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs, Expected
 from loaderprof.replay.edits import with_batch_size, with_settings
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 # Settings of which one run tells what they would do.
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
@@ -24,7 +24,7 @@ WITH_DEVICE, WITHOUT = (0.5, 0.0), (0.0, 1.0)
 SATURATED = 1.06
 
 
-def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts) -> Expected | None:
+def what_if(settings: Mapping[str, Any], context: LoopContext, base: LoopModel, facts: RunFacts) -> Expected | None:
     """Return what settings would do to a job's speed; None where one run cannot tell.
 
     Args:
@@ -34,7 +34,7 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
         facts: what prediction needs beyond them.
     """
     wanted = {key: value for key, value in settings.items() if key != "batch_size"}
-    now = scene.loop.facts.get("batch_size")
+    now = context.loop.facts.get("batch_size")
     size = settings.get("batch_size", now)
     # Without a prefetch_factor torch takes its own; without a batch size nothing is collated.
     if set(settings) - set(KNOWN) or None in wanted.values() or ("batch_size" in settings and not (size and now)):
@@ -57,11 +57,11 @@ def what_if(settings: Mapping[str, Any], scene: Scene, base: Model, facts: Facts
     for model in models if len(models) > 1 else ():
         after_s = model.pace_s()
         ends += interval(ratio * before_s / after_s, base.settings.num_workers, 0.0, after_s, facts.uneven)
-    if may_be_full(scene) and workers != base.settings.num_workers:
+    if may_be_full(context) and workers != base.settings.num_workers:
         ends += (1.0 / SATURATED, SATURATED)
     change = Change(
         "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
         floor=min(ends, default=None), ceiling=max(ends, default=None),
         error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
     )  # fmt: skip
-    return expect(change, scene, base, before_s, facts)
+    return expect(change, context, base, before_s, facts)

@@ -35,7 +35,7 @@ WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OperatorCost:
     """One named piece of a batch's making: seconds of CPU and seconds blocked, per batch.
 
     `guessed`: nothing told its stage; it is what an unknown piece most often is.
@@ -82,7 +82,7 @@ class Breakdown:
     pickle_s: float | None
     receive_s: float | None
     index_s: float | None
-    pieces: tuple[Piece, ...]
+    pieces: tuple[OperatorCost, ...]
     timed_batches: int
     by_stack: dict[Stage, int]
     stack_samples: int
@@ -97,7 +97,7 @@ class Breakdown:
     asked_bytes: float | None
     pool: Pool | None = None
     reads: Reads | None = None
-    makers_unseen: bool = False
+    producers_unseen: bool = False
     copies: Copies | None = None
     copy_s: float | None = None
 
@@ -110,7 +110,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     """Return what a batch of `loop` costs."""
     made, sources = loop.made, sources_of(recording)
     usual = usual_batches(loop)
-    stacks = _maker_stacks(recording, loop)
+    stacks = _producer_stacks(recording, loop)
     by_stack = _count_stages(stacks, sources)
     enough = sum(by_stack.values()) >= MIN_STACK_SAMPLES
 
@@ -148,7 +148,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
         host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
         threads=None if pool else threads,
         lock_holder=holder, device_bytes=mean(made.device_bytes, "io"), asked_bytes=mean(made.asked_bytes, "io"), pool=pool, reads=reads,
-        makers_unseen=pools.too_little_seen(recording, loop, pool), copies=copies,
+        producers_unseen=pools.too_little_seen(recording, loop, pool), copies=copies,
         copy_s=copies.seconds(starved) if copies is not None else None,
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def _lock_holder(recording: Recording, loop: Loop, sources: dict[str, str], pool
     return loop_side.lock_holder(recording, loop, sources)
 
 
-def _pooled(pool: Pool, loop: Loop, own: tuple[Piece, ...]) -> tuple[Piece, ...]:
+def _pooled(pool: Pool, loop: Loop, own: tuple[OperatorCost, ...]) -> tuple[OperatorCost, ...]:
     """Return what making a batch takes where a pool makes it.
 
     Makers that work beside the loop: their own CPU and blocked seconds. Makers that work only while the loop waits for
@@ -179,7 +179,7 @@ def _pooled(pool: Pool, loop: Loop, own: tuple[Piece, ...]) -> tuple[Piece, ...]
     return tuple(sorted((*kept, *mine), key=lambda piece: -piece.total_s))
 
 
-def _told_by_pool(pool: Pool, cpu_s: float, blocked_s: float) -> tuple[Piece, ...]:
+def _told_by_pool(pool: Pool, cpu_s: float, blocked_s: float) -> tuple[OperatorCost, ...]:
     """Return a pool's work as pieces whose CPU and blocked seconds add up to those given; reads are blocked first."""
     total = cpu_s + blocked_s
     reading = min(blocked_s, pool.share("read") * total)
@@ -194,7 +194,7 @@ def _told_by_pool(pool: Pool, cpu_s: float, blocked_s: float) -> tuple[Piece, ..
         )
         blocked = whole * min(1.0, share)
         stage = work.stage if work.stage in (*WORK, "handover") else "transform"
-        pieces.append(Piece(stage, work.name or stage, work.where, whole - blocked, blocked))
+        pieces.append(OperatorCost(stage, work.name or stage, work.where, whole - blocked, blocked))
     return tuple(pieces)
 
 
@@ -227,7 +227,7 @@ def _pieces(
     stacks: list[StackSamples],
     sources: dict[str, str],
     threads: float | None,
-) -> tuple[Piece, ...]:
+) -> tuple[OperatorCost, ...]:
     """Return the named pieces of making a batch, scaled from batches timed in depth to the usual ones."""
     made = loop.made
     if not len(made.wall):
@@ -251,12 +251,12 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(part / np.maximum(whole, 1e-12))
 
 
-def _plainly_scaled(found: list[Operator], cpu_s: float, blocked_s: float) -> list[Piece]:
+def _plainly_scaled(found: list[Operator], cpu_s: float, blocked_s: float) -> list[OperatorCost]:
     """Return operators as pieces whose CPU and blocked seconds add up to the usual batch's."""
     all_cpu = sum(each.cpu_s for each in found) or 1.0
     all_blocked = sum(each.blocked_s for each in found) or 1.0
     return [
-        Piece(
+        OperatorCost(
             each.stage or "transform", each.name, each.where, each.cpu_s / all_cpu * cpu_s,
             each.blocked_s / all_blocked * blocked_s, guessed=each.stage is None,
         )
@@ -272,9 +272,9 @@ def _scaled(
     stacks: list[StackSamples],
     sources: dict[str, str],
     threaded: bool,
-) -> list[Piece]:
+) -> list[OperatorCost]:
     """Scale operators to the usual batch, and give each its stage: the CPU part and the blocked part may differ."""
-    pieces: list[Piece] = []
+    pieces: list[OperatorCost] = []
     owned = _by_owner(stacks, found)
     for each, piece in zip(found, _plainly_scaled(found, fetch_cpu, fetch_blocked), strict=True):
         mine = owned[""] if each.place == REST else owned[each.name]
@@ -291,12 +291,12 @@ def _scaled(
             # A library that decodes also reads: what blocked it was the reading.
             pieces += [replace(piece, blocked_s=0.0), replace(piece, stage="read", cpu_s=0.0)]
         else:
-            line = _dearest_line(each, owned[each.name], sources) if each.place else ""
+            line = _slowest_line(each, owned[each.name], sources) if each.place else ""
             pieces.append(replace(piece, where=loop_side.shown_place(recording, line) or piece.where))
     return pieces
 
 
-def _dearest_line(own: Operator, stacks: list[StackSamples], sources: dict[str, str]) -> str:
+def _slowest_line(own: Operator, stacks: list[StackSamples], sources: dict[str, str]) -> str:
     """Return the line inside a function of the user's in which it was seen the most; empty for too few stacks."""
     file = own.place.rpartition(":")[0]
     seen: Counter[str] = Counter()
@@ -307,7 +307,9 @@ def _dearest_line(own: Operator, stacks: list[StackSamples], sources: dict[str, 
     return line if count >= MIN_TOLD else ""
 
 
-def _told_by_stacks(whole: Piece, stacks: list[StackSamples], sources: dict[str, str], rest: bool) -> list[Piece]:
+def _told_by_stacks(
+    whole: OperatorCost, stacks: list[StackSamples], sources: dict[str, str], rest: bool
+) -> list[OperatorCost]:
     """Split what timers see no further into by the lines and library frames in which it was seen.
 
     Args:
@@ -325,7 +327,7 @@ def _told_by_stacks(whole: Piece, stacks: list[StackSamples], sources: dict[str,
     if total < MIN_TOLD:
         return [replace(whole, guessed=True)]
     return [
-        Piece(
+        OperatorCost(
             stage or whole.stage,
             name,
             place,
@@ -358,7 +360,7 @@ def _by_owner(stacks: list[StackSamples], found: list[Operator]) -> dict[str, li
     return owned
 
 
-def _maker_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
+def _producer_stacks(recording: Recording, loop: Loop) -> list[StackSamples]:
     """Return the stacks of this loop's makers while they made batches."""
     pids = set(loop.made.pid.tolist())
     found = []

@@ -52,14 +52,14 @@ def overhead(recording: Recording, duration_s: float | None) -> results.Overhead
     return results.Overhead(round(capture, 4), sampler and round(sampler, 4), share and round(share, 5))
 
 
-def busy_helpers(recording: Recording, makers: frozenset[int] = frozenset()) -> float | None:
+def busy_helpers(recording: Recording, producers: frozenset[int] = frozenset()) -> float | None:
     """Return cores that the job's processes besides its loops and their workers kept busy; None: not measured.
 
     Args:
         recording: the run.
         makers: processes of a pool that make a watched loop's batches.
     """
-    watched = {process.pid for process in recording.processes} | makers
+    watched = {process.pid for process in recording.processes} | producers
     lines = [line for line in recording.host if isinstance(line.get("processes"), list)]
     if len(lines) < 3 or not watched:
         return None

@@ -18,7 +18,7 @@ import numpy as np
 
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.stages import BY_HAND, stage_of_operator
-from loaderprof.analyze.timeline import Loop, of_makers
+from loaderprof.analyze.timeline import Loop, of_producers
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 
@@ -76,7 +76,7 @@ class _Row:
 
 def rows_of(recording: Recording, loop: Loop) -> np.ndarray:
     """Return the operator rows of a loop's makers."""
-    rows = of_makers(recording, loop, recording.tables["operator"])
+    rows = of_producers(recording, loop, recording.tables["operator"])
     return rows[rows["name"] >= 0]
 
 

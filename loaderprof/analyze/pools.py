@@ -105,7 +105,7 @@ class Pool:
     """
 
     kind: Kind
-    makers: int
+    producers: int
     busy: float
     cores: float | None
     runq: float
@@ -145,8 +145,8 @@ class Pool:
     def words(self) -> str:
         """Return who they are: `4 threads`."""
         return (
-            f"{self.makers} {self.kind}"
-            if self.makers > 1
+            f"{self.producers} {self.kind}"
+            if self.producers > 1
             else f"one {'thread' if self.kind == 'threads' else 'process'}"
         )
 
@@ -166,21 +166,23 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
         return None
     groups = _groups(recording, loop.process.pid, sources)
     looks = _looks(recording, loop)
-    makers = [pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen, looks)) is not None]
+    producers = [
+        pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen, looks)) is not None
+    ]
     if loop.facts.get("framework") == "ray":
-        makers = [_sharing_tasks(recording, pool) for pool in makers]
-    if not makers:
+        producers = [_sharing_tasks(recording, pool) for pool in producers]
+    if not producers:
         return None
     threads = [one for (kind, _), seen in groups.items() if kind == "threads" for one in seen]
     together = _pool(recording, "threads", threads, looks)
     # Threads share one lock whatever pool they are of; else the busiest makers hold up the others.
-    chosen = max(makers, key=lambda each: each.busy / each.makers)
-    others = [each for each in makers if each is not chosen]
+    chosen = max(producers, key=lambda each: each.busy / each.producers)
+    others = [each for each in producers if each is not chosen]
     if together is not None and together.locked >= LOCKED_SHARE:
-        chosen, others = together, [each for each in makers if each.kind == "processes"]
+        chosen, others = together, [each for each in producers if each.kind == "processes"]
     wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
     waits = wait / (wait + step) if wait + step > 0 else 0.0
-    overlapped = chosen.busy / chosen.makers > IN_TURN * waits or waits > ALWAYS_WAITS
+    overlapped = chosen.busy / chosen.producers > IN_TURN * waits or waits > ALWAYS_WAITS
     asleep = _asleep(recording, [(loop.process.pid, "MainThread")]) if chosen.kind == "threads" else None
     return replace(
         chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped and _waits_for_them(loop),
@@ -211,8 +213,8 @@ def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
                 titles[name].append(count)
     if pool.kind != "processes" or not titles:
         return pool
-    at_once = min(pool.makers, max(max(titles.values(), key=sum)))
-    return replace(pool, makers=at_once, busy=min(pool.busy, float(at_once)))
+    at_once = min(pool.producers, max(max(titles.values(), key=sum)))
+    return replace(pool, producers=at_once, busy=min(pool.busy, float(at_once)))
 
 
 def _waits_for_them(loop: Loop) -> bool:
@@ -316,21 +318,21 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Po
             reading[who] += sample.count if stage == "read" else 0
             work[stage, _function(sample.frames, place), place] += sample.count
     # The user's threads that were never seen at work are somebody else's.
-    makers = [who for who in total if working[who]]
+    producers = [who for who in total if working[who]]
     at_work = sum(working.values())
-    if at_work < MIN_WORK or sum(total[who] for who in makers) < MIN_SAMPLES:
+    if at_work < MIN_WORK or sum(total[who] for who in producers) < MIN_SAMPLES:
         return None
     # Threads of a pool that is made anew each epoch follow one another: each was seen in a part of the looks.
-    there = sum(min(1.0, total[who] / looks) if kind == "threads" and looks else 1.0 for who in makers)
+    there = sum(min(1.0, total[who] / looks) if kind == "threads" and looks else 1.0 for who in producers)
     count = max(1, round(there))
-    alike = min(1.0, count / len(makers))
-    busy = alike * sum(working[who] / total[who] for who in makers)
-    waiting = alike * sum(reading[who] / total[who] for who in makers)
-    cores, runq = _used(recording, makers)
-    held, held_at_most = _held(recording, makers[0][0]) if kind == "threads" else (None, None)
+    alike = min(1.0, count / len(producers))
+    busy = alike * sum(working[who] / total[who] for who in producers)
+    waiting = alike * sum(reading[who] / total[who] for who in producers)
+    cores, runq = _used(recording, producers)
+    held, held_at_most = _held(recording, producers[0][0]) if kind == "threads" else (None, None)
     locked = 0.0
     if kind == "threads" and count > 1 and (held_at_most is None or held_at_most >= HELD):
-        asleep = _asleep(recording, makers)
+        asleep = _asleep(recording, producers)
         in_turn = None if asleep is None else max(0.0, asleep - (count - busy))
         locked = _locked(busy - waiting, cores, runq, held, in_turn)
         if locked and in_turn is not None:
@@ -344,7 +346,7 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Po
         Work(stage, name, shown_place(recording, place), count / whole)
         for (stage, name, place), count in sorted(work.items(), key=lambda item: -item[1])
     )
-    pids = frozenset(pid for pid, _ in makers) if kind == "processes" else frozenset()
+    pids = frozenset(pid for pid, _ in producers) if kind == "processes" else frozenset()
     return Pool(
         kind, count, busy, cores, runq, waiting / busy, locked / busy, held, held_at_most, pieces, at_work, pids
     )
@@ -402,7 +404,7 @@ def _asleep(recording: Recording, threads: list[tuple[int, str]]) -> float | Non
     return len(threads) / len(known) * sum(asleep[who] / looks[who] for who in known)
 
 
-def _used(recording: Recording, makers: list[tuple[int, str]]) -> tuple[float | None, float]:
+def _used(recording: Recording, producers: list[tuple[int, str]]) -> tuple[float | None, float]:
     """Return cores used and cores waited for by the makers together; None where no account was recorded."""
     wall: dict[tuple[int, str], float] = defaultdict(float)
     cpu: dict[tuple[int, str], float] = defaultdict(float)
@@ -411,10 +413,10 @@ def _used(recording: Recording, makers: list[tuple[int, str]]) -> tuple[float | 
         wall[use.pid, use.thread] += use.wall_s
         cpu[use.pid, use.thread] += use.cpu_s
         runq[use.pid, use.thread] += use.runq_s
-    known = [who for who in makers if wall[who] > 0]
+    known = [who for who in producers if wall[who] > 0]
     if not known:
         return None, 0.0
-    scale = len(makers) / len(known)
+    scale = len(producers) / len(known)
     return scale * sum(cpu[who] / wall[who] for who in known), scale * sum(runq[who] / wall[who] for who in known)
 
 

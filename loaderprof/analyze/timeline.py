@@ -471,7 +471,7 @@ def _spread(rows: Table) -> tuple[Ints, Seconds]:
     return row, np.where(is_last, last[row], before[row])
 
 
-def of_makers(recording: Recording, loop: Loop, table: Table) -> Table:
+def of_producers(recording: Recording, loop: Loop, table: Table) -> Table:
     """Return the rows of a table (operators, samples, sizes) that the makers of a loop's batches wrote."""
     pids = set(loop.made.pid.tolist())
     numbers = [process.number for process in recording.processes if process.pid in pids]

@@ -26,7 +26,7 @@ import psutil
 
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.capture.hooks import describe
-from loaderprof.capture.samplers import Job
+from loaderprof.capture.samplers import WatchedJob
 from loaderprof.capture.session import Session, make_folder
 from loaderprof.capture.stack_sampler import MAX_PROCESSES, StackSampler, find_py_spy, stacks_remedy
 from loaderprof.errors import LoaderprofError, UsageError
@@ -53,7 +53,7 @@ class AttachError(LoaderprofError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AttachTarget:
     """A running job: the process that was named, and those beneath it that run a training loop."""
 
     pid: int
@@ -99,7 +99,7 @@ def attach(
     return folder
 
 
-def _watch(session: Session, stacks: Visit, target: Target, duration_s: float) -> None:
+def _watch(session: Session, stacks: Visit, target: AttachTarget, duration_s: float) -> None:
     """Sample until the time is over, the job has ended or the user has seen enough."""
     try:
         session.start(target.pid)
@@ -141,7 +141,7 @@ class Visit(StackSampler):
                     child.send_signal(signal.SIGINT)
             time.sleep(0.02)
 
-    def _due(self, job: Job) -> list[int]:  # noqa: ARG002 - what is looked at was chosen when the visit began
+    def _due(self, job: WatchedJob) -> list[int]:  # noqa: ARG002 - what is looked at was chosen when the visit began
         left = self._until - time.monotonic()
         if self._settled or left < 0.5:
             return []
@@ -164,7 +164,7 @@ class ThreadSampler:
         self.missing: str | None = None
         self._mains = tuple(mains)
 
-    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
         """Return cumulative counters by process, None where the kernel keeps none."""
         entries = []
         for main in self._mains:
@@ -222,7 +222,7 @@ def _parent(process: psutil.Process) -> int | None:
         return None
 
 
-def find(pid: int) -> Target:
+def find(pid: int) -> AttachTarget:
     """Return the job that a process id stands for: a training process, a worker of one, or a launcher above some.
 
     Raises:
@@ -250,7 +250,7 @@ def find(pid: int) -> Target:
             f"process {pid} ({_shown(pythons[0])}) has not loaded torch",
             "attach again once it trains; for another kind of loader: for batch in loaderprof.watch(loader)",
         )
-    return Target(root.pid, _trainers(with_torch))
+    return AttachTarget(root.pid, _trainers(with_torch))
 
 
 def _check_owner(process: psutil.Process) -> None:
@@ -366,7 +366,7 @@ def _shown(process: psutil.Process) -> str:
     return _name(process)
 
 
-def _facts(target: Target, main: psutil.Process, duration_s: float) -> dict[str, Any]:
+def _facts(target: AttachTarget, main: psutil.Process, duration_s: float) -> dict[str, Any]:
     """Return what a recording says of a job that was joined; what a hooked process would say of itself is read here."""
     cwd = None
     with suppress(psutil.Error):

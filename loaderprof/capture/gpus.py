@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from loaderprof.capture.hooks import overhead
-from loaderprof.capture.samplers import HOST_BUDGET, Job
+from loaderprof.capture.samplers import HOST_BUDGET, WatchedJob
 
 
 class GpuSampler:
@@ -44,7 +44,7 @@ class GpuSampler:
         named = (self._ask(self._nvml.nvmlDeviceGetName, handle) for _, handle, part in self._handles if not part)
         return [_text(name) for name in named if name is not None]
 
-    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
         """Return one entry a GPU, or part of one; what it does not report is None."""
         if self._nvml is None:
             return None

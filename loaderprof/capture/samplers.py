@@ -29,7 +29,7 @@ class Sampler(Protocol):
     period_s: float
     missing: str | None
 
-    def sample(self, job: Job) -> dict[str, Any] | None:
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:
         """Return one sample, None where there is nothing new."""
 
     def close(self) -> None:
@@ -40,7 +40,7 @@ class Sampler(Protocol):
 _JOURNAL = re.compile(r"-(\d+)-\d+\.lpj$")
 
 
-class Job:
+class WatchedJob:
     """The processes of a job, found from its first process and from the journals they write."""
 
     def __init__(self, pid: int, journals: Path | None) -> None:
@@ -89,7 +89,7 @@ class HostSampler:
         self.missing: str | None = None
         self._taken = 0
 
-    def sample(self, job: Job) -> dict[str, Any] | None:
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:
         """Return cumulative counters; rates are the reader's business."""
         begun = time.thread_time()
         processes = [entry for entry in map(_process_entry, job.processes()) if entry is not None]

@@ -26,7 +26,7 @@ from loaderprof.capture import mounts
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.capture.gpus import GpuSampler
 from loaderprof.capture.hooks import describe, overhead
-from loaderprof.capture.samplers import HostSampler, Job, Sampler
+from loaderprof.capture.samplers import HostSampler, Sampler, WatchedJob
 from loaderprof.capture.stack_sampler import StackSampler
 from loaderprof.errors import OutputError
 from loaderprof.recording import files
@@ -192,7 +192,7 @@ class Session:
             self.stacks.missing = f"not measured: {error}"
 
     def _loop(self, pid: int) -> None:
-        job = Job(pid, self.journals)
+        job = WatchedJob(pid, self.journals)
         due = dict.fromkeys(map(id, self._samplers), 0.0)
         while not self._stop.is_set():
             for sampler in self._samplers:
@@ -201,7 +201,7 @@ class Session:
                     due[id(sampler)] = time.monotonic() + sampler.period_s
             self._stop.wait(max(0.02, min(due.values()) - time.monotonic()))
 
-    def _sample(self, sampler: Sampler, job: Job) -> None:
+    def _sample(self, sampler: Sampler, job: WatchedJob) -> None:
         try:
             sample = sampler.sample(job)
             if sample is not None:

@@ -21,7 +21,7 @@ import psutil
 
 from loaderprof.capture import usage
 from loaderprof.capture.hooks import overhead
-from loaderprof.capture.samplers import Job
+from loaderprof.capture.samplers import WatchedJob
 from loaderprof.recording.files import WATCHED_FRAME
 
 # Looks at where threads sleep may take so much of the time of a window, which is a small part of a run's.
@@ -76,7 +76,7 @@ class StackSampler:
         if self._program is None:
             self.missing = "not measured: py-spy is not installed"
 
-    def sample(self, job: Job) -> dict[str, Any] | None:
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:
         """Start a window if one is due; return its stacks once it has ended."""
         if self._program is None:
             return None
@@ -112,7 +112,7 @@ class StackSampler:
         self._running = []
         self._folder.cleanup()
 
-    def _due(self, job: Job) -> list[int]:
+    def _due(self, job: WatchedJob) -> list[int]:
         """Return the processes of a window that is due; none where it is not, or would pass the budget."""
         now = time.monotonic()
         if job.first_batch_at is None or self._batches_at is None:
@@ -133,7 +133,7 @@ class StackSampler:
         """Return whether a first window is taken before it is earned: unless less than usual is to be spent."""
         return overhead.max_overhead() >= overhead.USUAL or self.cpu_s + WINDOW_COST_S <= allowed_s
 
-    def _choose(self, job: Job, writers: list[int]) -> list[int]:
+    def _choose(self, job: WatchedJob, writers: list[int]) -> list[int]:
         """Return the processes of this window: a main process and, the workers being alike, a few of its workers."""
         alive = {process.pid: process for process in job.processes()}
         mains = [pid for pid in writers if pid in alive and not _is_child_of(alive[pid], writers)]

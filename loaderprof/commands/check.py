@@ -31,7 +31,7 @@ _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CheckLimits:
     """What a run must keep to: a share of one, samples per second, seconds, stages; None and empty: no limit."""
 
     max_wait: float | None = None
@@ -73,12 +73,12 @@ def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = 
     return exit_code(results)
 
 
-def examine(found: Findings, limits: Limits) -> tuple[Result, ...]:
+def examine(found: Findings, limits: CheckLimits) -> tuple[Result, ...]:
     """Hold a run against limits."""
     return tuple(_results(found, limits))
 
 
-def _results(found: Findings, limits: Limits) -> Iterable[Result]:
+def _results(found: Findings, limits: CheckLimits) -> Iterable[Result]:
     verdict, few = found.verdict, _too_few(found)
     if limits.max_wait is not None:
         said = f"the loop waits {formatting.percent(verdict.wait_share)} of every step"
@@ -192,7 +192,7 @@ def _write(path: Path, text: str) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}", "name another file with --junit") from None
 
 
-def limits_of(given: Mapping[str, Any]) -> Limits:
+def limits_of(given: Mapping[str, Any]) -> CheckLimits:
     """Read limits as they are typed or stand in pyproject.toml.
 
     Raises:
@@ -201,7 +201,7 @@ def limits_of(given: Mapping[str, Any]) -> Limits:
     if not given:
         raise UsageError("there is no limit to check", f"{EXAMPLE}, or [tool.loaderprof] in ./pyproject.toml")
     rate = given.get("min-samples-per-s")
-    return Limits(
+    return CheckLimits(
         None if given.get("max-wait") is None else _share(given["max-wait"]),
         None if rate is None else _number("min-samples-per-s", rate),
         None if given.get("max-step") is None else _seconds(given["max-step"]),

@@ -37,7 +37,7 @@ BORDER_SHARE = 0.02
 
 
 @dataclass(slots=True)
-class Progress:
+class TuneProgress:
     """One line on stderr, rewritten as windows go by; nothing where stderr is no terminal."""
 
     began: float = field(default_factory=time.monotonic)
@@ -65,7 +65,7 @@ class Search:
     """One search under way."""
 
     bench: Bench
-    progress: Progress
+    progress: TuneProgress
     keep_order: bool
     deadline: float
     base: Base
@@ -188,7 +188,7 @@ def tune(
     command = tuple(launch.job_command(job, module, launcher))
     typed = shlex.join(["-m", *job] if module else [*(["--"] if launcher else []), *job])
     folder = _folder(output, job, launcher)
-    progress = Progress()
+    progress = TuneProgress()
     task = _Task(command, typed, Path.cwd(), folder, loader, limit_s, keep_order or finish, finish, progress)
     with _log(folder) as log, rerun.terminated_like_interrupted():
         try:
@@ -213,7 +213,7 @@ class _Task:
     limit_s: float | None
     keep_order: bool
     finish: bool
-    progress: Progress
+    progress: TuneProgress
 
     def run(self, log: IO[bytes], launcher: bool) -> int:
         """Tune within one run of the job, across runs where that cannot be."""

@@ -21,7 +21,7 @@ from loaderprof.conclude import findings_of, predict
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.findings import Advice, Expected, Findings, Measured
 from loaderprof.measure import ratios, rerun, verified
-from loaderprof.measure.rerun import RecordedJob, Target
+from loaderprof.measure.rerun import LoaderTarget, RecordedJob
 from loaderprof.measure.verified import Verified
 from loaderprof.recording import files, reader
 from loaderprof.report import sentences
@@ -60,7 +60,7 @@ def _pairs(settings: Mapping[str, Any], between: str) -> str:
 
 
 @dataclass(slots=True)
-class Progress:
+class VerifyProgress:
     """One line on stderr, rewritten as runs go by; nothing where stderr is no terminal."""
 
     plan: Plan
@@ -205,10 +205,12 @@ def _advice(found: Findings, id_: str, folder: str) -> Advice:
     )
 
 
-def _measure(job: RecordedJob, target: Target, plan: Plan, folder: Path) -> tuple[list[tuple[float, float]], bool]:
+def _measure(
+    job: RecordedJob, target: LoaderTarget, plan: Plan, folder: Path
+) -> tuple[list[tuple[float, float]], bool]:
     """Run pair after pair, keeping the result after each; tell whether Ctrl-C ended it."""
     results: list[tuple[float, float]] = []
-    progress = Progress(plan)
+    progress = VerifyProgress(plan)
     try:
         with _log(folder) as log, rerun.terminated_like_interrupted():
             for number in range(1, plan.pairs + 1):
@@ -226,7 +228,14 @@ def _measure(job: RecordedJob, target: Target, plan: Plan, folder: Path) -> tupl
 
 
 def _scored(
-    job: RecordedJob, target: Target, plan: Plan, log: IO[bytes], number: int, progress: Progress, *, first: bool
+    job: RecordedJob,
+    target: LoaderTarget,
+    plan: Plan,
+    log: IO[bytes],
+    number: int,
+    progress: VerifyProgress,
+    *,
+    first: bool,
 ) -> tuple[float, float] | None:
     """Return a pair's speeds. A run that fails is told and leaves its pair unscored; the first pair's ends it all."""
     try:
@@ -240,7 +249,7 @@ def _scored(
 
 
 def _pair(
-    job: RecordedJob, target: Target, plan: Plan, log: IO[bytes], number: int, progress: Progress
+    job: RecordedJob, target: LoaderTarget, plan: Plan, log: IO[bytes], number: int, progress: VerifyProgress
 ) -> tuple[float, float]:
     """Return samples per second without and with the change, over the same kind of stretch."""
     paces = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 from loaderprof.analyze.breakdown import WORK
 from loaderprof.diagnose.verdict import primary
 from loaderprof.findings import Stage
-from loaderprof.replay.job import Studied
+from loaderprof.replay.job import LoopStudy
 
 
-def agreement(main: Studied, gains: dict[Stage, float]) -> bool | None:
+def agreement(main: LoopStudy, gains: dict[Stage, float]) -> bool | None:
     """Return whether timers and stacks see the same dearest stage in the makers; None where one of them is silent."""
     if not main.parts.by_stack or not main.parts.timed_batches:
         return None
@@ -21,7 +21,7 @@ def agreement(main: Studied, gains: dict[Stage, float]) -> bool | None:
     return abs(timed - seen) < 0.35
 
 
-def guessed(main: Studied, gains: dict[Stage, float]) -> float:
+def guessed(main: LoopStudy, gains: dict[Stage, float]) -> float:
     """Return the share of the bottleneck's time in the makers whose stage nothing told."""
     mine = [piece for piece in main.parts.pieces if piece.stage == primary(gains)]
     total = sum(piece.total_s for piece in mine)

@@ -19,7 +19,7 @@ from loaderprof.diagnose.loop_context import (
     MOSTLY_PINNED,
     MOSTLY_REMOTE,
     PIPE_BYTES,
-    Scene,
+    LoopContext,
     blocked_share,
     how_read,
     piped,
@@ -34,15 +34,18 @@ from loaderprof.findings import Evidence, Stage
 MEMORY_FULL = 0.9
 
 
-def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
+def evidence(stage: Stage, context: LoopContext) -> tuple[Evidence, ...]:
     """Return what speaks for a stage being the limit."""
     facts = [
         Evidence(
-            f"without it the job would be {scene.gains[stage]:.2f}x as fast", scene.gains[stage], "ratio", 1 + MIN_GAIN
+            f"without it the job would be {context.gains[stage]:.2f}x as fast",
+            context.gains[stage],
+            "ratio",
+            1 + MIN_GAIN,
         )
     ]
-    share = scene.share(stage)
-    parts, loop = scene.parts, scene.loop
+    share = context.share(stage)
+    parts, loop = context.parts, context.loop
     if share is not None and stage in ("read", "decode", "transform", "collate"):
         made = f"{parts.measured} batches measured, {parts.timed_batches} timed in depth"
         if parts.pool is not None:
@@ -56,27 +59,27 @@ def evidence(stage: Stage, scene: Scene) -> tuple[Evidence, ...]:
         if stage == "read" and parts.blocked_s is not None and parts.wall_s and parts.pool is None:
             facts.append(
                 Evidence(
-                    f"makers are blocked {blocked_share(scene):.0%} of their time",
-                    blocked_share(scene),
+                    f"makers are blocked {blocked_share(context):.0%} of their time",
+                    blocked_share(context),
                     "share",
                     MOSTLY_BLOCKED,
                 )
             )
     if stage == "read":
-        facts.extend(_of_reads(how_read(scene)))
+        facts.extend(_of_reads(how_read(context)))
     if parts.pool is not None and stage in (*WORK, "contention"):
         facts.extend(_of_pool(parts.pool, stage))
     facts.extend(_of_queue(stage, loop))
-    if stage in LOADER and len(loop.starved) and step_s(scene):
+    if stage in LOADER and len(loop.starved) and step_s(context):
         starved = float(loop.starved.mean())
         text = f"the device has nothing to do {starved * 1e3:.3g} ms of every step, by its own clock"
         facts.append(Evidence(text, starved, "s", None))
     if stage == "copy":
-        facts.extend(_of_copies(scene))
+        facts.extend(_of_copies(context))
     if stage == "device" and len(loop.busy):
-        facts.extend(_of_device(scene))
+        facts.extend(_of_device(context))
     if stage == "handover":
-        facts.extend(_of_handover(scene))
+        facts.extend(_of_handover(context))
     if stage == "host" and parts.host_share is not None:
         text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
         facts.append(Evidence(text, parts.host_share, "share", None))
@@ -112,11 +115,11 @@ def _empty_share(loop: Loop) -> float | None:
     return float((loop.ready[known] == 0).mean()) if known.any() else None
 
 
-def _of_handover(scene: Scene) -> list[Evidence]:
+def _of_handover(context: LoopContext) -> list[Evidence]:
     """Return what a batch holds and how it travels, as far as it was measured."""
     facts = []
-    size, tensors, pickled = scene.batch_bytes, scene.batch_tensors, scene.pickled_bytes
-    if pickled is not None and piped(scene):
+    size, tensors, pickled = context.batch_bytes, context.batch_tensors, context.pickled_bytes
+    if pickled is not None and piped(context):
         text = f"{_size(pickled)} of every batch pass through a pipe, not through shared memory"
         facts.append(Evidence(text, pickled, "bytes", float(PIPE_BYTES)))
     if size is not None and tensors is not None:
@@ -124,23 +127,23 @@ def _of_handover(scene: Scene) -> list[Evidence]:
             f"a batch holds {_size(size)} in {tensors:.0f} {'tensor or array' if tensors == 1 else 'tensors or arrays'}"
         )
         if not tensors:
-            text = f"a batch holds {scene.batch_leaves or 0.0:.0f} objects, none of them a tensor or array"
+            text = f"a batch holds {context.batch_leaves or 0.0:.0f} objects, none of them a tensor or array"
         facts.append(Evidence(text, tensors, "tensors", float(MANY_TENSORS)))
-    for seconds, what in ((scene.parts.pickle_s, "to pickle"), (scene.parts.receive_s, "to receive")):
+    for seconds, what in ((context.parts.pickle_s, "to pickle"), (context.parts.receive_s, "to receive")):
         if seconds is not None:
             facts.append(Evidence(f"{seconds * 1e3:.2g} ms a batch {what}", seconds, "s", None))
     return facts
 
 
-def _of_copies(scene: Scene) -> list[Evidence]:
+def _of_copies(context: LoopContext) -> list[Evidence]:
     """Return how a batch gets to the device, as far as it was measured."""
-    facts, copies = [], scene.parts.copies
-    if scene.parts.copy_s is not None:
-        facts.append(Evidence(f"{scene.parts.copy_s * 1e3:.3g} ms of a step", scene.parts.copy_s, "s", None))
+    facts, copies = [], context.parts.copies
+    if context.parts.copy_s is not None:
+        facts.append(Evidence(f"{context.parts.copy_s * 1e3:.3g} ms of a step", context.parts.copy_s, "s", None))
     if copies is None or copies.bytes_ is None:
         return facts
-    if scene.parts.copy_s:
-        speed = copies.bytes_ / scene.parts.copy_s
+    if context.parts.copy_s:
+        speed = copies.bytes_ / context.parts.copy_s
         text = f"{_size(copies.bytes_)} a batch at {speed / 1e9:.3g} GB/s"
         facts.append(Evidence(text, speed, "bytes/s", copies.bytes_ / copies.least_s if copies.least_s else None))
     if copies.least_s is not None:
@@ -149,16 +152,18 @@ def _of_copies(scene: Scene) -> list[Evidence]:
         facts.append(
             Evidence(f"{copies.pinned:.0%} of its bytes are in pinned memory", copies.pinned, "share", MOSTLY_PINNED)
         )
-    if scene.float_share is not None:
-        facts.append(Evidence(f"{scene.float_share:.0%} of them are floats", scene.float_share, "share", MOSTLY_FLOATS))
+    if context.float_share is not None:
+        facts.append(
+            Evidence(f"{context.float_share:.0%} of them are floats", context.float_share, "share", MOSTLY_FLOATS)
+        )
     return facts
 
 
-def _of_device(scene: Scene) -> list[Evidence]:
+def _of_device(context: LoopContext) -> list[Evidence]:
     """Return what the device and NVML say of a step that is the limit."""
     facts = []
-    used, launching = utilisation(scene), step_share(scene, scene.loop.step_cpu)
-    waits = step_share(scene, scene.loop.step_runq)
+    used, launching = utilisation(context), step_share(context, context.loop.step_cpu)
+    waits = step_share(context, context.loop.step_runq)
     if used is not None:
         facts.append(Evidence(f"a kernel runs {used:.0f} % of the time", used, "percent", MANY_KERNELS_PERCENT))
         if used < MANY_KERNELS_PERCENT:
@@ -166,7 +171,7 @@ def _of_device(scene: Scene) -> list[Evidence]:
             facts.append(Evidence(text, launching, "share", LAUNCHING))
     if waits >= KEPT_WAITING:
         facts.append(Evidence(f"it waits {waits:.0%} of the step for a core", waits, "share", KEPT_WAITING))
-    for gpu in scene.gpus:
+    for gpu in context.gpus:
         if gpu.memory_used_bytes is not None and gpu.memory_total_bytes:
             full = gpu.memory_used_bytes / gpu.memory_total_bytes
             then = "no larger batch fits" if full >= MEMORY_FULL else "a larger batch may fit"

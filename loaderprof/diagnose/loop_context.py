@@ -46,7 +46,7 @@ _REMOTE = re.compile(r"^(socket|ssl|urllib|http|requests|httpx|urllib3|boto|fssp
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class LoopContext:
     """Everything a cause may look at: one loop, what its batches cost, what each stage's removal would gain.
 
     `gains` are speedups of the job (1.3: 30 % faster), `cores` the CPU budget, `busy_others` cores that processes
@@ -92,124 +92,126 @@ class Scene:
                 return f"{short}, {piece.where}" if piece.where else short
         return ""
 
-    def maker(self) -> str:
+    def producer(self) -> str:
         """Return who makes the batches, in words."""
         if self.parts.pool is not None:
             return f"{self.parts.pool.words()} of {self.loop.name}"
         return "the loader workers" if self.loop.num_workers else "the training process"
 
 
-def how_read(scene: Scene) -> Reads:
+def how_read(context: LoopContext) -> Reads:
     """Return how the bytes of a batch come."""
     # Of a job that was watched from outside nothing is known.
-    return scene.parts.reads or Reads()
+    return context.parts.reads or Reads()
 
 
-def from_device(scene: Scene) -> bool:
+def from_device(context: LoopContext) -> bool:
     """Return whether more than a little of the bytes comes from the disk, not from the page cache."""
-    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
+    device, asked = context.parts.device_bytes, context.parts.asked_bytes
     return bool(device and device > 4096 and device > 0.2 * (asked or 0.0))
 
 
-def remote(scene: Scene) -> bool:
+def remote(context: LoopContext) -> bool:
     """Return whether bytes come over sockets, as timers or stacks tell."""
-    share = how_read(scene).remote
-    return share >= MOSTLY_REMOTE if share is not None else any(map(_REMOTE.search, scene.operators))
+    share = how_read(context).remote
+    return share >= MOSTLY_REMOTE if share is not None else any(map(_REMOTE.search, context.operators))
 
 
-def mapped(scene: Scene) -> bool:
+def mapped(context: LoopContext) -> bool:
     """Return whether bytes come from the disk that nobody asked for in a read: by page faults."""
-    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
+    device, asked = context.parts.device_bytes, context.parts.asked_bytes
     return bool(device and device > 4096 and (asked or 0.0) < UNASKED * device)
 
 
-def small_files(scene: Scene) -> bool:
+def small_files(context: LoopContext) -> bool:
     """Return whether a batch opens many files, each of them small."""
-    reads = how_read(scene)
+    reads = how_read(context)
     size = reads.bytes_per_file
     return bool(reads.opened and reads.opened >= MANY_FILES and size is not None and size < SMALL_FILE)
 
 
-def cached(scene: Scene) -> bool:
+def cached(context: LoopContext) -> bool:
     """Return whether nearly all that is asked for comes from memory, and copying it is the work."""
-    device, asked = scene.parts.device_bytes, scene.parts.asked_bytes
-    local = how_read(scene).file_system is not None or bool(how_read(scene).opened)
+    device, asked = context.parts.device_bytes, context.parts.asked_bytes
+    local = how_read(context).file_system is not None or bool(how_read(context).opened)
     much = asked is not None and asked > MUCH and device is not None and device < UNASKED * asked
-    return much and local and blocked_share(scene) < MOSTLY_BLOCKED
+    return much and local and blocked_share(context) < MOSTLY_BLOCKED
 
 
-def single_file(scene: Scene) -> bool:
+def single_file(context: LoopContext) -> bool:
     """Return whether all is read from one large file that stays open."""
-    reads = how_read(scene)
+    reads = how_read(context)
     return reads.held_open == 1 and reads.largest is not None and reads.largest[1] >= LARGE_FILE and not reads.opened
 
 
-def blocked_share(scene: Scene) -> float:
+def blocked_share(context: LoopContext) -> float:
     """Return the share of their time in which the makers of batches wait for what they read."""
-    if scene.parts.pool is not None:
-        return scene.parts.pool.waiting
-    return (scene.parts.blocked_s or 0.0) / scene.parts.wall_s if scene.parts.wall_s else 0.0
+    if context.parts.pool is not None:
+        return context.parts.pool.waiting
+    return (context.parts.blocked_s or 0.0) / context.parts.wall_s if context.parts.wall_s else 0.0
 
 
-def restarts(scene: Scene) -> bool:
+def restarts(context: LoopContext) -> bool:
     """Return whether more than one epoch began with new workers."""
-    return scene.loop.num_workers > 0 and len([epoch for epoch in scene.loop.epochs if not epoch.restarted]) > 1
+    return context.loop.num_workers > 0 and len([epoch for epoch in context.loop.epochs if not epoch.restarted]) > 1
 
 
-def of_tensors(scene: Scene) -> bool:
+def of_tensors(context: LoopContext) -> bool:
     """Return whether the dataset is torch's own of tensors in memory, which a batch could be sliced from."""
-    return scene.loop.facts.get("dataset") == TENSORS
+    return context.loop.facts.get("dataset") == TENSORS
 
 
-def piped(scene: Scene) -> bool:
+def piped(context: LoopContext) -> bool:
     """Return whether the data of a batch passes through the pipe: its pickle is larger than handles of shared memory are."""
-    handles = HANDLE_BYTES * (scene.batch_tensors or 0.0)
-    return scene.pickled_bytes is not None and scene.pickled_bytes - handles > PIPE_BYTES
+    handles = HANDLE_BYTES * (context.batch_tensors or 0.0)
+    return context.pickled_bytes is not None and context.pickled_bytes - handles > PIPE_BYTES
 
 
-def piped_arrays(scene: Scene) -> bool:
+def piped_arrays(context: LoopContext) -> bool:
     """Return whether what passes through the pipe are arrays: a batch holds little else, or they make up the pickle's size."""
-    tensors, leaves = scene.batch_tensors or 0.0, scene.batch_leaves or 0.0
-    size, pickled = scene.batch_bytes or 0.0, scene.pickled_bytes or 0.0
-    return piped(scene) and tensors > 0 and (tensors > MOSTLY * leaves or MOSTLY * pickled < size < pickled / MOSTLY)
+    tensors, leaves = context.batch_tensors or 0.0, context.batch_leaves or 0.0
+    size, pickled = context.batch_bytes or 0.0, context.pickled_bytes or 0.0
+    return piped(context) and tensors > 0 and (tensors > MOSTLY * leaves or MOSTLY * pickled < size < pickled / MOSTLY)
 
 
-def many_tensors(scene: Scene) -> bool:
+def many_tensors(context: LoopContext) -> bool:
     """Return whether a batch holds so many tensors that their number is what costs."""
-    return (scene.batch_tensors or 0.0) >= MANY_TENSORS
+    return (context.batch_tensors or 0.0) >= MANY_TENSORS
 
 
-def pageable(scene: Scene) -> bool:
+def pageable(context: LoopContext) -> bool:
     """Return whether batches are copied to the device from memory that is not pinned."""
-    copies = scene.parts.copies
+    copies = context.parts.copies
     return copies is not None and copies.pinned is not None and copies.pinned < MOSTLY_PINNED
 
 
-def utilisation(scene: Scene) -> float | None:
+def utilisation(context: LoopContext) -> float | None:
     """Return percent of the time in which any kernel ran, of the GPU that ran the fewest."""
-    return min((each.utilisation_percent for each in scene.gpus if each.utilisation_percent is not None), default=None)
+    return min(
+        (each.utilisation_percent for each in context.gpus if each.utilisation_percent is not None), default=None
+    )
 
 
-def step_s(scene: Scene) -> float:
+def step_s(context: LoopContext) -> float:
     """Return the mean seconds of a step; 0 where none was seen."""
-    return scene.loop.mean(scene.loop.step) or 0.0
+    return context.loop.mean(context.loop.step) or 0.0
 
 
-def step_share(scene: Scene, seconds: Seconds) -> float:
+def step_share(context: LoopContext, seconds: Seconds) -> float:
     """Return what part of a loop's steps some of their seconds are; 0 where the step did not run on a device."""
-    mean, step = scene.loop.mean(np.clip(seconds, 0.0, None)), step_s(scene)
-    return mean / step if len(scene.loop.busy) and mean is not None and step else 0.0
+    mean, step = context.loop.mean(np.clip(seconds, 0.0, None)), step_s(context)
+    return mean / step if len(context.loop.busy) and mean is not None and step else 0.0
 
 
-def kept_waiting(scene: Scene) -> bool:
+def kept_waiting(context: LoopContext) -> bool:
     """Return whether the thread that launches kernels waits long for a core."""
-    return step_share(scene, scene.loop.step_runq) >= KEPT_WAITING
+    return step_share(context, context.loop.step_runq) >= KEPT_WAITING
 
 
-def launches(scene: Scene) -> bool:
+def launches(context: LoopContext) -> bool:
     """Return whether the device waits for the thread that launches its kernels."""
-    used = utilisation(scene)
-    return used is not None and used < MANY_KERNELS_PERCENT and step_share(scene, scene.loop.step_cpu) >= LAUNCHING
+    used = utilisation(context)
+    return used is not None and used < MANY_KERNELS_PERCENT and step_share(context, context.loop.step_cpu) >= LAUNCHING
 
 
 def sampler_of(loop: Loop) -> str:

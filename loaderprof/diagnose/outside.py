@@ -22,14 +22,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, Piece
+from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, OperatorCost
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.machine import DISTURBANCE
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
 from loaderprof.analyze.stages import LOADER
 from loaderprof.analyze.timeline import Loop, Made
 from loaderprof.diagnose.causes import catalogue
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
 from loaderprof.recording.reader import Process, Recording
@@ -68,14 +68,21 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
     before = _shares(seen.main), _shares(seen.worker)
     gains = estimate_gains(*before, seen.workers, _contention(seen, cores))
     stage = primary(gains)
-    scene = _scene(recording, seen, gains, cores, busy_others)
-    kind = catalogue.name(stage, scene)
+    context = _context(recording, seen, gains, cores, busy_others)
+    kind = catalogue.cause_of(stage, context)
     confidence = _confidence(seen, stage, wait, (busy_others or 0.0) > DISTURBANCE * cores, cores)
     verdict = results.Verdict(
-        stage, kind.id, confidence, _headline(stage, kind, scene), None, None, round(wait.value, 4), _ceiling(before[0])
+        stage,
+        kind.id,
+        confidence,
+        _headline(stage, kind, context),
+        None,
+        None,
+        round(wait.value, 4),
+        _ceiling(before[0]),
     )
     return Findings(
-        run=run, verdict=verdict, stages=_stages(seen, *before), causes=_causes(seen, scene, stage, kind, wait),
+        run=run, verdict=verdict, stages=_stages(seen, *before), causes=_causes(seen, context, stage, kind, wait),
         ranks=_ranks(recording),
     )  # fmt: skip
 
@@ -184,18 +191,20 @@ def _refusal(recording: Recording, seen: Seen) -> str | None:
     return None
 
 
-def _headline(stage: Stage, kind: catalogue.Kind, scene: Scene) -> str:
+def _headline(stage: Stage, kind: catalogue.CauseRule, context: LoopContext) -> str:
     if stage == "startup":
         return "Starting and stopping the loader's workers"
     if stage == "sampler":
         return "The sampler in the training process"
-    return catalogue.headline(stage, kind, scene)
+    return catalogue.headline(stage, kind, context)
 
 
-def _causes(seen: Seen, scene: Scene, stage: Stage, kind: catalogue.Kind, wait: Share) -> tuple[results.Cause, ...]:
+def _causes(
+    seen: Seen, context: LoopContext, stage: Stage, kind: catalogue.CauseRule, wait: Share
+) -> tuple[results.Cause, ...]:
     found, ruled_out = [], []
-    for each, gain in sorted(scene.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
-        named = kind if each == stage else catalogue.name(each, scene)
+    for each, gain in sorted(context.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
+        named = kind if each == stage else catalogue.cause_of(each, context)
         listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage != "none"
         if each == stage or listed:
             facts = evidence(seen, each, gain, wait)
@@ -263,16 +272,17 @@ def _stages(seen: Seen, main: Mapping[str, float], worker: Mapping[str, float]) 
     )
 
 
-def _scene(
+def _context(
     recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
-) -> Scene:
+) -> LoopContext:
     """Set the scene for the catalogue of causes: what a hooked run tells in seconds a batch is here in shares of time."""
     missing = recording.meta.get("missing")
     missing = missing if isinstance(missing, dict) else {}
     counts = seen.worker if seen.workers else seen.main
     total = max(1, sum(counts.values()))
     pieces = tuple(
-        Piece(stage, name, where, count / total, 0.0) for (stage, name, where), count in seen.pieces.most_common()
+        OperatorCost(stage, name, where, count / total, 0.0)
+        for (stage, name, where), count in seen.pieces.most_common()
     )
     made = sum(counts[stage] for stage in WORK) / total
     account = seen.account
@@ -291,7 +301,7 @@ def _scene(
         asked_bytes=account.asked_bytes if account else None,
     )  # fmt: skip
     return _unknown(
-        Scene, loop=_no_loop(seen), parts=parts, gains=gains, cores=cores, busy_others=busy_others,
+        LoopContext, loop=_no_loop(seen), parts=parts, gains=gains, cores=cores, busy_others=busy_others,
         gpu_missing=missing.get("gpu"), stacks_missing=missing.get("stacks"), operators=tuple(sorted(seen.operators)), gpus=(),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ def cause_of(stage: Stage, pipeline: Pipeline) -> str:
         return "balanced"
     if stage == "read" and (pipeline.blocked or 0.0) > MOSTLY_BLOCKED:
         return "waiting-read"
-    node = _dearest(pipeline, stage)
+    node = _most_expensive(pipeline, stage)
     if stage == "decode" and node is not None and node.operation is not None:
         called = " ".join((*node.operation.told, *node.operation.words))
         return next((each for each, pattern in _DECODERS if re.search(pattern, called)), _PLAIN[stage])
@@ -48,7 +48,7 @@ def headline(stage: Stage, pipeline: Pipeline, gains: dict[Stage, float], loop: 
         if gains[after] >= 1 + WORTH_NAMING:
             return f"The step itself is the limit; after it, {_TITLES[cause_of(after, pipeline)]}"
         return "The step itself is the limit; the loader keeps up"
-    node = _dearest(pipeline, stage)
+    node = _most_expensive(pipeline, stage)
     place = f" ({', '.join(filter(None, (node.label, node.where)))})" if node is not None else ""
     return f"{_TITLES[cause_of(stage, pipeline)]} in the tf.data pipeline{place}"
 
@@ -72,7 +72,7 @@ def examine(pipeline: Pipeline, gains: dict[Stage, float], judgement: Judgement)
 
 def _evidence(stage: Stage, pipeline: Pipeline, gain: float) -> tuple[Evidence, ...]:
     facts = [Evidence(f"without it the job would be {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)]
-    node = _dearest(pipeline, stage)
+    node = _most_expensive(pipeline, stage)
     if node is None:
         return tuple(facts)
     work = sum(each.work_s for each in pipeline.nodes)
@@ -87,6 +87,6 @@ def _evidence(stage: Stage, pipeline: Pipeline, gain: float) -> tuple[Evidence, 
     return tuple(facts)
 
 
-def _dearest(pipeline: Pipeline, stage: Stage) -> Node | None:
+def _most_expensive(pipeline: Pipeline, stage: Stage) -> Node | None:
     mine = [node for node in pipeline.nodes if node.stage == stage and node.work_s > 0]
     return max(mine, key=lambda node: node.work_s, default=None)

@@ -56,7 +56,7 @@ def judge(
     sources_agree: bool | None,
     guessed: float = 0.0,
     locked: bool = False,
-    makers_unseen: bool = False,
+    producers_unseen: bool = False,
     wait_share: float | None = None,
 ) -> Judgement:
     """Return the bottleneck.
@@ -75,7 +75,7 @@ def judge(
     """
     if steps < MIN_STEPS:
         return Judgement("unknown", (), "low", f"only {steps} steps were measured, {MIN_STEPS} are needed")
-    if makers_unseen:
+    if producers_unseen:
         return Judgement("unknown", (), "low", "what makes the batches was not seen: too few stack samples show it")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")

@@ -17,7 +17,7 @@ from loaderprof.errors import UsageError
 
 if TYPE_CHECKING:
     from loaderprof.analyze.glance import Journals
-    from loaderprof.capture.samplers import Job
+    from loaderprof.capture.samplers import WatchedJob
 
 LOOPBACK = "127.0.0.1"
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -63,7 +63,7 @@ class Endpoint(socketserver.TCPServer):
             reason = f"port {where[1]} of {where[0]} cannot be had: {error.strerror}"
             raise UsageError(reason, "name another with --metrics-port") from None
 
-    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
         """Begin to answer; nothing is recorded."""
         self._thread = threading.Thread(target=self.serve_forever, name="loaderprof-metrics", daemon=True)
         self._thread.start()

@@ -29,7 +29,7 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ScreenFrame:
     """What a frame shows.
 
     Attributes:
@@ -51,7 +51,7 @@ class Frame:
     help: bool = False
 
 
-def render(frame: Frame, *, width: int, height: int, colour: bool) -> list[str]:
+def render(frame: ScreenFrame, *, width: int, height: int, colour: bool) -> list[str]:
     """Return the lines of a frame, exactly `height` of them, none wider than the terminal."""
     body = _help() if frame.help else [*_measured(frame.glance, width), *_history(frame.waits, width)]
     lines = [_head(frame, width), Text(""), *body]
@@ -77,7 +77,7 @@ def _plain(lines: Sequence[Text], width: int, colour: bool) -> list[str]:
     return capture.get().split("\n")[: len(lines)]
 
 
-def _head(frame: Frame, width: int) -> Text:
+def _head(frame: ScreenFrame, width: int) -> Text:
     rest = ("   paused" if frame.paused else "") + f"   {formatting.duration(frame.seconds)}"
     room = max(8, width - len("loaderprof   ") - len(rest) - 2)
     return Text.assemble(("loaderprof", "bold"), "   ", formatting.short(frame.name, room), rest)
@@ -97,7 +97,7 @@ def _measured(glance: Glance, width: int) -> list[Text]:
         likely = "the step itself" if stage == "device" else NAMES[stage]
         lines.append(_row("Likely", f"{likely} (a guess; the report comes at the end)"))
     if glance.costs:
-        lines += [Text(""), _row("A batch", _makers(glance)), *_stages(glance, room)]
+        lines += [Text(""), _row("A batch", _producers(glance)), *_stages(glance, room)]
     return lines
 
 
@@ -116,7 +116,7 @@ def _progress(glance: Glance) -> str:
     return "   ".join(parts)
 
 
-def _makers(glance: Glance) -> str:
+def _producers(glance: Glance) -> str:
     where = formatting.plural(glance.workers, "worker") if glance.workers else "the training process"
     total = sum(glance.costs.values())
     takes = "" if glance.samples is not None else f" in {formatting.duration(total)}"

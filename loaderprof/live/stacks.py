@@ -39,8 +39,8 @@ def _of_stacks(folder: Path) -> Glance:
     seen = reader.read(folder)
     seen.meta["sources"] = lines_of({frame for sample in seen.stacks for frame in sample.frames})
     counted = samples.look(seen)
-    makers = counted.worker if counted.workers else counted.main
-    costs: dict[Stage, float] = {stage: float(makers[stage]) for stage in (*WORK, "handover")}
+    producers = counted.worker if counted.workers else counted.main
+    costs: dict[Stage, float] = {stage: float(producers[stage]) for stage in (*WORK, "handover")}
     share = samples.waiting(counted).value if counted.main_samples >= MIN_SAMPLES else None
     return Glance(
         wait_share=share, workers=counted.workers, costs=slowest_first(costs),

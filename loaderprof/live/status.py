@@ -18,7 +18,7 @@ from loaderprof.capture.hooks import overhead
 
 if TYPE_CHECKING:
     from loaderprof.analyze.glance import Glance, Journals
-    from loaderprof.capture.samplers import Job
+    from loaderprof.capture.samplers import WatchedJob
 
 MIN_ROWS, MIN_COLUMNS = 6, 20
 """A terminal smaller than this has no row to spare."""
@@ -81,7 +81,7 @@ class StatusLine:
         self._journals: Journals | None = None
         self._row = 0
 
-    def sample(self, job: Job) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+    def sample(self, job: WatchedJob) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
         """Draw the line anew; nothing is recorded."""
         if self._journals is None:
             from loaderprof.analyze.glance import Journals

@@ -235,7 +235,7 @@ class View:
         if self._output is not None:
             self._output.fit()
         columns, rows = os.get_terminal_size(self._screen)
-        frame = screen.Frame(
+        frame = screen.ScreenFrame(
             self._name, time.monotonic() - self._begun, self._glance, tuple(self._waits),
             self._output.lines() if self._output is not None else (), self._paused, self._help,
         )  # fmt: skip

@@ -20,14 +20,14 @@ from loaderprof.analyze.breakdown import break_down
 from loaderprof.analyze.timeline import Loop, build
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.measure import free_memory, rerun, trial
-from loaderprof.measure.search import PREFETCH, Limits, Needs, change, normal, worker_counts
+from loaderprof.measure.search import PREFETCH, Needs, SearchLimits, change, normal, worker_counts
 from loaderprof.measure.tuned_job import EndedError, FailedError, NoWindowError, RefusedError, Span, Steered
 from loaderprof.recording import reader
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.costs import Settings
 from loaderprof.replay.edits import with_settings
 from loaderprof.replay.job import ranks_a_host
-from loaderprof.replay.removal import Model, model
+from loaderprof.replay.removal import LoopModel, fit_model
 
 # What a window holds: enough for a rate that is known to some 5 %. The first is longer: the replay is made from it.
 BASE, WINDOW = Span(48, 1.2, 12.0), Span(16, 0.6, 8.0)
@@ -73,7 +73,7 @@ class Base:
     assigned: str | None
     where: str | None
     batch_size: int | None
-    limits: Limits
+    limits: SearchLimits
     needs: Needs
     predicted: Mapping[Settings, float]
     by_epoch: bool
@@ -144,7 +144,7 @@ class Windows:
         size = loader.get("batch_size")
         self._size = event["size"]
         per_batch = size if isinstance(size, int) else 1
-        limits = Limits(cpu_budget().cores, free_memory.free_memory(), free_memory.free_shm(), _open_files(facts))
+        limits = SearchLimits(cpu_budget().cores, free_memory.free_memory(), free_memory.free_shm(), _open_files(facts))
         self._base = Base(
             settings=settings, rate=_rate(event) * per_batch, loader=str(loader.get("name") or "loader"),
             assigned=loader.get("assigned"), where=loader.get("where"), batch_size=size if isinstance(size, int) else None, limits=limits,
@@ -231,7 +231,7 @@ class Windows:
             return None
         return statistics.median(starts), length / self._rates[settings]
 
-    def _predictions(self, event: Mapping[str, Any], settings: Settings, limits: Limits) -> dict[Settings, float]:
+    def _predictions(self, event: Mapping[str, Any], settings: Settings, limits: SearchLimits) -> dict[Settings, float]:
         seen = reader.read(self._job.folder)
         loops = [loop for loop in build(seen).loops if event["iterator"] in loop.iterators]
         if not loops:
@@ -249,7 +249,7 @@ class Runs:
     ) -> None:
         self._command, self._cwd, self._log, self._loader, self._tick = command, cwd, log, loader, tick
         self.starts = 0
-        self._target: rerun.Target | None = None
+        self._target: rerun.LoaderTarget | None = None
         self._present = Settings(0)
         self._pace: Literal["epochs", "steady"] = "steady"
         self._needs = Needs()
@@ -270,7 +270,7 @@ class Runs:
             return self._based_on(seen, loop, ranks_a_host(timeline))
 
     def _based_on(self, seen: Recording, loop: Loop, ranks: int) -> Base:
-        self._target = rerun.Target(loop.name, loop.facts.get("where"))
+        self._target = rerun.LoaderTarget(loop.name, loop.facts.get("where"))
         self._present = present_settings(loop.facts)
         pace = rerun.pace(seen, self._target, {})
         by_epoch = pace.epochs is not None
@@ -284,7 +284,7 @@ class Runs:
         sizes = seen.tables["size"]
         if len(sizes):
             self._needs = Needs(float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"])))
-        limits = Limits(cpu_budget().cores / ranks, free_memory.free_memory(), free_memory.free_shm())
+        limits = SearchLimits(cpu_budget().cores / ranks, free_memory.free_memory(), free_memory.free_shm())
         size, iterable = loop.facts.get("batch_size"), bool(loop.facts.get("iterable"))
         in_batch = (int(self._needs.batch_bytes or 0), int(self._needs.batch_tensors or 0))
         return Base(
@@ -353,7 +353,7 @@ def predictions(
         size: bytes and tensors of a batch; None: not measured.
         by_epoch: with the borders of epochs; else the steady pace.
     """
-    base = model(loop, break_down(seen, loop), cores, None, size=size)
+    base = fit_model(loop, break_down(seen, loop), cores, None, size=size)
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     if base is None or wait is None or step is None or wait + step <= 0:
         return {}
@@ -371,7 +371,7 @@ def predictions(
     return {each: _pace(base, each, by_epoch) for each in dict.fromkeys(grid)}
 
 
-def _pace(base: Model, settings: Settings, by_epoch: bool) -> float:
+def _pace(base: LoopModel, settings: Settings, by_epoch: bool) -> float:
     wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
     changed = with_settings(base, **wanted)
     step_s = changed.pace_s() if by_epoch else changed.run().steady_step_s

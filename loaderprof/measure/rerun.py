@@ -48,7 +48,7 @@ class RecordedJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoaderTarget:
     """The loader that is watched, by its variable and the line that uses it."""
 
     name: str
@@ -110,17 +110,17 @@ def _within(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def target_of(seen: Recording) -> Target:
+def target_of(seen: Recording) -> LoaderTarget:
     """Return the loader that the advice is about: of the longest training loop, else the longest."""
     loops = build(seen).loops
     if not loops:
         raise UsageError("the recording has no loader to measure", "loaderprof run train.py")
     main = next((loop for loop in loops if loop.training), loops[0])
-    return Target(main.name, main.facts.get("where"))
+    return LoaderTarget(main.name, main.facts.get("where"))
 
 
 def measured_pace(
-    job: RecordedJob, target: Target, change: Mapping[str, Any], limit_s: float, log: IO[bytes], label: str,
+    job: RecordedJob, target: LoaderTarget, change: Mapping[str, Any], limit_s: float, log: IO[bytes], label: str,
     tick: Callable[[float], None],
 ) -> Pace:  # fmt: skip
     """Run the job once and return its pace."""
@@ -140,7 +140,7 @@ def measured_pace(
         return pace(reader.read(folder), target, change)
 
 
-def pace(seen: Recording, target: Target, change: Mapping[str, Any]) -> Pace:
+def pace(seen: Recording, target: LoaderTarget, change: Mapping[str, Any]) -> Pace:
     """Return how fast a run took batches from a loader, all ranks together.
 
     Raises:
@@ -160,7 +160,7 @@ def pace(seen: Recording, target: Target, change: Mapping[str, Any]) -> Pace:
     return Pace(_sum(steady), _sum(epochs))
 
 
-def _matching(loops: Sequence[Loop], target: Target) -> list[Loop]:
+def _matching(loops: Sequence[Loop], target: LoaderTarget) -> list[Loop]:
     """Return the loops over one loader, one a rank; by its variable alone where its line has moved."""
     named = [loop for loop in loops if loop.name == target.name]
     return [loop for loop in named if loop.facts.get("where") == target.where] or named

@@ -51,7 +51,7 @@ def normal(settings: Settings) -> Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SearchLimits:
     """What there is for the loader, None where it is not known: cores, free bytes, open files of one process."""
 
     cores: float
@@ -69,7 +69,7 @@ class Needs:
     worker_bytes: float | None = None
 
 
-def obstacle(settings: Settings, limits: Limits, needs: Needs) -> str | None:
+def obstacle(settings: Settings, limits: SearchLimits, needs: Needs) -> str | None:
     """Return why settings are not tried, in words; None where they may be."""
     workers = settings.num_workers
     if workers > limits.cores:

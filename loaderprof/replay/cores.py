@@ -12,7 +12,7 @@ from collections.abc import Generator
 from heapq import heappop, heappush
 from itertools import count
 
-from loaderprof.replay.costs import Costs
+from loaderprof.replay.costs import RunCosts
 
 Actor = Generator[tuple[int, float], None, None]
 
@@ -29,7 +29,7 @@ class Machine:
     so the next to finish is the top of a heap. A gang is the step of several threads that meet at barriers.
     """
 
-    def __init__(self, costs: Costs, cores: float, neighbours: float) -> None:
+    def __init__(self, costs: RunCosts, cores: float, neighbours: float) -> None:
         self.now = 0.0
         self._cores = cores
         self._imbalance = costs.imbalance * min(1.0, max(0.0, cores - 1.0))
@@ -116,22 +116,22 @@ class Machine:
 
     def _shares(self) -> tuple[float, float]:
         """Return how quickly single-threaded work, and a gang, advance beside one another."""
-        demand, makers = self._demand(), len(self._running)
+        demand, producers = self._demand(), len(self._running)
         share = even = self._share(demand)
         if not self._gang:
             return share, 0.0
-        if self._favour and makers and demand > self._cores:
-            limit = self._undisturbed(demand, makers) if self._favour > 0.0 else LEAST_SHARE
+        if self._favour and producers and demand > self._cores:
+            limit = self._undisturbed(demand, producers) if self._favour > 0.0 else LEAST_SHARE
             share += abs(self._favour) * (limit - even)
-        left = (even * (self._gang_threads + makers) - share * makers) / self._gang_threads
+        left = (even * (self._gang_threads + producers) - share * producers) / self._gang_threads
         # Between barriers a gang advances only while all its threads are on a core.
         return share, min(1.0, max(LEAST_SHARE, left)) ** self._barriers
 
-    def _undisturbed(self, demand: float, makers: int) -> float:
+    def _undisturbed(self, demand: float, producers: int) -> float:
         """Return what share of a core makers have that stay where fewer threads are: these do not divide evenly."""
         few = max(1.0, demand // self._cores)
         places = few * (self._cores - (demand - few * self._cores))
-        return (min(makers, places) / few + max(0.0, makers - places) / (few + 1.0)) / makers
+        return (min(producers, places) / few + max(0.0, producers - places) / (few + 1.0)) / producers
 
     def _share(self, demand: float) -> float:
         """Return what share of a core each thread gets where so many want one."""

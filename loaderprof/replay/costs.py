@@ -28,7 +28,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class RunCosts:
     """What one loader and its loop cost, in seconds; arrays hold one entry per batch or step, as seen.
 
     Costs are what an actor needs when nobody is in its way: time spent waiting for a core (run queue), for a

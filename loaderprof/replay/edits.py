@@ -11,7 +11,7 @@ import numpy as np
 from loaderprof.analyze.breakdown import Breakdown
 from loaderprof.analyze.timeline import Seconds
 from loaderprof.findings import Stage
-from loaderprof.replay.removal import Batch, Model, without
+from loaderprof.replay.removal import Batch, LoopModel, remove_stage
 
 # What a run cannot show before a change, measured on a 2-core machine: starting a forked worker, receiving a batch and
 # each of its tensors, and writing a batch into fresh shared memory: by the byte, and by the tensor (120 tensors of 16 x 4:
@@ -25,7 +25,7 @@ UNMAP_PER_TENSOR_S, UNMAP_PER_BYTE_S = 8e-6, 0.11e-9
 MOSTLY_SHARING = 0.9
 
 
-def with_settings(base: Model, **settings: Any) -> Model:
+def with_settings(base: LoopModel, **settings: Any) -> LoopModel:
     """Return the model with other settings; what handing over costs is assumed where the run had no workers.
 
     Args:
@@ -40,7 +40,7 @@ def with_settings(base: Model, **settings: Any) -> Model:
     return replace(base, settings=replace(base.settings, **settings))
 
 
-def with_batch_size(base: Model, ratio: float, growth: float, cpu_growth: float) -> Model:
+def with_batch_size(base: LoopModel, ratio: float, growth: float, cpu_growth: float) -> LoopModel:
     """Return the model with batches of `ratio` times as many samples.
 
     Args:
@@ -74,9 +74,9 @@ def with_batch_size(base: Model, ratio: float, growth: float, cpu_growth: float)
     )  # fmt: skip
 
 
-def faster(base: Model, parts: Breakdown, stage: Stage, ratio: float) -> Model:
+def faster(base: LoopModel, parts: Breakdown, stage: Stage, ratio: float) -> LoopModel:
     """Return the model with one stage `ratio` times as fast."""
-    bare = without(base, stage, parts)
+    bare = remove_stage(base, stage, parts)
     if bare is None:
         return base
     mix = 1.0 / ratio
@@ -97,7 +97,7 @@ def faster(base: Model, parts: Breakdown, stage: Stage, ratio: float) -> Model:
     )
 
 
-def _in_workers(base: Model) -> Model:
+def _in_workers(base: LoopModel) -> LoopModel:
     """Return the model of a loop that made its own batches with what handing them over adds."""
     costs, batch = base.costs, base.batch
     tensors = batch.tensors or 1.0
@@ -111,7 +111,7 @@ def _in_workers(base: Model) -> Model:
     return replace(base, costs=costs, batch=replace(batch, pickle_s=pickle_s))
 
 
-def _in_process(base: Model) -> Model:
+def _in_process(base: LoopModel) -> LoopModel:
     """Return the model with batches made by the loop itself: nothing is pickled or received, no shared memory written."""
     costs, batch = base.costs, base.batch
     tensors = batch.tensors or 0.0

@@ -16,11 +16,11 @@ from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, break_do
 from loaderprof.analyze.loop_side import helpers_waited
 from loaderprof.analyze.machine import busy_helpers
 from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Timeline, of_makers
+from loaderprof.analyze.timeline import Loop, Timeline, of_producers
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.pooled import pooled, unlocked
-from loaderprof.replay.removal import Model, in_bursts, model, unloaded, without
+from loaderprof.replay.removal import LoopModel, fit_model, in_bursts, remove_stage, unloaded
 
 DRAWS = 12
 # A job's very first start is no bottleneck of a longer run, unless it is this much of what was seen.
@@ -32,7 +32,7 @@ EXPLAINED = 0.8
 
 
 @dataclass(slots=True)
-class Studied:
+class LoopStudy:
     """One loop with all that was worked out about it.
 
     `others` and `helpers` are cores that processes outside the job, and the job's processes besides this loop and its
@@ -41,7 +41,7 @@ class Studied:
 
     loop: Loop
     parts: Breakdown
-    base: Model | None
+    base: LoopModel | None
     gains: dict[Stage, float]
     draws: list[dict[Stage, float]]
     model_error: float | None
@@ -65,7 +65,7 @@ def ranks_a_host(timeline: Timeline) -> int:
     return max([1, *map(len, hosts.values())])
 
 
-def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
+def slowest_rank(everyone: Sequence[LoopStudy]) -> Sequence[LoopStudy]:
     """Return the loops of the process whose training waits the most: the ranks of a job wait for their slowest."""
     processes = {each.loop.process.number for each in everyone if each.loop.process.rank is not None}
     if len(processes) < 2:
@@ -74,25 +74,27 @@ def slowest_rank(everyone: Sequence[Studied]) -> Sequence[Studied]:
     return max(ranks, key=lambda loops: main(loops).loop.mean(main(loops).loop.wait) or 0.0)
 
 
-def study(recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()) -> Studied:
+def study(
+    recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()
+) -> LoopStudy:
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
-    sizes = of_makers(recording, loop, recording.tables["size"])
+    sizes = of_producers(recording, loop, recording.tables["size"])
     size = (float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"]))) if len(sizes) else None
     # What a step waits because libraries in workers run too many threads is theirs, and told as contention.
     team = helpers_waited(recording, loop) if (parts.threads or 1.0) <= MANY_THREADS else 0.0
-    base = pooled(model(loop, parts, budget, (others or 0.0) + helpers, loops, size, team), loop, parts)
+    base = pooled(fit_model(loop, parts, budget, (others or 0.0) + helpers, loops, size, team), loop, parts)
     if base is None:
-        return Studied(loop, parts, None, {}, [], None, None)
+        return LoopStudy(loop, parts, None, {}, [], None, None)
     bursts = in_bursts(loop)
-    variants = {stage: each for stage in _STAGES if (each := without(base, stage, parts, bursts)) is not None}
+    variants = {stage: each for stage in _STAGES if (each := remove_stage(base, stage, parts, bursts)) is not None}
     before = base.run().steady_step_s
     gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
     draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
     measured = usual_wait_s(loop, parts) + (loop.mean(loop.step) or 0.0)
     error = before / measured - 1 if measured > 0 else None
     ceiling = _ratio(before, unloaded(base, parts).run().steady_step_s)
-    studied = Studied(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
+    studied = LoopStudy(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
     studied.budget = budget
     studied.contention = _contention_share(studied)
     return studied
@@ -112,7 +114,7 @@ def _cpus(recording: Recording, loop: Loop) -> int | None:
     return int(np.bitwise_or.reduce(rows["cpu_mask"])).bit_count() or None
 
 
-def _draw(base: Model, variants: dict[Stage, Model], seed: int) -> dict[Stage, float]:
+def _draw(base: LoopModel, variants: dict[Stage, LoopModel], seed: int) -> dict[Stage, float]:
     before = base.run(seed).steady_step_s
     return {stage: _ratio(before, variant.run(seed).steady_step_s) for stage, variant in variants.items()}
 
@@ -122,7 +124,7 @@ def _ratio(before: float, after: float) -> float:
     return float(min(1000.0, before / after)) if after > 0 else 1000.0
 
 
-def main(studied: Sequence[Studied]) -> Studied:
+def main(studied: Sequence[LoopStudy]) -> LoopStudy:
     """Return the loop that the job is about: the longest training loop, else the longest.
 
     Of loops that step together it is the one that is waited for.
@@ -150,7 +152,7 @@ def _among(loop: Loop, other: Loop) -> bool:
     return len(within) > 0.5 * len(loop.asked) and steps > 0.5 * len(within)
 
 
-def _active_s(studied: Sequence[Studied]) -> float:
+def _active_s(studied: Sequence[LoopStudy]) -> float:
     """Return seconds from the first loop's beginning to the last one's end."""
     begun = min(each.loop.epochs[0].begun for each in studied if each.loop.epochs)
     last = max(float(np.nanmax(each.loop.taken)) for each in studied)
@@ -158,13 +160,13 @@ def _active_s(studied: Sequence[Studied]) -> float:
     return max([last, *ends]) - begun
 
 
-def share_of(each: Studied, studied: Sequence[Studied]) -> float:
+def share_of(each: LoopStudy, studied: Sequence[LoopStudy]) -> float:
     """Return the share of the job that a loop's gain counts for: all where the job is about it, else its own time's."""
     active = _active_s(studied)
     return 1.0 if each is main(studied) or active <= 0 else float(min(1.0, each.loop.span_s / active))
 
 
-def samples_per_s(each: Studied, studied: Sequence[Studied]) -> float | None:
+def samples_per_s(each: LoopStudy, studied: Sequence[LoopStudy]) -> float | None:
     """Return the samples per second that advice on a loop speeds up: its own, or the job's where it is about another."""
     loop = main(studied).loop
     size, pace = loop.facts.get("batch_size"), loop.pace_s
@@ -173,13 +175,13 @@ def samples_per_s(each: Studied, studied: Sequence[Studied]) -> float | None:
     return float(size / pace) if pace and isinstance(size, int) else None
 
 
-def _steady_s(each: Studied) -> float:
+def _steady_s(each: LoopStudy) -> float:
     """Return the seconds that a loop spends at its steady pace: all of its batches' waits and steps."""
     step = usual_wait_s(each.loop, each.parts) + (each.loop.mean(each.loop.step) or 0.0)
     return step * each.loop.batches
 
 
-def _borders_s(each: Studied, active_s: float) -> float:
+def _borders_s(each: LoopStudy, active_s: float) -> float:
     """Return seconds lost at the borders of epochs: starting workers, the first batch, stopping workers."""
     usual = usual_wait_s(each.loop, each.parts)
     lost = []
@@ -197,41 +199,41 @@ def _padded(values: Any, length: int) -> list[float]:
     return [float(value) for value in values[:length]] + [0.0] * (length - len(values[:length]))
 
 
-def _index_s(each: Studied) -> float:
+def _index_s(each: LoopStudy) -> float:
     """Return seconds in the sampler at the beginning of epochs: in making the iterator, and in its first batch."""
     return sum(epoch.index_s for epoch in each.loop.epochs) + float(each.loop.index[each.loop.position == 0].sum())
 
 
-def host_s(studied: Sequence[Studied]) -> float:
+def host_s(studied: Sequence[LoopStudy]) -> float:
     """Return seconds of the job outside any loop, and in loops that do not train while another does."""
     active = _active_s(studied)
     covered = sum(each.loop.span_s for each in studied if each.loop.main_thread)
     return max(0.0, active - covered) + validation_s(studied)
 
 
-def saved_s(studied: Sequence[Studied], gain: float) -> float:
+def saved_s(studied: Sequence[LoopStudy], gain: float) -> float:
     """Return the seconds of the job that a gain of it stands for."""
     return _active_s(studied) * (1.0 - 1.0 / gain)
 
 
-def validation_s(studied: Sequence[Studied]) -> float:
+def validation_s(studied: Sequence[LoopStudy]) -> float:
     """Return the seconds in loops that do not train while another does, unless their own loader explains them."""
     return sum(each.loop.span_s for each in studied if _validates(each, studied))
 
 
-def _validates(each: Studied, studied: Sequence[Studied]) -> bool:
+def _validates(each: LoopStudy, studied: Sequence[LoopStudy]) -> bool:
     """Return whether a loop does not train while another does, and no stage of its own loader explains it."""
     trained = not each.loop.training and any(other.loop.training for other in studied)
     return trained and _loader_s(each) < EXPLAINED * each.loop.span_s
 
 
-def _loader_s(each: Studied) -> float:
+def _loader_s(each: LoopStudy) -> float:
     """Return seconds of a loop that its loader's dearest stage, or starting and stopping it, costs."""
-    dearest = max((gain for stage, gain in each.gains.items() if stage in LOADER), default=1.0)
-    return max(_steady_s(each) * (1 - 1 / dearest), _borders_s(each, np.inf))
+    most_expensive = max((gain for stage, gain in each.gains.items() if stage in LOADER), default=1.0)
+    return max(_steady_s(each) * (1 - 1 / most_expensive), _borders_s(each, np.inf))
 
 
-def job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage, float]:
+def job_gains(studied: Sequence[LoopStudy], draw: int | None = None) -> dict[Stage, float]:
     """Return what removing each stage, from every loop that has it, would gain the whole job."""
     active = _active_s(studied)
     saved: dict[Stage, float] = {}
@@ -258,7 +260,7 @@ def job_gains(studied: Sequence[Studied], draw: int | None = None) -> dict[Stage
     }
 
 
-def _contention_share(each: Studied) -> float | None:
+def _contention_share(each: LoopStudy) -> float | None:
     """Return the share of the steady pace lost to a fight for cores; None where nothing fights.
 
     The replay knows what the work needs and which cores there are, but not of threads that libraries start, of
@@ -300,7 +302,7 @@ def _contention_share(each: Studied) -> float | None:
     return max(0.0, 1 - needed / measured) if measured > 0 else None
 
 
-def job_ceiling(studied: Sequence[Studied]) -> float | None:
+def job_ceiling(studied: Sequence[LoopStudy]) -> float | None:
     active = _active_s(studied)
     saved = sum(
         _steady_s(each) * (1 - (1 - (each.contention or 0.0)) / each.ceiling) for each in studied if each.ceiling
@@ -310,7 +312,7 @@ def job_ceiling(studied: Sequence[Studied]) -> float | None:
     return round(_ratio(active, max(active - saved, active / 1000)), 3) if known and active > 0 else None
 
 
-def holder(studied: Sequence[Studied], stage: Stage, main: Studied) -> Studied:
+def holder(studied: Sequence[LoopStudy], stage: Stage, main: LoopStudy) -> LoopStudy:
     """Return the loop in which a stage costs the job the most."""
     if stage not in LOADER:
         return main

@@ -14,7 +14,7 @@ from loaderprof.analyze.breakdown import Breakdown
 from loaderprof.analyze.pools import LOCKED_SHARE, Pool
 from loaderprof.analyze.timeline import Loop
 from loaderprof.replay.costs import Seconds
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 # Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
 HELD_UP = 0.1
@@ -22,7 +22,7 @@ HELD_UP = 0.1
 LET_THROUGH = 0.1
 
 
-def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
+def pooled(base: LoopModel | None, loop: Loop, parts: Breakdown) -> LoopModel | None:
     """Return the model of a watched loop with its makers as workers; `base` where no pool works beside the loop."""
     pool = parts.pool
     if base is None or pool is None:
@@ -36,16 +36,16 @@ def pooled(base: Model | None, loop: Loop, parts: Breakdown) -> Model | None:
         return replace(base, costs=replace(costs, fetch_cpu_s=fetched * own, fetch_blocked_s=fetched * waited))
     wait, step = loop.mean(loop.wait) or 0.0, loop.mean(loop.step) or 0.0
     cpu, blocked = pool.seconds(wait + step)
-    makers = round(pool.busy) if wait > HELD_UP * (wait + step) else pool.makers
+    producers = round(pool.busy) if wait > HELD_UP * (wait + step) else pool.producers
     fetched = np.ones(len(costs.fetch_cpu_s))
     costs = replace(
         costs, fetch_cpu_s=fetched * cpu, fetch_blocked_s=fetched * blocked, receive_cpu_s=float(costs.fetch_cpu_s.mean())
     )  # fmt: skip
-    settings = replace(base.settings, num_workers=max(1, makers), in_order=True, persistent_workers=True)
+    settings = replace(base.settings, num_workers=max(1, producers), in_order=True, persistent_workers=True)
     return replace(base, costs=costs, settings=settings, cores=1.0 if pool.locked >= LOCKED_SHARE else base.cores)
 
 
-def unlocked(base: Model, pool: Pool, budget: float) -> Model:
+def unlocked(base: LoopModel, pool: Pool, budget: float) -> LoopModel:
     """Return the model without the interpreter's lock between makers and loop: as many processes, on `budget` cores."""
     costs = base.costs
     costs = replace(costs, step_blocked_s=_own_blocking(costs.step_blocked_s, pool))
@@ -54,9 +54,9 @@ def unlocked(base: Model, pool: Pool, budget: float) -> Model:
     # One at a time they compute all the time that the loop waits; each batch's computing then takes its share of the
     # cores, or of the makers where these also read. What others took of the one core they will take of more.
     serial = min(1.0, max(pool.cores or 0.0, pool.held or 0.0)) or 1.0
-    together = min(float(pool.makers), max(1.0, budget))
+    together = min(float(pool.producers), max(1.0, budget))
     reading = pool.waiting * pool.busy
-    kept = min(1.0, max(serial / together, (serial + reading) / pool.makers) / serial)
+    kept = min(1.0, max(serial / together, (serial + reading) / pool.producers) / serial)
     return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s * kept), cores=budget)
 
 

@@ -11,7 +11,7 @@ from collections import deque
 import numpy as np
 
 from loaderprof.replay.cores import BLOCKED, CPU, GANG, PARK, READ, WAKE, Actor, Machine
-from loaderprof.replay.costs import Costs, Outcome, Seconds, Settings
+from loaderprof.replay.costs import Outcome, RunCosts, Seconds, Settings
 
 _PARK = (PARK, 0.0)
 # An epoch of so many times what is outstanding has a middle in which there is always more to deal.
@@ -19,7 +19,7 @@ LONG = 3
 
 
 def replay(
-    costs: Costs,
+    costs: RunCosts,
     settings: Settings,
     *,
     cores: float,
@@ -50,7 +50,7 @@ def replay(
     return run.outcome()
 
 
-def _check(costs: Costs, settings: Settings, cores: float, neighbours: float, batches: int, epochs: int) -> None:
+def _check(costs: RunCosts, settings: Settings, cores: float, neighbours: float, batches: int, epochs: int) -> None:
     """Refuse what has no meaning, before it loops for ever."""
     for name, pair in {
         "fetch": (costs.fetch_cpu_s, costs.fetch_blocked_s),
@@ -70,7 +70,7 @@ class _Run:
     """One replayed run: the loop, its workers and pin thread, and what is between them."""
 
     def __init__(
-        self, costs: Costs, settings: Settings, machine: Machine, batches: int, epochs: int, seed: int
+        self, costs: RunCosts, settings: Settings, machine: Machine, batches: int, epochs: int, seed: int
     ) -> None:
         self.costs, self.settings, self.batches, self.epochs = costs, settings, batches, epochs
         self.machine = machine
@@ -96,7 +96,7 @@ class _Run:
         # When each worker that is computing will be done, if it has a core to itself.
         self.computing: dict[int, float] = {}
         self.held_s = 0.0
-        self.makers_cpu_s = self.makers_waited_s = self.step_waited_s = 0.0
+        self.producers_cpu_s = self.producers_waited_s = self.step_waited_s = 0.0
         # (time, wait, device idle) as each step ends; one list an epoch, headed by its start.
         self.marks: list[list[tuple[float, float, float]]] = []
         self.open_epoch()
@@ -262,8 +262,8 @@ class _Run:
             yield READ, blocked_s
             self.computing[me] = machine.now + cpu_s
             yield CPU, cpu_s
-            self.makers_cpu_s += cpu_s
-            self.makers_waited_s += machine.now - self.computing[me]
+            self.producers_cpu_s += cpu_s
+            self.producers_waited_s += machine.now - self.computing[me]
             if generation != self.generation:
                 return
             del self.computing[me]
@@ -328,7 +328,7 @@ class _Run:
         last -= (last - skip) % workers if last - skip > workers else 0
         spans = np.array([np.subtract(marks[last], marks[skip]) for marks in self.marks])
         step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (last - skip))
-        wanted_s = self.makers_cpu_s + self.makers_waited_s
+        wanted_s = self.producers_cpu_s + self.producers_waited_s
         made_by = self.making_s * self.settings.num_workers
         later = self.epochs - 1
         return Outcome(
@@ -343,7 +343,7 @@ class _Run:
             first_round_s=self.marks[0][min(max(1, self.settings.num_workers), self.batches)][0],
             later_epoch_s=(self.machine.now - self.first_epoch_s) / later if later else None,
             held_s=self.held_s / (self.batches * self.epochs),
-            core_wait_share=self.makers_waited_s / wanted_s if wanted_s > 0 else 0.0,
+            core_wait_share=self.producers_waited_s / wanted_s if wanted_s > 0 else 0.0,
             step_wait_s=self.step_waited_s / (self.batches * self.epochs),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from loaderprof.analyze.breakdown import WORK, Breakdown, usual_batches
 from loaderprof.analyze.timeline import Bools, Loop, Seconds
 from loaderprof.findings import Stage
-from loaderprof.replay.costs import Costs, Outcome, Settings
+from loaderprof.replay.costs import Outcome, RunCosts, Settings
 from loaderprof.replay.protocol import LONG, replay
 
 # A replay is as long as the run, up to this: it costs milliseconds, and more batches change nothing.
@@ -60,7 +60,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class LoopModel:
     """One loop as the replay sees it.
 
     `neighbours`: threads of other programs that want the same cores; `epoch_batches`: batches of a whole epoch, of
@@ -69,7 +69,7 @@ class Model:
     `batch`: a usual batch.
     """
 
-    costs: Costs
+    costs: RunCosts
     settings: Settings
     cores: float
     neighbours: float
@@ -107,7 +107,7 @@ class Model:
         return (epoch_s + (length - replayed) * seen.steady_step_s) / length
 
 
-def model(
+def fit_model(
     loop: Loop,
     parts: Breakdown,
     budget: float,
@@ -115,7 +115,7 @@ def model(
     others: Sequence[Loop] = (),
     size: tuple[float, float] | None = None,
     team_waited: float = 0.0,
-) -> Model | None:
+) -> LoopModel | None:
     """Return the replay's model of a loop; None where it was not measured enough to have one.
 
     Args:
@@ -156,7 +156,7 @@ def model(
     if device is not None:
         # What the loop waited for its device is the device's own time, which the replay adds.
         step_blocked = np.zeros_like(step_blocked)
-    costs = Costs(
+    costs = RunCosts(
         fetch_cpu_s=fetch_cpu + (pickle if workers else 0.0),
         fetch_blocked_s=fetch_blocked,
         step_cpu_s=step_cpu,
@@ -180,13 +180,13 @@ def model(
         tensors, bytes_, pickle if workers else 0.0, parts.collate_s, parts.index_s or 0.0,
         loop.facts.get("collate_fn") == DEFAULT_COLLATE,
     )  # fmt: skip
-    base = Model(
+    base = LoopModel(
         costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
     )  # fmt: skip
     return _booted(with_lock(_scheduled(base, loop, runq)), loop) if workers else base
 
 
-def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
+def _scheduled(base: LoopModel, loop: Loop, step_runq: Seconds) -> LoopModel:
     """Return the model whose workers and loop wait for cores as long as the run's did.
 
     Args:
@@ -197,7 +197,7 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     cpu, waited = float(loop.made.cpu.sum()), float(loop.made.runq.sum())
     share = waited / (cpu + waited) if cpu > 0 else 0.0
 
-    def spread(imbalance: float) -> Model:
+    def spread(imbalance: float) -> LoopModel:
         return replace(base, costs=replace(base.costs, imbalance=imbalance))
 
     told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
@@ -206,13 +206,13 @@ def _scheduled(base: Model, loop: Loop, step_runq: Seconds) -> Model:
     if base.costs.step_threads > SEVERAL and waited + step_s > 0.0:
         told = _stepping(base, told, share, step_s)
 
-    def waking(seconds: float) -> Model:
+    def waking(seconds: float) -> LoopModel:
         return replace(told, costs=replace(told.costs, wake_s=seconds))
 
     return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
 
 
-def _stepping(base: Model, spread: Model, share: float, step_s: float) -> Model:
+def _stepping(base: LoopModel, spread: LoopModel, share: float, step_s: float) -> LoopModel:
     """Return the model of a step of several threads in which these and the workers wait for cores as long as the run's did.
 
     Of three threads on two cores one has a core to itself, and keeps it: a worker that never sleeps, or the step, whose
@@ -225,19 +225,19 @@ def _stepping(base: Model, spread: Model, share: float, step_s: float) -> Model:
         step_s: seconds of a step that it waited for a core.
     """
 
-    def favouring(favour: float) -> Model:
+    def favouring(favour: float) -> LoopModel:
         return replace(base, costs=replace(base.costs, favour=favour))
 
-    def loosened(model: Model) -> Model:
-        def loose(free: float) -> Model:
-            return replace(model, costs=replace(model.costs, lockstep=1.0 - free))
+    def loosened(fitted: LoopModel) -> LoopModel:
+        def loose(free: float) -> LoopModel:
+            return replace(fitted, costs=replace(fitted.costs, lockstep=1.0 - free))
 
         return loose(_least(lambda free: loose(free).run().step_wait_s <= step_s, 1.0))
 
     if base.run().core_wait_share > share:
         return loosened(favouring(_least(lambda favour: favouring(favour).run().core_wait_share <= share, 1.0)))
     first = favouring(-_least(lambda favour: favouring(-favour).run().core_wait_share >= share, 1.0))
-    return min((loosened(spread), loosened(first)), key=lambda model: abs(model.run().step_wait_s - step_s))
+    return min((loosened(spread), loosened(first)), key=lambda fitted: abs(fitted.run().step_wait_s - step_s))
 
 
 def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERROR) -> float:
@@ -251,7 +251,7 @@ def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERRO
     return high
 
 
-def with_lock(base: Model) -> Model:
+def with_lock(base: LoopModel) -> LoopModel:
     """Return the model in which answers wait for their worker's interpreter lock, for as long as they did in the run.
 
     A worker answers its receiver, tensor by tensor, in a thread beside the making of the next batch. What is made in
@@ -263,7 +263,7 @@ def with_lock(base: Model) -> Model:
     if tensors is None or waited_s <= 0.0:
         return base
 
-    def holding(held_s: float) -> Model:
+    def holding(held_s: float) -> LoopModel:
         return replace(base, answer_work_s=work_s, costs=replace(costs, answer_cpu_s=work_s, held_s=held_s))
 
     told = holding(_least(lambda held_s: holding(held_s).run().held_s >= waited_s, float(costs.fetch_cpu_s.max())))
@@ -374,7 +374,7 @@ def _same_dataset(loop: Loop, other: Loop) -> bool:
     return mine[0] is not None and mine == its
 
 
-def _booted(base: Model, loop: Loop) -> Model:
+def _booted(base: LoopModel, loop: Loop) -> LoopModel:
     """Return the model with workers that take as long to set up as the run's did.
 
     A worker's imports, its worker_init_fn and what its dataset builds at the first sample are partly CPU, partly
@@ -385,7 +385,7 @@ def _booted(base: Model, loop: Loop) -> Model:
     if measured is None:
         return base
 
-    def booting(seconds: float) -> Model:
+    def booting(seconds: float) -> LoopModel:
         return replace(base, costs=replace(base.costs, worker_boot_s=seconds))
 
     def late(seconds: float) -> bool:
@@ -425,14 +425,14 @@ def in_bursts(loop: Loop) -> bool:
     return bool(total[usual & slow].sum() > BURST_SHARE * total[usual].sum())
 
 
-def unloaded(base: Model, parts: Breakdown) -> Model:
+def unloaded(base: LoopModel, parts: Breakdown) -> LoopModel:
     """Return the model with all of the loader's work taken away."""
     for stage in (*WORK, "handover", "sampler"):
-        base = without(base, stage, parts) or base
+        base = remove_stage(base, stage, parts) or base
     return base
 
 
-def without(base: Model, stage: Stage, parts: Breakdown, bursts: bool = False) -> Model | None:
+def remove_stage(base: LoopModel, stage: Stage, parts: Breakdown, bursts: bool = False) -> LoopModel | None:
     """Return the model with one stage's work taken away; None where the stage has none in this loop.
 
     Args:
@@ -499,7 +499,7 @@ def _step_kept(stage: Stage, parts: Breakdown, step_s: float) -> float:
     return 1.0 - host if stage == "host" else host
 
 
-def _without_stragglers(base: Model) -> Model | None:
+def _without_stragglers(base: LoopModel) -> LoopModel | None:
     """Return the model with slow batches brought down to the median; None where none stands out."""
     costs = base.costs
     total = costs.fetch_cpu_s + costs.fetch_blocked_s

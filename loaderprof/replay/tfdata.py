@@ -28,7 +28,7 @@ MOST_FIT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class PipelineModel:
     """What decides the time of a batch.
 
     Attributes:
@@ -68,13 +68,13 @@ class Model:
                 asked += node.work_s
         return asked, ahead
 
-    def without(self, stage: Stage) -> Model:
+    def without(self, stage: Stage) -> PipelineModel:
         """Return the model with a stage's work taken away; `device`: the step."""
         if stage == "device":
             return replace(self, step_s=0.0, cpu_s=max(0.0, self.cpu_s - self._step_cpu_s()))
         return self.of(replace(node, work_s=0.0) if node.stage == stage else node for node in self.nodes)
 
-    def of(self, nodes: Iterable[Node]) -> Model:
+    def of(self, nodes: Iterable[Node]) -> PipelineModel:
         """Return the model with other nodes; work that is gone needs no core."""
         changed = tuple(nodes)
         spared = sum(node.work_s for node in self.nodes) - sum(node.work_s for node in changed)
@@ -87,9 +87,9 @@ class Model:
         return self.cpu_s * self.step_s / (work + self.step_s) if work + self.step_s > 0 else 0.0
 
 
-def model_of(pipeline: Pipeline, wait_s: float, step_s: float, cores: float) -> Model:
+def model_of(pipeline: Pipeline, wait_s: float, step_s: float, cores: float) -> PipelineModel:
     """Return the model of a run, fitted to the time that its batches took."""
-    plain = Model(pipeline.nodes, step_s, pipeline.cpu_s, cores, pipeline.blocked or 0.0)
+    plain = PipelineModel(pipeline.nodes, step_s, pipeline.cpu_s, cores, pipeline.blocked or 0.0)
     if wait_s < SEEN_WAITING * (wait_s + step_s):
         return plain
     asked, ahead = plain._stages()
@@ -102,12 +102,12 @@ def model_of(pipeline: Pipeline, wait_s: float, step_s: float, cores: float) -> 
     return replace(plain, fit=min(MOST_FIT, max(1 / MOST_FIT, min(known)))) if known else plain
 
 
-def error_of(model: Model, batch_s: float) -> float:
+def error_of(model: PipelineModel, batch_s: float) -> float:
     """Return how far the model without its fit is from the time that a batch took, as a share."""
     return replace(model, fit=1.0).batch_s() / batch_s - 1.0
 
 
-def gains_of(model: Model) -> dict[Stage, float]:
+def gains_of(model: PipelineModel) -> dict[Stage, float]:
     """Return what taking each stage's work away would gain: 1.3 for 30 % faster."""
     now = model.batch_s()
     gains: dict[Stage, float] = {stage: now / model.without(stage).batch_s() for stage in STAGES}
@@ -116,7 +116,7 @@ def gains_of(model: Model) -> dict[Stage, float]:
 
 
 def expected(
-    before: Model, after: Model, samples_per_s: float | None, spread: float, disturbed: bool
+    before: PipelineModel, after: PipelineModel, samples_per_s: float | None, spread: float, disturbed: bool
 ) -> Expected | None:
     """Return the speedup of a change with its interval; None where it is nothing beyond the error.
 

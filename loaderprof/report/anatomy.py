@@ -10,7 +10,7 @@ from loaderprof.report.palette import COLOURS, NAMES, STEP_STAGES, WORKER_STAGES
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """A piece of a stacked bar; waiting is told apart from work by more than its colour."""
 
     name: str
@@ -25,7 +25,7 @@ class Whole:
 
     name: str
     seconds: float
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Segment, ...]
 
 
 def step(findings: Findings, *, phases: bool) -> Whole | None:
@@ -35,8 +35,8 @@ def step(findings: Findings, *, phases: bool) -> Whole | None:
         return None
     work_s = max(verdict.step_s - verdict.wait_s, 0.0)
     works = _phases(findings, work_s) if phases else ()
-    waits = Piece(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
-    return Whole("A step", verdict.step_s, (waits, *(works or [Piece(f"{who} works", work_s, COLOURS["device"])])))
+    waits = Segment(f"{who} waits", verdict.wait_s, COLOURS[verdict.bottleneck], True)
+    return Whole("A step", verdict.step_s, (waits, *(works or [Segment(f"{who} works", work_s, COLOURS["device"])])))
 
 
 def worker(findings: Findings) -> Whole | None:
@@ -46,13 +46,13 @@ def worker(findings: Findings) -> Whole | None:
     return Whole("A batch in its worker", total_s, pieces) if pieces else None
 
 
-def _phases(findings: Findings, work_s: float) -> tuple[Piece, ...]:
+def _phases(findings: Findings, work_s: float) -> tuple[Segment, ...]:
     """Return the phases of the work where they add up to it; on a GPU they may run side by side."""
     pieces = _pieces(findings, STEP_STAGES)
     total_s = sum(piece.seconds for piece in pieces)
     return pieces if 0.9 * work_s <= total_s <= 1.1 * work_s else ()
 
 
-def _pieces(findings: Findings, stages: tuple[Stage, ...]) -> tuple[Piece, ...]:
+def _pieces(findings: Findings, stages: tuple[Stage, ...]) -> tuple[Segment, ...]:
     costs = {cost.stage: cost.s_per_batch for cost in findings.stages}
-    return tuple(Piece(NAMES[each], costs[each] or 0.0, COLOURS[each]) for each in stages if costs.get(each))
+    return tuple(Segment(NAMES[each], costs[each] or 0.0, COLOURS[each]) for each in stages if costs.get(each))

@@ -8,7 +8,7 @@ from rich.text import Text
 from loaderprof import formatting
 from loaderprof.findings import Findings
 from loaderprof.report import anatomy
-from loaderprof.report.anatomy import Piece, Whole
+from loaderprof.report.anatomy import Segment, Whole
 
 INDENT, LABEL = 2, 15
 _SHORTEST = 4
@@ -31,7 +31,7 @@ def _line(name: str, whole: Whole, fill: str, width: int) -> Text:
     return line
 
 
-def layout(whole: Whole, room: int) -> list[tuple[Piece, str, int]]:
+def layout(whole: Whole, room: int) -> list[tuple[Segment, str, int]]:
     """Return each piece with its label and columns, by its part of the whole; together they fill `room`."""
     pieces = list(whole.pieces)
     labels = _labels(whole, room)

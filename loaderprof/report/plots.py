@@ -22,7 +22,7 @@ from loaderprof import formatting
 from loaderprof.errors import OutputError
 from loaderprof.findings import Findings
 from loaderprof.report import anatomy, sentences
-from loaderprof.report.anatomy import Piece, Whole
+from loaderprof.report.anatomy import Segment, Whole
 from loaderprof.report.drawing import (
     INK,
     LINE,
@@ -145,7 +145,7 @@ def _hatching(colour: str) -> dict[str, Any]:
     return {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
 
 
-def _over(piece: Piece) -> dict[str, Any]:
+def _over(piece: Segment) -> dict[str, Any]:
     """Return the colour of letters that stand on a piece."""
     if piece.waiting:
         return {"color": INK, "weight": "bold", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 2.5}}

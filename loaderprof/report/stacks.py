@@ -34,13 +34,13 @@ Key = tuple[tuple[str, ...], str]
 
 
 @dataclass(slots=True)
-class Frame:
+class StackFrame:
     """A node of the tree: samples that ended here by stretch of time, and all samples below it by stage."""
 
     name: str
     ended: Counter[int] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
-    callees: dict[str, Frame] = field(default_factory=dict)
+    callees: dict[str, StackFrame] = field(default_factory=dict)
     total: int = 0
 
 
@@ -115,26 +115,26 @@ def _stretch(stack: Stack, end_s: float, stretches: int) -> int:
     return max(0, min(int(middle / end_s * stretches), stretches - 1))
 
 
-def _tree(found: dict[Key, Counter[int]]) -> Frame:
+def _tree(found: dict[Key, Counter[int]]) -> StackFrame:
     """Hang every stack into one tree; the rarest beyond the limit go into a frame of their own."""
-    root = Frame("all")
+    root = StackFrame("all")
     often = sorted(found.items(), key=lambda item: -sum(item[1].values()))
     for place, ((frames, stage_name), ended) in enumerate(often):
         _hang(root, frames if place < MAX_STACKS else ("(rare stacks)",), stage(stage_name), ended)
     return root
 
 
-def _hang(root: Frame, frames: tuple[str, ...], stage_name: str, ended: Counter[int]) -> None:
+def _hang(root: StackFrame, frames: tuple[str, ...], stage_name: str, ended: Counter[int]) -> None:
     count, frame = sum(ended.values()), root
     for name in (None, *frames):
         if name is not None:
-            frame = frame.callees.setdefault(name, Frame(name))
+            frame = frame.callees.setdefault(name, StackFrame(name))
         frame.total += count
         frame.stages[stage_name] += count
     frame.ended.update(ended)
 
 
-def _walk(frame: Frame) -> list[Frame]:
+def _walk(frame: StackFrame) -> list[StackFrame]:
     """Return a frame and all below it, callers first."""
     found, waiting = [], [frame]
     while waiting:
@@ -144,18 +144,18 @@ def _walk(frame: Frame) -> list[Frame]:
     return found
 
 
-def _size(trees: dict[str, Frame]) -> int:
+def _size(trees: dict[str, StackFrame]) -> int:
     return sum(len(_walk(tree)) for tree in trees.values())
 
 
-def _kept(trees: dict[str, Frame]) -> set[int]:
+def _kept(trees: dict[str, StackFrame]) -> set[int]:
     """Return the ids of the frames to keep: the most seen, so that no frame is kept without its caller."""
     frames = [frame for tree in trees.values() for frame in _walk(tree)]
     frames.sort(key=lambda frame: -frame.total)
     return {id(frame) for frame in frames[:MAX_FRAMES]}
 
 
-def _plain(root: Frame, kept: set[int], stages: list[str]) -> dict[str, list[Any]]:
+def _plain(root: StackFrame, kept: set[int], stages: list[str]) -> dict[str, list[Any]]:
     """Return a tree as columns, callers before callees: caller's place, name, stage, samples by stretch."""
     columns: dict[str, list[Any]] = {"caller": [], "name": [], "stage": [], "ended": []}
     waiting = [(root, -1)]

@@ -101,7 +101,7 @@ def test_threads_that_compute_one_at_a_time_wait_for_the_lock(tmp_path: Path) ->
     parsing(run)
     run.lock(48)
     found = pool(run)
-    assert (found.kind, found.makers, found.overlapped) == ("threads", 4, True)
+    assert (found.kind, found.producers, found.overlapped) == ("threads", 4, True)
     assert found.cores == pytest.approx(0.96)
     assert found.locked == pytest.approx((3.84 - 0.96) / 3.84)
     assert found.held == pytest.approx(0.96)
@@ -160,7 +160,7 @@ def test_threads_that_wait_for_reads_wait_for_no_lock(tmp_path: Path) -> None:
         run.thread(f"Thread-{number} (produce)", 0.02, 0.0, ([*THREAD, "produce (/home/me/train.py:41)", READ], 50))
     run.lock(3)
     found = pool(run)
-    assert (found.locked, found.waiting, found.share("read"), found.makers) == (0.0, 1.0, 1.0, 4)
+    assert (found.locked, found.waiting, found.share("read"), found.producers) == (0.0, 1.0, 1.0, 4)
 
 
 def reading(run: Run, cpu: float, asleep: int) -> None:
@@ -208,7 +208,7 @@ def test_processes_of_every_kind_of_pool_are_makers(tmp_path: Path, frames: list
             "MainThread", 0.1, 0.0, ([*frames, PARSE], 10), ([*frames, READ], 30), (WAITING_FOR_TASK, 10), pid=pid
         )
     found = pool(run)
-    assert (found.kind, found.makers, found.pids) == ("processes", 2, {7001, 7002})
+    assert (found.kind, found.producers, found.pids) == ("processes", 2, {7001, 7002})
     assert found.busy == pytest.approx(1.6)
     assert found.waiting == pytest.approx(0.75)
     assert found.share("read") == pytest.approx(0.75)
@@ -283,7 +283,7 @@ def test_threads_that_follow_one_another_are_counted_once(tmp_path: Path) -> Non
     run = Run(tmp_path / "r")
     for number in range(4):  # two of each epoch, in a window over two epochs
         run.stacks(run.main.pid, [*EXECUTOR, PARSE], 25, f"Thread-{number} (worker)")
-    assert (pool(run).makers, pool(run).busy) == (2, pytest.approx(2.0))
+    assert (pool(run).producers, pool(run).busy) == (2, pytest.approx(2.0))
 
 
 @pytest.mark.parametrize(
@@ -369,9 +369,9 @@ def test_processes_that_wait_and_compute_are_told_of_both(tmp_path: Path) -> Non
     assert "threads-and-processes" in [each.id for each in found.advice]
 
 
-@pytest.mark.parametrize(("titles", "makers"), [((["task", "rests"], ["rests", "task"]), 1), ((["task", "task"],), 2)])
+@pytest.mark.parametrize(("titles", "producers"), [((["task", "rests"], ["rests", "task"]), 1), ((["task", "task"],), 2)])
 def test_processes_of_ray_that_take_turns_at_its_tasks_are_as_many_as_ran_at_once(
-    tmp_path: Path, titles: tuple[list[str], ...], makers: int
+    tmp_path: Path, titles: tuple[list[str], ...], producers: int
 ) -> None:
     plan = Plan(wait=0.05, step=0.01, fetch=WAITS.fetch, facts={"watched": True, "framework": "ray"})
     run = Run(tmp_path / "r", plan)
@@ -390,7 +390,7 @@ def test_processes_of_ray_that_take_turns_at_its_tasks_are_as_many_as_ran_at_onc
             pid, [*RAY_WORKER, "deserialize_objects (/lib/ray/_private/worker.py:960)", "loads (/lib/pickle.py:1)"], 2
         )
     found = pool(run)
-    assert (found.kind, found.makers) == ("processes", makers)
+    assert (found.kind, found.producers) == ("processes", producers)
     assert found.busy == pytest.approx(0.84)
     assert [(work.stage, work.where) for work in found.work] == [("decode", "train.py:20")]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made import Fetch, Made, Plan, ns, one_loop, span
 
 from loaderprof.analyze import timeline
-from loaderprof.analyze.timeline import Loop, build, of_makers
+from loaderprof.analyze.timeline import Loop, build, of_producers
 from loaderprof.recording import journal as layout
 
 TRAIN: dict[str, Any] = {"name": "train", "num_workers": 0}
@@ -476,7 +476,7 @@ def test_what_makers_wrote_is_found_by_loop(made: Made) -> None:
         journal.write(layout.SIZE, 0, 0, place, 0, 100 * (place + 2) + iterator, 1, 1, 16, iterator)
     seen = made.read()
     sizes = {
-        loop.name: of_makers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops
+        loop.name: of_producers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops
     }  # fmt: skip
     # A row without an iterator is of an earlier version: it may be of any loop that makes its batches itself.
     assert sizes == {"train": [200], "valid": [100 + itself[0], 100], "test": [100 + itself[1], 100]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loaderprof.capture.gpus import GpuSampler
-from loaderprof.capture.samplers import Job
+from loaderprof.capture.samplers import WatchedJob
 
 
 def nvml(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> Any:
@@ -45,7 +45,7 @@ def test_without_a_driver_the_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatc
     assert sampler.missing is not None
     assert sampler.missing.startswith("not measured: ")
     assert words in sampler.missing
-    assert (sampler.names(), sampler.sample(Job(1, None))) == ([], None)
+    assert (sampler.names(), sampler.sample(WatchedJob(1, None))) == ([], None)
     sampler.close()
 
 
@@ -61,7 +61,7 @@ def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.Mon
     )  # fmt: skip
     sampler = GpuSampler()
     assert sampler.names() == ["NVIDIA H100", "NVIDIA H200"]
-    sample = sampler.sample(Job(1, None))
+    sample = sampler.sample(WatchedJob(1, None))
     assert sample is not None
     assert [gpu["index"] for gpu in sample["gpu"]] == [0, 1]
     assert {gpu["utilisation_percent"] for gpu in sample["gpu"]} == {87}
@@ -87,7 +87,7 @@ def test_what_is_known_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         nvmlDeviceGetCurrPcieLinkGeneration=lambda _: 5, nvmlDeviceGetCurrPcieLinkWidth=lambda _: 16,
         nvmlDeviceGetComputeRunningProcesses=lambda _: [SimpleNamespace(pid=4711)],
     )  # fmt: skip
-    sample = GpuSampler().sample(Job(1, None))
+    sample = GpuSampler().sample(WatchedJob(1, None))
     assert sample is not None
     assert sample["gpu"] == [{
         "index": 0, "uuid": "GPU-1234", "part": False, "utilisation_percent": 51, "memory_utilisation_percent": 9,
@@ -118,7 +118,7 @@ def test_a_gpu_that_falls_off_the_bus_is_null_and_the_others_go_on(monkeypatch: 
     assert sampler.missing is None
     assert sampler.names() == ["GPU 0", "GPU 2"]
     for expected in ([(0, 0), (2, 2)], [(0, None), (2, 2)]):
-        sample = sampler.sample(Job(1, None))
+        sample = sampler.sample(WatchedJob(1, None))
         assert sample is not None
         assert [(gpu["index"], gpu["memory_used"]) for gpu in sample["gpu"]] == expected
         lost.add(0)
@@ -137,7 +137,7 @@ def test_each_part_of_a_divided_gpu_has_an_entry_of_its_own(monkeypatch: pytest.
         nvmlDeviceGetUUID=lambda handle: f"MIG-{handle}", nvmlDeviceGetName=lambda _: "H100",
     )  # fmt: skip
     sampler = GpuSampler()
-    sample = sampler.sample(Job(1, None))
+    sample = sampler.sample(WatchedJob(1, None))
     assert sample is not None
     assert sampler.names() == ["H100"]
     assert [(gpu["uuid"], gpu["part"]) for gpu in sample["gpu"]] == [

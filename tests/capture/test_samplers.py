@@ -14,7 +14,7 @@ import pytest
 from real import started
 
 from loaderprof.capture import samplers, stack_sampler
-from loaderprof.capture.samplers import HostSampler, Job
+from loaderprof.capture.samplers import HostSampler, WatchedJob
 from loaderprof.capture.stack_sampler import StackSampler, find_py_spy
 from loaderprof.commands import env
 
@@ -48,7 +48,7 @@ child.communicate()
 
 def test_a_jobs_processes_are_its_whole_tree() -> None:
     with started(TREE) as (child, said):
-        job = Job(child.pid, None)
+        job = WatchedJob(child.pid, None)
         assert [process.pid for process in job.processes()] == [child.pid, int(said)]
         sample = HostSampler().sample(job)
         assert sample is not None
@@ -68,14 +68,14 @@ def test_a_job_that_is_gone_is_sampled_as_nothing() -> None:
     with started("print('ready')") as (child, _):
         child.wait()
         pid = child.pid
-    sample = HostSampler().sample(Job(pid, None))
+    sample = HostSampler().sample(WatchedJob(pid, None))
     assert sample is not None
     assert sample["processes"] == []
 
 
 def test_a_host_sample_can_be_written_and_tells_of_the_host() -> None:
     sampler = HostSampler()
-    sample = sampler.sample(Job(os.getpid(), None))
+    sample = sampler.sample(WatchedJob(os.getpid(), None))
     assert sample is not None
     assert json.loads(json.dumps(sample)) == sample
     assert sample["cpu"]["cores"] == psutil.cpu_count()
@@ -89,19 +89,19 @@ def test_a_dear_sample_is_taken_less_often(monkeypatch: pytest.MonkeyPatch) -> N
     clock = iter([10.0, 10.5])
     monkeypatch.setattr(samplers.time, "thread_time", lambda: next(clock))
     sampler = HostSampler()
-    sampler.sample(Job(os.getpid(), None))
+    sampler.sample(WatchedJob(os.getpid(), None))
     assert sampler.period_s == pytest.approx(0.5 / samplers.HOST_BUDGET)
 
 
 def test_writers_are_the_processes_that_opened_a_journal(tmp_path: Path) -> None:
-    job = Job(1, tmp_path)
+    job = WatchedJob(1, tmp_path)
     assert (job.writers(), job.first_batch_at) == ([], None)
     for name in ("host-123-456.lpj", "my-host.example-7-8.lpj", "odd.lpj", "a-b-c.lpj", "host-9-1.txt"):
         (tmp_path / name).touch()
     assert sorted(job.writers()) == [7, 123]
     assert job.first_batch_at is not None
-    assert Job(1, None).writers() == [1]
-    assert Job(1, tmp_path / "nowhere").writers() == []
+    assert WatchedJob(1, None).writers() == [1]
+    assert WatchedJob(1, tmp_path / "nowhere").writers() == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackSampler]:
     sampler.close()
 
 
-def window_of(spy: StackSampler, job: Job) -> dict[str, Any]:
+def window_of(spy: StackSampler, job: WatchedJob) -> dict[str, Any]:
     """Let the sampler run until its first window has ended."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
@@ -179,7 +179,7 @@ def test_stacks_of_a_real_process_are_seen(spy: StackSampler, tmp_path: Path) ->
     with started(CHILD) as (child, said):
         assert said == "ready"
         (tmp_path / f"host-{child.pid}-1.lpj").touch()
-        job = Job(child.pid, tmp_path)
+        job = WatchedJob(child.pid, tmp_path)
         job.writers()
         sample = window_of(spy, job)
     assert json.loads(json.dumps(sample)) == sample
@@ -206,7 +206,7 @@ def test_stacks_of_a_real_process_are_seen(spy: StackSampler, tmp_path: Path) ->
 def test_a_window_under_way_ends_with_the_sampler(spy: StackSampler, tmp_path: Path) -> None:
     with started(CHILD) as (child, _):
         (tmp_path / f"host-{child.pid}-1.lpj").touch()
-        job = Job(child.pid, tmp_path)
+        job = WatchedJob(child.pid, tmp_path)
         job.writers()
         assert spy.sample(job) is None
         ((process, _output),) = spy._running
@@ -225,7 +225,7 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
         def ppid(self) -> int:
             return self.parent
 
-    job = Job(1, None)
+    job = WatchedJob(1, None)
     fakes = [Fake(1, 0), Fake(10, 1), Fake(20, 1), *(Fake(pid, 10) for pid in range(11, 20)), Fake(21, 20)]
     monkeypatch.setattr(job, "processes", lambda: fakes)
     sampler = StackSampler()
@@ -238,7 +238,7 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
 
 
 def test_a_window_before_the_first_batch_is_followed_by_one_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, job, now, batches = StackSampler(), Job(1, None), [10.0], [False]
+    sampler, job, now, batches = StackSampler(), WatchedJob(1, None), [10.0], [False]
     job.first_batch_at = 0.0
     monkeypatch.setattr(stack_sampler.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(job, "has_batches", lambda _: batches[0])
@@ -289,7 +289,7 @@ def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: None)
     sampler = StackSampler()
     assert sampler.missing == "not measured: py-spy is not installed"
-    assert sampler.sample(Job(os.getpid(), None)) is None
+    assert sampler.sample(WatchedJob(os.getpid(), None)) is None
     sampler.close()
 
 
@@ -302,7 +302,7 @@ def test_a_refusal_is_told_with_what_to_type(
     )
     fake.chmod(0o755)
     spy._program = str(fake)
-    job = Job(os.getpid(), tmp_path)
+    job = WatchedJob(os.getpid(), tmp_path)
     job.first_batch_at = 0.0
     assert spy.sample(job) is None
     until = time.monotonic() + 30

@@ -11,7 +11,7 @@ import pytest
 from real import started
 
 from loaderprof.capture import usage
-from loaderprof.capture.samplers import Job
+from loaderprof.capture.samplers import WatchedJob
 from loaderprof.capture.stack_sampler import StackSampler, find_py_spy
 from loaderprof.recording import journal as layout
 from loaderprof.recording.journal import Journal, watches
@@ -64,7 +64,7 @@ def journal(folder: Path, pid: int, flags: int) -> Path:
     return path
 
 
-def window_over(job: Job) -> dict[str, Any]:
+def window_over(job: WatchedJob) -> dict[str, Any]:
     """Return one window of stack samples of a job."""
     sampler = StackSampler()
     sampler.window_s = 1
@@ -118,30 +118,30 @@ def test_a_journal_tells_whether_its_loop_is_watched(tmp_path: Path) -> None:
     assert watches(str(journal(tmp_path, 1, layout.WATCHED)))
     assert not watches(str(journal(tmp_path, 2, 0)))
     assert not watches(str(tmp_path / "nowhere"))
-    assert [Job(1, tmp_path).watches(pid) for pid in (1, 2, 3)] == [True, False, False]
-    assert not Job(1, None).watches(1)
+    assert [WatchedJob(1, tmp_path).watches(pid) for pid in (1, 2, 3)] == [True, False, False]
+    assert not WatchedJob(1, None).watches(1)
 
 
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
 def test_a_window_over_a_watched_loop_tells_how_long_its_lock_is_held(tmp_path: Path) -> None:
     with started(THREADS) as (child, _):
         journal(tmp_path, child.pid, layout.WATCHED)
-        job = Job(child.pid, tmp_path)
+        job = WatchedJob(child.pid, tmp_path)
         sample = window_over(job)
         ((pid, held),) = sample["gil"]
         taken = sum(count for _, thread, _, count in sample["stacks"] if thread == "MainThread")
         assert pid == child.pid
         assert held > 0.5 * taken > 2
         accounts = {thread: cpu for of, thread, cpu, _ in sample["threads"] if of == pid}
-        makers = {"maker_0", "maker_1", "maker_2"}
-        assert {"MainThread", *makers} <= set(accounts)
+        producers = {"maker_0", "maker_1", "maker_2"}
+        assert {"MainThread", *producers} <= set(accounts)
         looks = {thread: (taken, asleep) for of, thread, taken, asleep in sample["locks"] if of == pid}
-        assert makers <= set(looks)
+        assert producers <= set(looks)
         assert min(taken for taken, _ in looks.values()) > 5
         if not any(asleep for _, asleep in looks.values()):
             pytest.skip("the kernel does not tell where threads sleep")
         # One of the three runs at a time, the others sleep on the lock.
-        assert sum(looks[maker][1] for maker in makers) > sum(looks[maker][0] for maker in makers) / 3
+        assert sum(looks[producer][1] for producer in producers) > sum(looks[producer][0] for producer in producers) / 3
         assert accounts["maker_0"] > accounts["MainThread"]
 
 
@@ -150,7 +150,7 @@ def test_a_window_tells_what_a_librarys_own_threads_used(tmp_path: Path) -> None
     with started(TEAM) as (child, said):
         assert said == "computing"
         journal(tmp_path, child.pid, 0)
-        job = Job(child.pid, tmp_path)
+        job = WatchedJob(child.pid, tmp_path)
         sample = window_over(job)
         used = [(thread, cpu + runq) for pid, thread, cpu, runq in sample["threads"] if pid == child.pid]
         assert {thread for thread, _ in used} >= {"MainThread", "maker", ""}

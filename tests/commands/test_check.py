@@ -12,7 +12,7 @@ from made import Fetch, Made, Plan, one_loop
 
 from loaderprof.cli import main
 from loaderprof.commands import check
-from loaderprof.commands.check import Limits, Result
+from loaderprof.commands.check import CheckLimits, Result
 from loaderprof.conclude import findings_of
 from loaderprof.errors import UsageError
 
@@ -185,7 +185,7 @@ def test_exit_codes() -> None:
 
 def test_no_limit_asked_for_gives_no_line(folder: Path) -> None:
     found = findings_of(one_loop(folder.parent / "again", PLAN))
-    assert check.examine(found, Limits()) == ()
+    assert check.examine(found, CheckLimits()) == ()
 
 
 def test_a_real_run_is_told_with_its_exit_code(tmp_path: Path) -> None:

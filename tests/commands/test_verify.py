@@ -25,7 +25,7 @@ from loaderprof.conclude import findings_of
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.findings import Advice, Costs, Expected, Findings, Measured
 from loaderprof.measure import rerun, verified
-from loaderprof.measure.rerun import Pace, Target, TrialError
+from loaderprof.measure.rerun import LoaderTarget, Pace, TrialError
 from loaderprof.measure.verified import Verified
 from loaderprof.recording import reader
 
@@ -34,7 +34,7 @@ WORKERS = Advice("num-workers", "Raise", "", None, {"num_workers": 4}, {}, EXPEC
 PREFETCH = replace(WORKERS, id="prefetch-factor", change={"prefetch_factor": 4})
 CACHE = replace(WORKERS, id="cache-in-memory", change={"kind": "cache"})
 BOTH = replace(WORKERS, id="num-workers+prefetch-factor", change={"num_workers": 4, "prefetch_factor": 4})
-TARGET = Target("loader", "/home/me/train.py:50")
+TARGET = LoaderTarget("loader", "/home/me/train.py:50")
 
 
 def copy(folder: Path, tmp_path: Path) -> Path:
@@ -319,7 +319,7 @@ def test_a_change_that_did_not_arrive_is_no_measurement(tmp_path: Path) -> None:
 
 def test_a_run_that_never_used_the_loader_is_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="took no batch from other"):
-        rerun.pace(one_loop(tmp_path / "seen", Plan()), Target("other", None), {})
+        rerun.pace(one_loop(tmp_path / "seen", Plan()), LoaderTarget("other", None), {})
 
 
 @pytest.mark.parametrize("change", [{"persistent_workers": True}, {"num_workers": 2}])
@@ -331,10 +331,10 @@ def test_a_change_at_the_borders_of_epochs_needs_whole_ones(
     job = rerun.RecordedJob(("true",), tmp_path, {}, 0)
     with open(tmp_path / "log", "w+b") as log:
         if "num_workers" in change:
-            assert verify._pair(job, TARGET, plan, log, 1, verify.Progress(plan)) == (100.0, 100.0)
+            assert verify._pair(job, TARGET, plan, log, 1, verify.VerifyProgress(plan)) == (100.0, 100.0)
         else:
             with pytest.raises(TrialError, match="do not hold two whole epochs"):
-                verify._pair(job, TARGET, plan, log, 1, verify.Progress(plan))
+                verify._pair(job, TARGET, plan, log, 1, verify.VerifyProgress(plan))
 
 
 def test_a_result_belongs_to_the_change_that_was_measured(tmp_path: Path, found: Findings) -> None:

@@ -165,7 +165,7 @@ def test_makers_that_take_turns_are_told_as_that_where_it_gains_enough() -> None
 
 
 def test_makers_whom_nobody_saw_leave_no_verdict() -> None:
-    judgement = judged({"read": 5.0}, makers_unseen=True)
+    judgement = judged({"read": 5.0}, producers_unseen=True)
     assert (judgement.stage, judgement.confidence) == ("unknown", "low")
     assert "too few stack samples" in judgement.reason
 

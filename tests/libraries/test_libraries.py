@@ -167,9 +167,9 @@ def test_stage_operator_and_line(name: str, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "seen" / "findings.json").read_text())
     seen = [(each["stage"], part) for each in found["stages"] for part in each["by"][:2]]
     assert found["verdict"]["bottleneck"] == expected.stage, (found["verdict"], seen)
-    dearest, *others = next(each for each in found["stages"] if each["stage"] == expected.stage)["by"]
-    assert any(word in dearest["name"] for word in expected.operators), seen
-    assert is_near(dearest["where"], HERE / f"{expected.at or name}.py", "# the limit"), seen
+    most_expensive, *others = next(each for each in found["stages"] if each["stage"] == expected.stage)["by"]
+    assert any(word in most_expensive["name"] for word in expected.operators), seen
+    assert is_near(most_expensive["where"], HERE / f"{expected.at or name}.py", "# the limit"), seen
     if expected.second:
         assert expected.second in others[0]["name"], seen
         assert is_near(others[0]["where"], script, "# the second"), seen

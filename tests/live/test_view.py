@@ -28,7 +28,9 @@ GLANCE = Glance(412, 7.9, 0.62, 0.1, 0, 2, {"decode": 0.298, "transform": 0.09, 
 
 def frame(width: int = 80, height: int = 24, glance: Glance = GLANCE, **more: object) -> list[str]:
     waits = (0.0, None, 0.5, 0.99)
-    return screen.render(screen.Frame("train", 87.0, glance, waits, **more), width=width, height=height, colour=False)  # type: ignore[arg-type]
+    return screen.render(
+        screen.ScreenFrame("train", 87.0, glance, waits, **more), width=width, height=height, colour=False
+    )  # type: ignore[arg-type]
 
 
 def test_a_frame_says_what_is_known() -> None:

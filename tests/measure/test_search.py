@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from loaderprof.measure import search
-from loaderprof.measure.search import Board, Limits, Needs
+from loaderprof.measure.search import Board, Needs, SearchLimits
 from loaderprof.replay.costs import Settings
 
 NONE, ONE, TWO = Settings(0), Settings(1), Settings(2)
@@ -147,7 +147,7 @@ def test_neighbours_are_what_the_replay_promises_and_one_deeper() -> None:
     assert len(beside(True, {})) == 4
 
 
-LIMITS = Limits(4, memory_bytes=4e9, shm_bytes=1e9, open_files=1000)
+LIMITS = SearchLimits(4, memory_bytes=4e9, shm_bytes=1e9, open_files=1000)
 
 
 @pytest.mark.parametrize(

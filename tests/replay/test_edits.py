@@ -16,13 +16,13 @@ from loaderprof.conclude import predict as predict_each
 from loaderprof.findings import Expected
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.edits import SHARE_PER_TENSOR_S, with_batch_size, with_settings
-from loaderprof.replay.removal import Model, model
+from loaderprof.replay.removal import LoopModel, fit_model
 
 
-def modelled(folder: Path, plan: Plan, size: tuple[float, float] | None = None) -> Model:
+def modelled(folder: Path, plan: Plan, size: tuple[float, float] | None = None) -> LoopModel:
     recording = one_loop(folder, plan)
     (loop,) = build(recording).loops
-    base = model(loop, break_down(recording, loop), 8.0, None, size=size)
+    base = fit_model(loop, break_down(recording, loop), 8.0, None, size=size)
     assert base is not None
     return base
 

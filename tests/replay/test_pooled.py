@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from loaderprof.analyze.pools import Pool, Work
-from loaderprof.replay.costs import Costs, Settings
+from loaderprof.replay.costs import RunCosts, Settings
 from loaderprof.replay.pooled import unlocked
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 OWN_S = 0.004
 
 
-def model(blocked: np.ndarray) -> Model:
+def model(blocked: np.ndarray) -> LoopModel:
     steps = np.ones(len(blocked))
-    costs = Costs(0.02 * steps, 0.0 * steps, 0.004 * steps, blocked, receive_cpu_s=0.0)
-    return Model(costs, Settings(4, persistent_workers=True), cores=2.0, neighbours=0.0, batches_per_epoch=60, epochs=1)
+    costs = RunCosts(0.02 * steps, 0.0 * steps, 0.004 * steps, blocked, receive_cpu_s=0.0)
+    return LoopModel(
+        costs, Settings(4, persistent_workers=True), cores=2.0, neighbours=0.0, batches_per_epoch=60, epochs=1
+    )
 
 
 def pool(step_locked_s: float | None) -> Pool:

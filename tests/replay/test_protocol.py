@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from loaderprof.replay.costs import Costs, Outcome, Settings
+from loaderprof.replay.costs import Outcome, RunCosts, Settings
 from loaderprof.replay.protocol import replay
 
 AMPLE_CORES = 64.0
@@ -21,14 +21,14 @@ AMPLE_CORES = 64.0
 
 def costs(
     fetch_s: Any = 0.0, step_s: Any = 0.0, *, fetch_cpu_s: Any = 0.0, step_cpu_s: Any = 0.0, **others: Any
-) -> Costs:
+) -> RunCosts:
     """Costs whose fetch and step are blocked unless given as CPU."""
     fetch = np.broadcast_arrays(np.atleast_1d(fetch_cpu_s), np.atleast_1d(fetch_s))
     step = np.broadcast_arrays(np.atleast_1d(step_cpu_s), np.atleast_1d(step_s))
-    return Costs(fetch[0], fetch[1], step[0], step[1], **{"receive_cpu_s": 0.0, **others})
+    return RunCosts(fetch[0], fetch[1], step[0], step[1], **{"receive_cpu_s": 0.0, **others})
 
 
-def run(of: Costs, settings: Settings, batches: int = 200, **others: Any) -> Outcome:
+def run(of: RunCosts, settings: Settings, batches: int = 200, **others: Any) -> Outcome:
     return replay(of, settings, **{"cores": AMPLE_CORES, "batches_per_epoch": batches, **others})
 
 
@@ -44,9 +44,9 @@ settings = st.builds(
 
 
 @st.composite
-def any_costs(draw: st.DrawFn) -> Costs:
+def any_costs(draw: st.DrawFn) -> RunCosts:
     fetch, step = draw(seconds), draw(seconds)
-    return Costs(
+    return RunCosts(
         fetch * draw(st.floats(0, 1)),
         fetch,
         step,
@@ -63,7 +63,7 @@ def any_costs(draw: st.DrawFn) -> Costs:
 @given(any_costs(), settings, st.floats(0.5, 8), st.integers(1, 40), st.integers(1, 3), st.integers(0, 2))
 @hypothesis_settings(max_examples=80, deadline=None)
 def test_every_batch_once_and_never_faster_than_its_parts(
-    of: Costs, how: Settings, cores: float, batches: int, epochs: int, seed: int
+    of: RunCosts, how: Settings, cores: float, batches: int, epochs: int, seed: int
 ) -> None:
     arguments: dict[str, Any] = {"cores": cores, "batches_per_epoch": batches, "epochs": epochs, "seed": seed}
     seen = replay(of, how, **arguments)
@@ -78,10 +78,10 @@ def test_every_batch_once_and_never_faster_than_its_parts(
         column[rows % len(column)].sum()
         for column in (of.fetch_cpu_s, of.fetch_blocked_s, of.step_cpu_s, of.step_blocked_s)
     )
-    makers = how.num_workers or 1
+    producers = how.num_workers or 1
     slack = 1 + 1e-9
     assert seen.total_s * slack >= step_cpu + step
-    assert seen.total_s * slack >= (fetch_cpu + fetch) / makers
+    assert seen.total_s * slack >= (fetch_cpu + fetch) / producers
     # Without workers nothing is sent; the loop draws indices, which is all that is left of receiving.
     hand_over = (of.receive_cpu_s + (of.send_cpu_s if how.num_workers else 0.0)) * len(rows)
     assert seen.total_s * slack >= (fetch_cpu + step_cpu + hand_over) / cores
@@ -101,7 +101,7 @@ def test_cheaper_batches_are_never_slower(fetch: Any, step: Any, factor: float, 
     assert run(costs(fetch * factor, step), how, 50).total_s <= run(costs(fetch, step), how, 50).total_s + 1e-9
 
 
-def protocol(of: Costs, how: Settings, batches: int, epochs: int) -> Outcome:
+def protocol(of: RunCosts, how: Settings, batches: int, epochs: int) -> Outcome:
     """The protocol of a loader with workers, in order, on any number of cores: batch by batch, without a clock."""
     workers, depth = how.num_workers, how.outstanding
     numbers = np.arange(batches * epochs).reshape(epochs, batches)

@@ -20,12 +20,12 @@ from loaderprof.replay.removal import (
     ANSWER_PER_TENSOR_S,
     MAX_BATCHES,
     Batch,
-    Model,
+    LoopModel,
+    fit_model,
     in_bursts,
-    model,
+    remove_stage,
     unloaded,
     with_lock,
-    without,
 )
 
 MIX = Fetch(
@@ -34,10 +34,10 @@ MIX = Fetch(
 )  # fmt: skip
 
 
-def modelled(recording: Recording, cores: float = 8.0) -> tuple[Loop, Breakdown, Model]:
+def modelled(recording: Recording, cores: float = 8.0) -> tuple[Loop, Breakdown, LoopModel]:
     (loop,) = build(recording).loops
     parts = break_down(recording, loop)
-    base = model(loop, parts, cores, None)
+    base = fit_model(loop, parts, cores, None)
     assert base is not None
     return loop, parts, base
 
@@ -55,7 +55,7 @@ def test_a_run_without_any_work_leaves_the_step(tmp_path: Path, workers: int) ->
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
     bare = base
     for stage in WORK:
-        bare = without(bare, stage, parts) or bare
+        bare = remove_stage(bare, stage, parts) or bare
     assert float(bare.costs.fetch_cpu_s.mean() + bare.costs.fetch_blocked_s.mean()) == pytest.approx(0, abs=1e-9)
     assert bare.run().steady_step_s == pytest.approx(0.01, rel=0.02)
 
@@ -64,7 +64,7 @@ def test_a_run_without_any_work_leaves_the_step(tmp_path: Path, workers: int) ->
 def test_each_stage_takes_its_own_seconds_with_it(tmp_path: Path, stage: Stage) -> None:
     _, parts, base = modelled(one_loop(tmp_path / "r", Plan(wait=0.06, fetch=MIX)))
     cost = sum(piece.total_s for piece in parts.pieces if piece.stage == stage)
-    less = without(base, stage, parts)
+    less = remove_stage(base, stage, parts)
     assert less is not None
     assert cost > 0
     assert base.run().steady_step_s - less.run().steady_step_s == pytest.approx(cost, rel=0.02)
@@ -74,25 +74,25 @@ def test_a_stage_that_did_nothing_has_nothing_to_remove(tmp_path: Path) -> None:
     _, parts, base = modelled(
         one_loop(tmp_path / "r", Plan(wait=0.02, fetch=Fetch(cpu=0.02, operators=[(RESIZE, 0.02, 0.02)])))
     )
-    assert without(base, "decode", parts) is None
-    assert without(base, "straggler", parts) is None
-    assert without(base, "handover", parts) is None
-    assert without(base, "copy", parts) is None
+    assert remove_stage(base, "decode", parts) is None
+    assert remove_stage(base, "straggler", parts) is None
+    assert remove_stage(base, "handover", parts) is None
+    assert remove_stage(base, "copy", parts) is None
 
 
 def test_without_the_device_nothing_of_the_step_stays(tmp_path: Path) -> None:
     _, parts, base = modelled(one_loop(tmp_path / "r", Plan(workers=2, step=0.05, fetch=Fetch(cpu=0.01))))
-    less = without(base, "device", parts)
+    less = remove_stage(base, "device", parts)
     assert less is not None
     assert float(less.costs.step_cpu_s.mean()) == pytest.approx(0, abs=1e-9)
-    host = without(base, "host", parts)
+    host = remove_stage(base, "host", parts)
     assert host is not None
     assert float(host.costs.step_cpu_s.mean()) == pytest.approx(0.05)
 
 
 def test_stacks_divide_a_step_between_the_model_and_the_loops_own_python() -> None:
     _, parts, base = modelled(recording_of("host"))
-    steps = {stage: without(base, stage, parts) for stage in ("device", "host")}
+    steps = {stage: remove_stage(base, stage, parts) for stage in ("device", "host")}
     device, host = (float(variant.costs.step_cpu_s.mean()) for variant in steps.values() if variant)
     # Without the model the loop's own 80 % stay, and the other way round.
     assert (device, host) == pytest.approx((0.04, 0.01), rel=0.01)
@@ -100,7 +100,7 @@ def test_stacks_divide_a_step_between_the_model_and_the_loops_own_python() -> No
 
 def test_slow_batches_come_down_to_the_usual_one() -> None:
     _, parts, base = modelled(recording_of("straggler"))
-    less = without(base, "straggler", parts)
+    less = remove_stage(base, "straggler", parts)
     assert less is not None
     total = less.costs.fetch_cpu_s + less.costs.fetch_blocked_s
     assert total.max() == pytest.approx(0.01)
@@ -110,7 +110,7 @@ def test_slow_batches_come_down_to_the_usual_one() -> None:
 def test_batches_that_are_often_slow_are_no_stragglers(tmp_path: Path) -> None:
     plan = Plan(workers=2, wait=0.05, fetch=Fetch(cpu=lambda task: 0.2 if task % 3 == 0 else 0.01))
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
-    assert without(base, "straggler", parts) is None
+    assert remove_stage(base, "straggler", parts) is None
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_stream_that_unpacks_shards_makes_batches_in_bursts(
 
 def test_starting_workers_again_is_what_startup_takes_away() -> None:
     _, parts, base = modelled(recording_of("startup"))
-    less = without(base, "startup", parts)
+    less = remove_stage(base, "startup", parts)
     assert less is not None
     saved = base.run().total_s - less.run().total_s
     assert saved == pytest.approx(base.epochs * (0.8 + 0.3), rel=0.1)
@@ -151,7 +151,7 @@ def lazy(epochs: int = 12, batches: int = 6, wait_s: float = 0.5) -> Plan:
 def test_epochs_begin_in_the_replay_as_they_did_in_the_run(tmp_path: Path, cores: float, busy: float) -> None:
     # Whatever cores there are now, those of the run are in what was measured.
     (loop,) = build(recording := one_loop(tmp_path / "r", lazy())).loops
-    base = model(loop, break_down(recording, loop), cores, busy)
+    base = fit_model(loop, break_down(recording, loop), cores, busy)
     assert base is not None
     assert base.run().first_round_s == pytest.approx(0.02 + 0.5 + 2 * 0.01, rel=0.04)
 
@@ -173,7 +173,7 @@ def test_another_loop_over_the_same_data_set_tells_work_from_set_up(tmp_path: Pa
     loops = build(recording).loops
     val = next(loop for loop in loops if loop.name == "val")
     parts = break_down(recording, val)
-    alone, told = model(val, parts, 8.0, None), model(val, parts, 8.0, None, loops)
+    alone, told = fit_model(val, parts, 8.0, None), fit_model(val, parts, 8.0, None, loops)
     assert alone is not None
     assert told is not None
     assert alone.all_first
@@ -191,7 +191,7 @@ def test_long_runs_are_replayed_in_short(tmp_path: Path) -> None:
 def test_other_programs_are_neighbours(tmp_path: Path) -> None:
     (loop,) = build(recording := one_loop(tmp_path / "r", Plan(wait=0.02, fetch=Fetch(cpu=0.02)))).loops
     parts = break_down(recording, loop)
-    quiet, busy = model(loop, parts, 1.0, 0.0), model(loop, parts, 1.0, 1.0)
+    quiet, busy = fit_model(loop, parts, 1.0, 0.0), fit_model(loop, parts, 1.0, 1.0)
     assert quiet is not None
     assert busy is not None
     assert (quiet.neighbours, busy.neighbours) == pytest.approx((0.0, 1.0))
@@ -206,7 +206,7 @@ def test_a_loop_that_nobody_measured_has_no_model(tmp_path: Path) -> None:
         process.take(number, batch, batch + 0.5)
     recording = made.read()
     (loop,) = build(recording).loops
-    assert model(loop, break_down(recording, loop), 8.0, None) is None
+    assert fit_model(loop, break_down(recording, loop), 8.0, None) is None
 
 
 def test_a_draw_of_costs_is_repeated_by_its_seed() -> None:
@@ -250,7 +250,7 @@ def test_a_step_whose_other_thread_waits_for_a_core_is_shorter_without_the_loade
     recording = one_loop(tmp_path / "r", plan, cores=2.0)
     (loop,) = build(recording).loops
     parts = break_down(recording, loop)
-    base = model(loop, parts, 2.0, None, team_waited=0.25)
+    base = fit_model(loop, parts, 2.0, None, team_waited=0.25)
     assert base is not None
     assert float(base.costs.step_cpu_s.mean()) == pytest.approx(0.06 * (1 - 0.25 * 0.08 / 0.06))
     # What spins is no work: without a loader the step takes no longer than it computes.
@@ -262,7 +262,7 @@ def test_without_workers_the_sampler_takes_its_time_with_it(tmp_path: Path) -> N
     plan = Plan(wait=0.03, step=0.01, index=0.02, fetch=Fetch(cpu=0.01))
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
     assert base.run().steady_step_s == pytest.approx(0.04, rel=0.02)
-    less = without(base, "sampler", parts)
+    less = remove_stage(base, "sampler", parts)
     assert less is not None
     assert less.run().steady_step_s == pytest.approx(0.02, rel=0.02)
     # Workers cannot draw indices for it.
@@ -301,7 +301,7 @@ def test_much_that_is_outstanding_is_replayed_in_longer_epochs(tmp_path: Path) -
     assert deep.pace_s() == pytest.approx(base.pace_s(), rel=0.03)
 
 
-def held(base: Model, tensors: int, **costs: float) -> Model:
+def held(base: LoopModel, tensors: int, **costs: float) -> LoopModel:
     return replace(base, costs=replace(base.costs, **costs), batch=Batch(tensors=tensors))
 
 
@@ -318,7 +318,7 @@ def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Pa
     # Held for as long as the run's answers were, as far as the making of one batch lasts; the rest is round trips more.
     assert told.costs.answer_cpu_s + told.run().held_s == pytest.approx(0.006, rel=0.1)
     before = told.run().steady_step_s
-    freed, delivered = without(told, "collate", parts), without(told, "handover", parts)
+    freed, delivered = remove_stage(told, "collate", parts), remove_stage(told, "handover", parts)
     assert freed is not None
     assert delivered is not None
     # What is left of receiving, and the step.
@@ -336,7 +336,7 @@ def test_an_answer_waits_no_longer_than_for_the_batch_in_the_making(tmp_path: Pa
     told = replace(base, costs=replace(base.costs, held_s=1.0))
     # It meets the next batch as it has just begun; so every other batch is late.
     assert 0 < told.run().held_s <= 0.004
-    step = without(told, "device", parts)
+    step = remove_stage(told, "device", parts)
     assert step is not None
     assert step.run().steady_step_s <= told.run().steady_step_s * 1.01
 
@@ -351,6 +351,6 @@ def test_uneven_answers_count_whole_where_nobody_else_wants_the_cores(
     (loop,) = build(made).loops
     uneven = np.where(np.arange(len(loop.receive)) % 2 == 0, 0.0008, 0.0028)
     loop = replace(loop, receive=uneven, receive_cpu=np.zeros(len(uneven)))
-    base = model(loop, break_down(made, loop), 8.0, neighbours)
+    base = fit_model(loop, break_down(made, loop), 8.0, neighbours)
     assert base is not None
     assert base.costs.answer_cpu_s == pytest.approx(answer, rel=0.02)

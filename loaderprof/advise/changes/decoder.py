@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from loaderprof.advise.change import Change, Decoders, Facts
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.advise.change import Change, Decoders, RunFacts
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import faster
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 # Where the job's files could not be tried. On 720p pictures: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)
@@ -43,9 +43,9 @@ def decoders_of(meta: dict[str, Any]) -> Decoders | None:
     return Decoders(files, float(pixels), cpu_s)
 
 
-def faster_decoder(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+def faster_decoder(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:
     """Offer the decoder that took least on the job's own files; an assumed one where they could not be tried."""
-    pieces = [piece for piece in scene.parts.pieces if piece.stage == "decode" and "PIL" in piece.name]
+    pieces = [piece for piece in context.parts.pieces if piece.stage == "decode" and "PIL" in piece.name]
     if not pieces:
         return
     tried = facts.decoders
@@ -55,14 +55,14 @@ def faster_decoder(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
             None,
             DECODER_RATIOS,
         )
-        why = f"{scene.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here."
+        why = f"{context.named('decode')} decodes full images; a decoder 1.3 to 2 times as fast is assumed, not measured here."
     else:
         name, ratio = _best(tried, facts.bytes_per_sample)
         if ratio < MIN_RATIO:
             return
         action, ratios = f"Decode {_NAMES.get(name, f'with {name}')}", (max(1.0, ratio / DOUBT), ratio, ratio * DOUBT)
         why = f"On {tried.files} of this job's files it took {tried.cpu_s[name] * 1e3:.3g} ms an image, PIL {tried.cpu_s['PIL'] * 1e3:.3g} ms."
-    slow, middle, fast = (faster(base, scene.parts, "decode", ratio) for ratio in ratios)
+    slow, middle, fast = (faster(base, context.parts, "decode", ratio) for ratio in ratios)
     before = base.pace_s()
     yield Change(
         "faster-decoder", action, why, pieces[0].where, {"kind": "decoder", "from": "PIL", **({"to": name} if name else {})},

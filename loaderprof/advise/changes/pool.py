@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from loaderprof.advise.change import Change, Facts
+from loaderprof.advise.change import Change, RunFacts
 from loaderprof.analyze.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING, Pool
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.replay.pooled import unlocked
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 MAX_REQUESTS = 64
 ONLY_WAITING = 0.95
@@ -24,14 +24,14 @@ AS_FAST = 1.02
 PICKLING_ERROR_PER_LOG = 0.1
 
 
-def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _processes(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Threads at the interpreter's lock, one another's or the loop's: processes for what computes, threads for waiting."""
-    pool, turns = scene.parts.pool, scene.parts.takes_turns()
-    if pool is None or pool.kind != "threads" or not (turns or scene.parts.lock_holder):
+    pool, turns = context.parts.pool, context.parts.takes_turns()
+    if pool is None or pool.kind != "threads" or not (turns or context.parts.lock_holder):
         return
-    model = unlocked(base, pool, scene.cores)
-    cores = min(float(pool.makers), scene.cores)
-    computing = _dearest(scene, reading=False)
+    model = unlocked(base, pool, context.cores)
+    cores = min(float(pool.producers), context.cores)
+    computing = _most_expensive(context, reading=False)
     why = f"{pool.words()} compute on {pool.cores or 1.0:.1f} cores at once, because one lock lets one of them run Python."
     if not turns:
         why = (
@@ -50,15 +50,15 @@ def _processes(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
         f"{why} They also wait for reads {pool.waiting:.0%} of their work, which threads do well.", computing,
         {"kind": "code", "makers": "threads and processes"}, {"makers": "threads"}, model,
         Costs(max(0.0, cores - 1.0), None, "a few lines; what tasks take and return must pickle"),
-        f"downloads, compute = ThreadPoolExecutor({pool.makers}), ProcessPoolExecutor({round(cores)})\n"
+        f"downloads, compute = ThreadPoolExecutor({pool.producers}), ProcessPoolExecutor({round(cores)})\n"
         "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()",
         error_per_log=PICKLING_ERROR_PER_LOG,
     )  # fmt: skip
 
 
-def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _requests(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Makers that only wait: as many requests in flight as help, in threads, which cost no process each."""
-    pool = scene.parts.pool
+    pool = context.parts.pool
     if pool is None or pool.waiting < MOSTLY_WAITING or pool.locked >= LOCKED_SHARE:
         return
     processes = pool.kind == "processes"
@@ -67,59 +67,59 @@ def _requests(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     count = _count(lone, pool)
     if count is None:
         return
-    model = _in_flight(lone, count / pool.makers)
-    if processes and model.pace_s() > AS_FAST * _in_flight(base, count / pool.makers).pace_s():
+    model = _in_flight(lone, count / pool.producers)
+    if processes and model.pace_s() > AS_FAST * _in_flight(base, count / pool.producers).pace_s():
         return
     yield Change(
         "threads" if processes else "requests-in-flight",
         f"Read in {count} threads in place of {pool.words()}" if processes
-        else f"Raise the requests in flight from {pool.makers} to {count}",
+        else f"Raise the requests in flight from {pool.producers} to {count}",
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work"
         + ("; threads wait as well, and cost no process each." if processes else "; waiting overlaps freely."),
-        _dearest(scene, reading=True), {"kind": "code", "makers": "threads", "requests": count},
-        {"makers": pool.kind, "requests": pool.makers}, model,
+        _most_expensive(context, reading=True), {"kind": "code", "makers": "threads", "requests": count},
+        {"makers": pool.kind, "requests": pool.producers}, model,
         Costs(0.0, 0, "one line, until the source is full"), f"pool = ThreadPoolExecutor({count})", 1.0,
     )  # fmt: skip
 
 
-def _count(base: Model, pool: Pool) -> int | None:
+def _count(base: LoopModel, pool: Pool) -> int | None:
     """Return how many requests in flight are as fast as any more; None where there are as many already."""
-    counts = [n for n in (2 * pool.makers, 4 * pool.makers, 8 * pool.makers) if n <= MAX_REQUESTS]
-    paces = {count: _in_flight(base, count / pool.makers).pace_s() for count in counts}
+    counts = [n for n in (2 * pool.producers, 4 * pool.producers, 8 * pool.producers) if n <= MAX_REQUESTS]
+    paces = {count: _in_flight(base, count / pool.producers).pace_s() for count in counts}
     return min((n for n, pace in paces.items() if pace <= AS_FAST * min(paces.values())), default=None)
 
 
-def _in_flight(base: Model, times: float) -> Model:
+def _in_flight(base: LoopModel, times: float) -> LoopModel:
     """Return the model with so many times the requests in flight."""
     costs = base.costs
     return replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s / times))
 
 
-def _hybrid(scene: Scene, base: Model, facts: Facts) -> Iterator[Change]:
+def _hybrid(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:
     """Processes that both wait and compute: threads beside them for the waiting."""
-    pool = scene.parts.pool
+    pool = context.parts.pool
     if pool is None or pool.kind != "processes" or pool.waiting < MOSTLY_COMPUTING:
         return
-    if any(each.id == "threads" for each in _requests(scene, base, facts)) or not (count := _count(base, pool)):
+    if any(each.id == "threads" for each in _requests(context, base, facts)) or not (count := _count(base, pool)):
         return
     yield Change(
         "threads-and-processes", f"Download in {count} threads, and compute in the processes",
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work; in that time they could compute.",
-        _dearest(scene, reading=True), {"kind": "code", "makers": "threads and processes"}, {"makers": "processes"},
-        _in_flight(base, count / pool.makers), Costs(0.0, 0, "a few lines, until the source is full"),
+        _most_expensive(context, reading=True), {"kind": "code", "makers": "threads and processes"}, {"makers": "processes"},
+        _in_flight(base, count / pool.producers), Costs(0.0, 0, "a few lines, until the source is full"),
         f"downloads = ThreadPoolExecutor({count})\n"
         "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()", 1.0,
     )  # fmt: skip
 
 
-def _ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Makers that rest while the loop steps: the next batch submitted before the step."""
-    pool = scene.parts.pool
+    pool = context.parts.pool
     if pool is None or pool.overlapped or base.settings.num_workers:
         return
     yield Change(
         "batches-ahead", "Submit the next batch before the step, so that it is made meanwhile",
-        f"{pool.words()} work only while the loop waits for them.", scene.loop.facts.get("where"),
+        f"{pool.words()} work only while the loop waits for them.", context.loop.facts.get("where"),
         {"kind": "code", "batches_ahead": 1}, {"batches_ahead": 0},
         replace(base, settings=replace(base.settings, num_workers=1, persistent_workers=True)),
         Costs(0.0, None, "a few lines"),
@@ -128,10 +128,15 @@ def _ahead(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
     )  # fmt: skip
 
 
-def _dearest(scene: Scene, *, reading: bool) -> str | None:
+def _most_expensive(context: LoopContext, *, reading: bool) -> str | None:
     """Return the user's line at which most of the makers' waiting, or most of their computing, was seen."""
-    work = scene.parts.pool.work if scene.parts.pool is not None else ()
+    work = context.parts.pool.work if context.parts.pool is not None else ()
     return next((each.where for each in work if each.where and (each.stage == "read") == reading), None)
 
 
-POOL_RULES: tuple[Callable[[Scene, Model, Facts], Iterator[Change]], ...] = (_processes, _requests, _hybrid, _ahead)
+POOL_RULES: tuple[Callable[[LoopContext, LoopModel, RunFacts], Iterator[Change]], ...] = (
+    _processes,
+    _requests,
+    _hybrid,
+    _ahead,
+)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loaderprof.advise.change import Change, Facts, Rule
-from loaderprof.diagnose.loop_context import Scene
+from loaderprof.advise.change import Change, Rule, RunFacts
+from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import Model
+from loaderprof.replay.removal import LoopModel
 
 # Below these shares of its shards fetched again in an epoch, and of its time that the loop waits, nothing is advised.
 MIN_FETCHED, MIN_WAITING = 0.1, 0.1
@@ -20,17 +20,17 @@ MIN_FETCHED, MIN_WAITING = 0.1, 0.1
 ROOM = 1.1
 
 
-def _more_shards(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _more_shards(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Fewer shards than workers: those that were given none make nothing."""
-    idle, workers = scene.loop.idle_workers, scene.loop.num_workers
+    idle, workers = context.loop.idle_workers, context.loop.num_workers
     if not idle or base.settings.num_workers >= workers:
         return
-    shards = int(scene.loop.facts["shards"])
-    library = str(scene.loop.facts.get("dataset")).partition(".")[0]
+    shards = int(context.loop.facts["shards"])
+    library = str(context.loop.facts.get("dataset")).partition(".")[0]
     yield Change(
         "more-shards", f"Split the dataset into {workers} shards or a multiple, in place of {shards}",
         f"{workers} workers share {shards} {'shard' if shards == 1 else 'shards'}: {idle} of them made no batch.",
-        scene.loop.facts.get("where"), {"kind": "code", "shards": workers}, {"shards": shards},
+        context.loop.facts.get("where"), {"kind": "code", "shards": workers}, {"shards": shards},
         with_settings(base, num_workers=workers), Costs(float(idle), None, "the data written once more, or one argument"),
         _SHARDED.get(library, "# write the data as {0} files, or as a multiple").format(workers),
     )  # fmt: skip
@@ -42,15 +42,15 @@ _SHARDED = {
 }
 
 
-def _cache(scene: Scene, base: Model, _: Facts) -> Iterator[Change]:
+def _cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Shards that were dropped from the local cache and fetched again: keep more, or need fewer at a time."""
-    facts, reads = scene.loop.facts, scene.parts.reads
+    facts, reads = context.loop.facts, context.parts.reads
     knob, limit, stored = facts.get("cache_knob"), facts.get("cache_bytes"), facts.get("stored_bytes")
     if knob is None or not limit or reads is None or reads.written_again is None or (stored or limit + 1) <= limit:
         return
-    wait, step = scene.loop.mean(scene.loop.wait) or 0.0, scene.loop.mean(scene.loop.step) or 0.0
+    wait, step = context.loop.mean(context.loop.wait) or 0.0, context.loop.mean(context.loop.step) or 0.0
     # What is pickled into a pipe is written too.
-    fetched = reads.written_again - (scene.pickled_bytes or 0.0) * scene.loop.epochs[0].batches
+    fetched = reads.written_again - (context.pickled_bytes or 0.0) * context.loop.epochs[0].batches
     if fetched < MIN_FETCHED * (stored or limit) or wait < MIN_WAITING * (wait + step):
         return
     needed = int(ROOM * stored) if stored else None

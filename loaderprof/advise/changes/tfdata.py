@@ -8,7 +8,7 @@ from typing import Any
 
 from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, Node, Operation, Pipeline
 from loaderprof.findings import JOINED, Advice, Costs, Expected, Stage
-from loaderprof.replay.tfdata import Model, expected
+from loaderprof.replay.tfdata import PipelineModel, expected
 
 AUTOTUNE = "AUTOTUNE"
 # Calls at once for a function that mostly waits: more than cores, as none of them needs one.
@@ -18,7 +18,7 @@ _OWN: tuple[Stage, ...] = ("decode", "transform", "read")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PipelineFacts:
     """What advice needs beyond pipeline and model: epochs, batches an epoch, the run's pace and its spread, memory in bytes,
     and whether other programs took a good part of the cores."""
 
@@ -31,11 +31,11 @@ class Facts:
 
 
 # A change whose gain is not weighed yet, and the chain it leads to.
-_Offer = tuple[Advice, Model]
+_Offer = tuple[Advice, PipelineModel]
 _UNWEIGHED = Expected(None, None, None, None)
 
 
-def advise(pipeline: Pipeline, model: Model, facts: Facts) -> tuple[Advice, ...]:
+def advise(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> tuple[Advice, ...]:
     """Return what would make the job faster, the best first; changes that are settings together, too."""
     found = _weighed(_offers(pipeline, model, facts), model, facts)
     best = max(map(_gain, found), default=0.0)
@@ -43,7 +43,7 @@ def advise(pipeline: Pipeline, model: Model, facts: Facts) -> tuple[Advice, ...]
     return tuple(sorted(found, key=_gain, reverse=True))
 
 
-def _weighed(offers: Iterable[_Offer], before: Model, facts: Facts) -> list[Advice]:
+def _weighed(offers: Iterable[_Offer], before: PipelineModel, facts: PipelineFacts) -> list[Advice]:
     """Return the changes that gain something beyond the error, with what they gain."""
     weighed = []
     for advice, after in offers:
@@ -57,14 +57,14 @@ def _gain(advice: Advice) -> float:
     return advice.expected.speedup or 0.0
 
 
-def _offers(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
+def _offers(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> Iterator[_Offer]:
     yield from _parallel(model)
     yield from _prefetch(pipeline, model)
     yield from _cache(pipeline, model, facts)
     yield from _cheaper(model)
 
 
-def _together(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
+def _together(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
     """Offer parallel calls and a prefetch as one change; what each brings, the other may hide."""
     for first, parallel in _parallel(model):
         for second, ahead in _prefetch(pipeline, parallel):
@@ -75,20 +75,20 @@ def _together(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
             ), ahead  # fmt: skip
 
 
-def _parallel(model: Model) -> Iterator[_Offer]:
+def _parallel(model: PipelineModel) -> Iterator[_Offer]:
     """Offer calls at once where a function is called one at a time, or fewer times at once than there are cores."""
     waits = model.blocked > MOSTLY_BLOCKED
     calls = WAITING_CALLS if waits else max(1, int(model.cores))
     serial = [node for node in model.nodes if _can_be_parallel(node, calls, waits)]
     if not serial:
         return
-    dearest = max(serial, key=lambda node: node.work_s)
+    most_expensive = max(serial, key=lambda node: node.work_s)
     changed = (replace(node, ahead=True, parallelism=calls) if node in serial else node for node in model.nodes)
     shown = WAITING_CALLS if waits else "tf.data.AUTOTUNE"
     change: dict[str, Any] = {"tf.num_parallel_calls": WAITING_CALLS if waits else AUTOTUNE}
-    code = f"dataset = dataset.{_method(dearest)}(..., num_parallel_calls={shown})"
-    now = max(1, dearest.parallelism)
-    why = f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch, {now} call{'s' if now > 1 else ''} at a time"
+    code = f"dataset = dataset.{_method(most_expensive)}(..., num_parallel_calls={shown})"
+    now = max(1, most_expensive.parallelism)
+    why = f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch, {now} call{'s' if now > 1 else ''} at a time"
     if waits:
         # However many calls are asked for, TensorFlow's own pool runs as many as there are cores.
         why += f", and is blocked {model.blocked:.0%} of it"
@@ -98,7 +98,7 @@ def _parallel(model: Model) -> Iterator[_Offer]:
             "dataset = dataset.with_options(options)"
         )
     yield Advice(
-        "parallel-calls", f"Set num_parallel_calls={shown} on {dearest.label}" + (", in a pool of as many threads" if waits else ""), why, dearest.where,
+        "parallel-calls", f"Set num_parallel_calls={shown} on {most_expensive.label}" + (", in a pool of as many threads" if waits else ""), why, most_expensive.where,
         change, {"num_parallel_calls": now}, _UNWEIGHED,
         Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"), code=code,
     ), model.of(changed)  # fmt: skip
@@ -116,7 +116,7 @@ def _method(node: Node) -> str:
     return node.operation.family if node.operation is not None else "map"
 
 
-def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
+def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
     """Offer to work ahead of the loop where the last operations work only when it asks."""
     last = []
     for node in model.nodes:
@@ -135,7 +135,7 @@ def _prefetch(pipeline: Pipeline, model: Model) -> Iterator[_Offer]:
     ), model.of((ahead, *model.nodes))  # fmt: skip
 
 
-def _cache(pipeline: Pipeline, model: Model, facts: Facts) -> Iterator[_Offer]:
+def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> Iterator[_Offer]:
     """Offer to keep what is the same in every epoch, where a second one was seen and memory holds it."""
     last = _same_each_epoch(pipeline.operations)
     at = next((number for number, node in enumerate(model.nodes) if last is not None and node.operation is last), None)
@@ -172,16 +172,16 @@ def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
     return None
 
 
-def _cheaper(model: Model) -> Iterator[_Offer]:
+def _cheaper(model: PipelineModel) -> Iterator[_Offer]:
     """Offer to make the dearest function of the user's cheaper."""
     mine = [node for node in model.nodes if node.stage in _OWN and node.operation is not None and node.work_s > 0]
     if not mine:
         return
-    dearest = max(mine, key=lambda node: node.work_s)
-    changed = (replace(node, work_s=node.work_s / 2) if node is dearest else node for node in model.nodes)
+    most_expensive = max(mine, key=lambda node: node.work_s)
+    changed = (replace(node, work_s=node.work_s / 2) if node is most_expensive else node for node in model.nodes)
     yield Advice(
-        "cheaper-function", f"Make {dearest.label} cheaper: half its cost",
-        f"{dearest.label} takes {dearest.work_s * 1e3:.3g} ms a batch", dearest.where, {"kind": "code"}, {},
+        "cheaper-function", f"Make {most_expensive.label} cheaper: half its cost",
+        f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch", most_expensive.where, {"kind": "code"}, {},
         _UNWEIGHED, Costs(0.0, None, "code"),
     ), model.of(changed)  # fmt: skip
 

@@ -23,7 +23,7 @@ _NOW = time.perf_counter_ns
 ALL_ITERATORS = 200
 
 
-class Process:
+class JobProcess:
     """What this process knows of the recording."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def _weak(item: Any) -> Callable[[], Any]:
         return lambda: None
 
 
-process = Process()
+process = JobProcess()
 # Set once a line was written on stderr; shared with forked workers, which fail for the same reason.
 _said = mmap.mmap(-1, 1)
 

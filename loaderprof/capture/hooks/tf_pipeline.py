@@ -83,7 +83,7 @@ def _create(original: Any, context: Any) -> Any:
         result = original(self, made)
         if not process.off and context.executing_eagerly() and "worker" not in process.header:
             try:
-                self._loaderprof = Pipeline(self, dataset, made, begun, time.thread_time_ns() - cpu)
+                self._loaderprof = WatchedPipeline(self, dataset, made, begun, time.thread_time_ns() - cpu)
             except Exception as error:
                 stand_aside(error)
         return result
@@ -105,7 +105,7 @@ def _call(original: Any, context: Any) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         taken = None
         for each in (*args, *kwargs.values()):
-            if "_loaderprof" in getattr(each, "__dict__", ()) and isinstance(each._loaderprof, Pipeline):
+            if "_loaderprof" in getattr(each, "__dict__", ()) and isinstance(each._loaderprof, WatchedPipeline):
                 taken = each
                 break
         pipeline = _pipeline(taken, context) if taken is not None else None
@@ -145,7 +145,7 @@ def _python_call(original: Any) -> Any:
     return __call__
 
 
-def _pipeline(iterator: Any, context: Any) -> Optional["Pipeline"]:
+def _pipeline(iterator: Any, context: Any) -> Optional["WatchedPipeline"]:
     pipeline = iterator.__dict__.get("_loaderprof")
     if pipeline is None or process.off or not context.executing_eagerly():
         return None
@@ -164,7 +164,7 @@ def _is_end(error: BaseException) -> bool:
     return isinstance(error, StopIteration) or type(error).__name__ == "OutOfRangeError"
 
 
-class Pipeline:
+class WatchedPipeline:
     """One iterator over a tf.data pipeline: its record, and when its model is read. Held by the iterator."""
 
     def __init__(self, iterator: Any, dataset: Any, made: Any, begun: int, cpu_ns: int) -> None:

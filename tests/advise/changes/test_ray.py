@@ -10,8 +10,8 @@ import pytest
 
 from loaderprof.advise.changes.ray import RAY_RULES
 from loaderprof.analyze.pools import Pool, Work
-from loaderprof.replay.costs import Costs, Settings
-from loaderprof.replay.removal import Model
+from loaderprof.replay.costs import RunCosts, Settings
+from loaderprof.replay.removal import LoopModel
 
 
 def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s: float = 0.004) -> dict[str, Any]:
@@ -19,14 +19,14 @@ def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s:
     work = (Work("transform", "smoothed", "rows.py:26", 1.0),)
     pool = Pool("processes", 1, 0.98, 0.98, 0.0, 0.0, 0.0, None, None, work, 100, frozenset({7}), overlapped=overlapped)
     ones = np.ones(60)
-    costs = Costs(0.02 * ones, 0.0 * ones, step_s * ones, 0.0 * ones, receive_cpu_s=0.0)
+    costs = RunCosts(0.02 * ones, 0.0 * ones, step_s * ones, 0.0 * ones, receive_cpu_s=0.0)
     workers = 1 if overlapped else 0
-    base = Model(
+    base = LoopModel(
         costs, Settings(workers, persistent_workers=True), cores=cores, neighbours=0.0, batches_per_epoch=60, epochs=1
     )
     loop = SimpleNamespace(facts={"prefetch_batches": prefetch, "framework": "ray", "where": "train.py:9"})
-    scene: Any = SimpleNamespace(parts=SimpleNamespace(pool=pool), loop=loop, cores=cores)
-    return {change.id: change for rule in RAY_RULES for change in rule(scene, base, None)}  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(parts=SimpleNamespace(pool=pool), loop=loop, cores=cores)
+    return {change.id: change for rule in RAY_RULES for change in rule(context, base, None)}  # type: ignore[arg-type]
 
 
 def test_as_many_tasks_as_help_within_the_cores() -> None:

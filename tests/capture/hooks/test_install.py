@@ -213,7 +213,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Hooks that know of no recording yet, in a process that has said nothing yet."""
     monkeypatch.setenv("LOADERPROF_JOURNALS", str(tmp_path))
     monkeypatch.setattr(process, "_said", bytearray(1))
-    monkeypatch.setattr(process.process, "__dict__", vars(process.Process()))
+    monkeypatch.setattr(process.process, "__dict__", vars(process.JobProcess()))
     return tmp_path
 
 

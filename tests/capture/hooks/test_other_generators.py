@@ -31,7 +31,7 @@ def ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
     monkeypatch.setenv("LOADERPROF_JOURNALS", str(tmp_path / "journals"))
     (tmp_path / "journals").mkdir()
     monkeypatch.setattr(process, "_said", bytearray(1))
-    monkeypatch.setattr(process.process, "__dict__", vars(process.Process()))
+    monkeypatch.setattr(process.process, "__dict__", vars(process.JobProcess()))
     module = types.ModuleType(other_generators.RAY)
     module.ended = []  # type: ignore[attr-defined]
 
