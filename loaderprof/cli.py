@@ -122,9 +122,10 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--live", action="store_true", help="watch the run on the whole terminal; q leaves, ? helps")
     verb.add_argument("--no-status", action="store_true", help="no status line on the terminal while the job runs")
     verb.add_argument(
-        "--metrics-port", metavar="[HOST:]PORT",
+        "--metrics-port",
+        metavar="[HOST:]PORT",
         help="while it runs, answer Prometheus on this port of this machine: http://127.0.0.1:PORT/metrics",
-    )  # fmt: skip
+    )
     verb.add_argument(
         "--max-overhead",
         metavar="PERCENT",
@@ -218,9 +219,14 @@ def _report(options: argparse.Namespace) -> int:
 
     with remote.local(options.folder) as folder:
         return report.report(
-            folder, as_json=options.json, html=options.html, figures=options.figures, rank=options.rank,
-            force=options.force, shown=_shown(options.folder),
-        )  # fmt: skip
+            folder,
+            as_json=options.json,
+            html=options.html,
+            figures=options.figures,
+            rank=options.rank,
+            force=options.force,
+            shown=_shown(options.folder),
+        )
 
 
 def _shown(place: str) -> str | None:
@@ -237,13 +243,19 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("folder", metavar="DIR", help="a recording made by loaderprof run")
     verb.add_argument(
-        "--change", metavar="ID", action="append", default=[],
+        "--change",
+        metavar="ID",
+        action="append",
+        default=[],
         help="advice to apply, by id or number (default: the best that is a setting); several are applied together",
-    )  # fmt: skip
+    )
     verb.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[],
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
         help="predict and measure a setting of your own instead: num_workers=4; several are applied together",
-    )  # fmt: skip
+    )
     verb.add_argument(
         "--runs",
         metavar="N",
@@ -252,9 +264,12 @@ def _add_verify(verb: argparse.ArgumentParser) -> None:
         help="at most so many pairs of runs, without and with the change (6)",
     )
     verb.add_argument(
-        "--precision", metavar="P", type=float, default=5.0,
+        "--precision",
+        metavar="P",
+        type=float,
+        default=5.0,
         help="stop as soon as the ratio is known to P %% either way (5); 0: run all pairs",
-    )  # fmt: skip
+    )
     verb.add_argument(
         "--seconds", metavar="S", type=float, default=60.0, help="end a run S seconds after its first loader began (60)"
     )

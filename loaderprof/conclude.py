@@ -65,12 +65,17 @@ def conclude(recording: Recording) -> Findings:
     job_gains = job.job_gains(studied)
     draws = [job.job_gains(studied, number) for number in range(job.DRAWS)] if main.draws else []
     judgement = judge(
-        job_gains, steps=int(main.loop.count[main.loop.steady].sum()), model_error=main.model_error, draws=draws,
+        job_gains,
+        steps=int(main.loop.count[main.loop.steady].sum()),
+        model_error=main.model_error,
+        draws=draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget or main.loop.background,
         sources_agree=agreement(main, job_gains),
-        guessed=guessed(main, job_gains), locked=main.parts.takes_turns(), producers_unseen=main.parts.producers_unseen,
+        guessed=guessed(main, job_gains),
+        locked=main.parts.takes_turns(),
+        producers_unseen=main.parts.producers_unseen,
         wait_share=_share(*_wait_and_step(main.loop)),
-    )  # fmt: skip
+    )
     context = _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
     kind = catalogue.cause_of(judgement.stage, context)
     if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
@@ -126,17 +131,25 @@ def _context(
     pickles = recording.tables["pickle"]
     pickled = of_producers(recording, each.loop, pickles) if each.loop.num_workers else pickles[:0]
     return LoopContext(
-        each.loop, each.parts, gains, budget, others, missing.get("gpu"), missing.get("stacks"),
+        each.loop,
+        each.parts,
+        gains,
+        budget,
+        others,
+        missing.get("gpu"),
+        missing.get("stacks"),
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
         float(np.median(mine["tensors"])) if len(mine) else None,
-        bound=(each.cpus or budget) < min(each.loop.num_workers, budget), helpers=each.helpers,
+        bound=(each.cpus or budget) < min(each.loop.num_workers, budget),
+        helpers=each.helpers,
         batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
         sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
         float_share=float(np.median(mine["extra"])) / 100 if len(mine) else None,
-        phases=device.phases_of(recording, each.loop), gpus=device.gpus_of(recording),
-    )  # fmt: skip
+        phases=device.phases_of(recording, each.loop),
+        gpus=device.gpus_of(recording),
+    )
 
 
 def _verdict(
@@ -230,10 +243,15 @@ def _facts(recording: Recording, each: job.LoopStudy, studied: Sequence[job.Loop
     per_sample = samples["bytes"] / np.maximum(samples["samples"], 1)
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
     return RunFacts(
-        job.samples_per_s(each, studied), memory.get("available") if isinstance(memory, dict) else None,
-        float(np.median(per_sample)) if len(per_sample) else None, _device(recording) == "cuda", _torch(recording),
-        job.share_of(each, studied), decoders_of(recording.meta), unevenness(each.loop),
-    )  # fmt: skip
+        job.samples_per_s(each, studied),
+        memory.get("available") if isinstance(memory, dict) else None,
+        float(np.median(per_sample)) if len(per_sample) else None,
+        _device(recording) == "cuda",
+        _torch(recording),
+        job.share_of(each, studied),
+        decoders_of(recording.meta),
+        unevenness(each.loop),
+    )
 
 
 def _rate(each: job.LoopStudy) -> float | None:
@@ -250,27 +268,56 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
     size = loop.facts.get("batch_size")
     rate = _rate(each)
     judgement = judge(
-        each.gains, steps=int(loop.count[loop.steady].sum()), model_error=each.model_error, draws=each.draws,
-        disturbed=(others or 0.0) > machine.DISTURBANCE * budget, sources_agree=None, locked=each.parts.takes_turns(),
-        producers_unseen=each.parts.producers_unseen, wait_share=_share(*_wait_and_step(loop)),
-    )  # fmt: skip
+        each.gains,
+        steps=int(loop.count[loop.steady].sum()),
+        model_error=each.model_error,
+        draws=each.draws,
+        disturbed=(others or 0.0) > machine.DISTURBANCE * budget,
+        sources_agree=None,
+        locked=each.parts.takes_turns(),
+        producers_unseen=each.parts.producers_unseen,
+        wait_share=_share(*_wait_and_step(loop)),
+    )
     context = _context(recording, each, each.gains, budget, others)
     verdict = _verdict(
         each, context, judgement, catalogue.cause_of(judgement.stage, context), each.ceiling and round(each.ceiling, 3)
     )
     first = [epoch.first_batch_s for epoch in loop.epochs if np.isfinite(epoch.first_batch_s)]
     return results.Loader(
-        name=loop.name, where=loop.facts.get("where"), settings=settings, batches=loop.batches,
-        batch_size=size if isinstance(size, int) else None, samples_per_s=rate and round(rate, 2), wait_s=wait,
-        wait_share=_share(wait, total), first_batch_s=first[0] if first else None, epochs=len(loop.epochs), verdict=verdict,
-    )  # fmt: skip
+        name=loop.name,
+        where=loop.facts.get("where"),
+        settings=settings,
+        batches=loop.batches,
+        batch_size=size if isinstance(size, int) else None,
+        samples_per_s=rate and round(rate, 2),
+        wait_s=wait,
+        wait_share=_share(wait, total),
+        first_batch_s=first[0] if first else None,
+        epochs=len(loop.epochs),
+        verdict=verdict,
+    )
 
 
 _SETTINGS = (
-    "num_workers", "batch_size", "prefetch_factor", "persistent_workers", "pin_memory", "in_order", "start_method",
-    "drop_last", "sampler", "batch_sampler", "sampler_where", "collate_fn", "worker_init_fn", "dataset", "dataset_where", "type", "iterable",
+    "num_workers",
+    "batch_size",
+    "prefetch_factor",
+    "persistent_workers",
+    "pin_memory",
+    "in_order",
+    "start_method",
+    "drop_last",
+    "sampler",
+    "batch_sampler",
+    "sampler_where",
+    "collate_fn",
+    "worker_init_fn",
+    "dataset",
+    "dataset_where",
+    "type",
+    "iterable",
     "samples",
-)  # fmt: skip
+)
 
 
 def _summed_loaders(recording: Recording) -> Iterator[results.Loader]:
@@ -282,10 +329,18 @@ def _summed_loaders(recording: Recording) -> Iterator[results.Loader]:
         verdict = results.Verdict("unknown", "not-enough-evidence", "low", text, total, loop.wait_s, share, None)
         rate = loop.batch_size / loop.pace_s if loop.batch_size and loop.pace_s else None
         yield results.Loader(
-            name=loop.name, where=loop.where, settings={}, batches=loop.batches, batch_size=loop.batch_size,
-            samples_per_s=rate and round(rate, 2), wait_s=loop.wait_s, wait_share=share, first_batch_s=None,
-            epochs=loop.epochs, verdict=verdict,
-        )  # fmt: skip
+            name=loop.name,
+            where=loop.where,
+            settings={},
+            batches=loop.batches,
+            batch_size=loop.batch_size,
+            samples_per_s=rate and round(rate, 2),
+            wait_s=loop.wait_s,
+            wait_share=share,
+            first_batch_s=None,
+            epochs=loop.epochs,
+            verdict=verdict,
+        )
 
 
 def _ranks(studied: Sequence[job.LoopStudy], others: Sequence[SummedRank]) -> tuple[results.Rank, ...]:
@@ -314,16 +369,24 @@ def _run(recording: Recording, timeline: Timeline) -> results.Run:
     taken += [(loop.training, loop.batches) for rank in recording.others for loop in rank.loops]
     methods = [loop.facts.get("start_method") for loop in timeline.loops if loop.facts.get("start_method")]
     return results.Run(
-        command=shlex.join(map(str, command)) if isinstance(command, list) else "", exit_code=meta.get("exit_code"),
-        duration_s=timeline.duration_s, steps=sum(batches for training, batches in taken if training)
-        or sum(batches for _, batches in taken),
-        world_size=max(1, len(ranks)), device=_device(recording), cpu_budget=machine.cpu_budget(recording),
-        python=next((process.header.get("python") for process in mains), None), torch=_torch(recording),
-        start_method=methods[0] if methods else None, overhead=machine.overhead(recording, timeline.duration_s),
-        notes=(*recording.notes, *_restarts(mains), *(note for loop in timeline.loops[:1] for note in _notes(loop))), signal=meta.get("signal"),
+        command=shlex.join(map(str, command)) if isinstance(command, list) else "",
+        exit_code=meta.get("exit_code"),
+        duration_s=timeline.duration_s,
+        steps=sum(batches for training, batches in taken if training) or sum(batches for _, batches in taken),
+        world_size=max(1, len(ranks)),
+        device=_device(recording),
+        cpu_budget=machine.cpu_budget(recording),
+        python=next((process.header.get("python") for process in mains), None),
+        torch=_torch(recording),
+        start_method=methods[0] if methods else None,
+        overhead=machine.overhead(recording, timeline.duration_s),
+        notes=(*recording.notes, *_restarts(mains), *(note for loop in timeline.loops[:1] for note in _notes(loop))),
+        signal=meta.get("signal"),
         started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
-        loaderprof=meta.get("loaderprof"), gpus=tuple(meta.get("gpus") or ()), failure=endings.explained(recording),
-    )  # fmt: skip
+        loaderprof=meta.get("loaderprof"),
+        gpus=tuple(meta.get("gpus") or ()),
+        failure=endings.explained(recording),
+    )
 
 
 def _restarts(mains: Sequence[Process]) -> Iterator[str]:

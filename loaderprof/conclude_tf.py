@@ -63,10 +63,14 @@ def conclude(recording: Recording, timeline: Timeline, run: results.Run) -> Find
     verdict = _verdict(main)
     notes = (f"TensorFlow {main.loop.facts.get('tensorflow')}", NOT_APART) if main.pipeline is not None else ()
     return Findings(
-        run=replace(run, notes=(*run.notes, *notes)), verdict=verdict,
-        stages=_stages(main), causes=_causes(main), advice=_advice(recording, main, disturbed),
-        loaders=tuple(_loader(each) for each in studied), ranks=(_rank(main),),
-    )  # fmt: skip
+        run=replace(run, notes=(*run.notes, *notes)),
+        verdict=verdict,
+        stages=_stages(main),
+        causes=_causes(main),
+        advice=_advice(recording, main, disturbed),
+        loaders=tuple(_loader(each) for each in studied),
+        ranks=(_rank(main),),
+    )
 
 
 def _study(recording: Recording, loop: Loop, cores: float, disturbed: bool) -> _Studied:
@@ -86,10 +90,14 @@ def _study(recording: Recording, loop: Loop, cores: float, disturbed: bool) -> _
         if drawn is not None:
             draws.append(_with_borders(gains_of(model_of(drawn, wait_s, step_s, cores)), loop, wait_s + step_s))
     judgement = judge(
-        gains, steps=steps, model_error=error_of(model, wait_s + step_s), draws=draws,
-        disturbed=disturbed, sources_agree=None,
+        gains,
+        steps=steps,
+        model_error=error_of(model, wait_s + step_s),
+        draws=draws,
+        disturbed=disturbed,
+        sources_agree=None,
         wait_share=wait_s / (wait_s + step_s),
-    )  # fmt: skip
+    )
     return replace(found, pipeline=pipeline, model=model, gains=gains, judgement=judgement)
 
 
@@ -110,10 +118,15 @@ def _verdict(main: _Studied) -> results.Verdict:
     stage = judgement.stage
     empty = model.of(replace(node, work_s=0.0) for node in model.nodes)
     return results.Verdict(
-        stage, tfdata_causes.cause_of(stage, pipeline), judgement.confidence,
-        tfdata_causes.headline(stage, pipeline, gains, main.loop.name), total, main.wait_s, share,
+        stage,
+        tfdata_causes.cause_of(stage, pipeline),
+        judgement.confidence,
+        tfdata_causes.headline(stage, pipeline, gains, main.loop.name),
+        total,
+        main.wait_s,
+        share,
         round(model.batch_s() / empty.batch_s(), 3),
-    )  # fmt: skip
+    )
 
 
 def _causes(main: _Studied) -> tuple[Cause, ...]:
@@ -132,11 +145,14 @@ def _stages(main: _Studied) -> tuple[results.StageCost, ...]:
     total = sum(value for value in seconds.values() if value) or None
     return tuple(
         results.StageCost(
-            stage, None if value is None else round(value, 7), round(value / total, 4) if value is not None and total else None,
-            ("timer",), _parts(nodes, stage),
+            stage,
+            None if value is None else round(value, 7),
+            round(value / total, 4) if value is not None and total else None,
+            ("timer",),
+            _parts(nodes, stage),
         )
         for stage, value in seconds.items()
-    )  # fmt: skip
+    )
 
 
 def _parts(nodes: Sequence[Node], stage: Stage) -> tuple[results.Part, ...]:
@@ -156,9 +172,13 @@ def _advice(recording: Recording, main: _Studied, disturbed: bool) -> tuple[resu
     epochs = [epoch.batches for epoch in main.loop.epochs if epoch.batches]
     memory = recording.host[-1].get("memory", {}) if recording.host else {}
     facts = PipelineFacts(
-        len(epochs), float(np.median(epochs)) if epochs else 0.0, _rate(main.loop), spread_of(_paces(main.loop)),
-        memory.get("available") if isinstance(memory, dict) else None, disturbed,
-    )  # fmt: skip
+        len(epochs),
+        float(np.median(epochs)) if epochs else 0.0,
+        _rate(main.loop),
+        spread_of(_paces(main.loop)),
+        memory.get("available") if isinstance(memory, dict) else None,
+        disturbed,
+    )
     return advise(main.pipeline, main.model, facts)
 
 
@@ -182,15 +202,26 @@ def _loader(each: _Studied) -> results.Loader:
     operations = each.pipeline.operations if each.pipeline is not None else ()
     size, rate = loop.facts.get("batch_size"), _rate(loop)
     settings = {
-        "type": "tf.data", "pipeline": " > ".join(operation.name for operation in reversed(operations)) or None,
-        **{key: loop.facts.get(key) for key in ("batch_size", "num_parallel_calls", "private_threadpool_size", "prefetch", "cache")},
-    }  # fmt: skip
+        "type": "tf.data",
+        "pipeline": " > ".join(operation.name for operation in reversed(operations)) or None,
+        **{
+            key: loop.facts.get(key)
+            for key in ("batch_size", "num_parallel_calls", "private_threadpool_size", "prefetch", "cache")
+        },
+    }
     return results.Loader(
-        name=loop.name, where=loop.facts.get("where"), settings=settings, batches=loop.batches,
-        batch_size=size if isinstance(size, int) else None, samples_per_s=rate and round(rate, 2), wait_s=each.wait_s,
-        wait_share=round(each.wait_s / total, 4) if total else None, first_batch_s=_first_batch(loop),
-        epochs=len(loop.epochs), verdict=_verdict(each),
-    )  # fmt: skip
+        name=loop.name,
+        where=loop.facts.get("where"),
+        settings=settings,
+        batches=loop.batches,
+        batch_size=size if isinstance(size, int) else None,
+        samples_per_s=rate and round(rate, 2),
+        wait_s=each.wait_s,
+        wait_share=round(each.wait_s / total, 4) if total else None,
+        first_batch_s=_first_batch(loop),
+        epochs=len(loop.epochs),
+        verdict=_verdict(each),
+    )
 
 
 def _first_batch(loop: Loop) -> float | None:

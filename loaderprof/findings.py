@@ -23,9 +23,22 @@ SCHEMA_VERSION = 1
 _MAX_BYTES = 64 << 20
 
 Stage = Literal[
-    "device", "host", "read", "decode", "transform", "collate", "handover", "copy", "startup",
-    "straggler", "contention", "sampler", "sync", "none", "unknown",
-]  # fmt: skip
+    "device",
+    "host",
+    "read",
+    "decode",
+    "transform",
+    "collate",
+    "handover",
+    "copy",
+    "startup",
+    "straggler",
+    "contention",
+    "sampler",
+    "sync",
+    "none",
+    "unknown",
+]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 Confidence = Literal["high", "medium", "low"]
 Status = Literal["found", "ruled_out", "not_measured"]

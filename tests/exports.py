@@ -12,9 +12,15 @@ from loaderprof.recording import reader
 UNIX_NS = 1_790_000_000_123_456_789
 WAIT_S, STEP_S, BATCHES = 0.004, 0.010, 40
 PLAN = Plan(
-    batches=BATCHES, wait=WAIT_S, step=STEP_S, workers=2, ready=1, startup=0.05, shutdown=0.02,
+    batches=BATCHES,
+    wait=WAIT_S,
+    step=STEP_S,
+    workers=2,
+    ready=1,
+    startup=0.05,
+    shutdown=0.02,
     fetch=Fetch(cpu=0.006, blocked=0.002, runq=0.001, collate=0.0005),
-)  # fmt: skip
+)
 
 
 def recorded(folder: Path, ranks: int = 1, plan: Plan = PLAN) -> Path:

@@ -145,9 +145,23 @@ class Process:
         cpu = (span(cpu_asked), span(cpu_taken))
         process_cpu = (span(cpu_asked + others_asked), span(cpu_taken + others_taken))
         self.journal.write(
-            layout.TAKE, training, ready + 1, number, ns(asked), ns(taken), span(index), 0, *cpu, *process_cpu, span(runq),
-            -1, span(receive), span(receive), count, span(wait),
-        )  # fmt: skip
+            layout.TAKE,
+            training,
+            ready + 1,
+            number,
+            ns(asked),
+            ns(taken),
+            span(index),
+            0,
+            *cpu,
+            *process_cpu,
+            span(runq),
+            -1,
+            span(receive),
+            span(receive),
+            count,
+            span(wait),
+        )
 
     def end(self, number: int, asked: float, done: float, cpu: float = 0.0, others: float = 0.0) -> None:
         """The iterator had no more batches."""
@@ -158,11 +172,25 @@ class Process:
         cpu, wall = at(plan.cpu, task), plan.wall(task)
         done = begun + wall
         self.journal.write(
-            layout.FETCH, deep, plan.samples, worker, task, ns(begun), ns(done), ns(done), span(cpu), span(plan.runq),
-            span(plan.collate), span(plan.collate), plan.asked_bytes, plan.device_bytes, 0, span(wall),
+            layout.FETCH,
+            deep,
+            plan.samples,
+            worker,
+            task,
+            ns(begun),
+            ns(done),
+            ns(done),
+            span(cpu),
+            span(plan.runq),
+            span(plan.collate),
+            span(plan.collate),
+            plan.asked_bytes,
+            plan.device_bytes,
+            0,
+            span(wall),
             span(cpu * (plan.threads - 1)),
             1,
-        )  # fmt: skip
+        )
         if plan.pickle:
             self.journal.write(
                 layout.PICKLE,
@@ -181,9 +209,18 @@ class Process:
             caller = self.journal.text("/home/me/train.py:41")
             for name, operator_wall, operator_cpu in plan.operators:
                 self.journal.write(
-                    layout.OPERATOR, 0, 0, worker, task, self.journal.text(name), plan.samples, span(operator_wall),
-                    span(operator_cpu), plan.samples, caller,
-                )  # fmt: skip
+                    layout.OPERATOR,
+                    0,
+                    0,
+                    worker,
+                    task,
+                    self.journal.text(name),
+                    plan.samples,
+                    span(operator_wall),
+                    span(operator_cpu),
+                    plan.samples,
+                    caller,
+                )
 
     def size(self, worker: int, bytes_: int, samples: int, tensors: int = 1, leaves: int = 0, floats: int = 0) -> None:
         """Say how large a batch is, what it holds beside `tensors`, and how many percent of it are floats."""
@@ -197,8 +234,12 @@ class Made:
         self.folder = folder
         (folder / reader.JOURNALS).mkdir(parents=True)
         self.meta: dict[str, Any] = {
-            "command": ["train.py"], "cwd": "/home/me", "started_ns": START_NS, "cpu_budget": {"cores": cores}, **meta,
-        }  # fmt: skip
+            "command": ["train.py"],
+            "cwd": "/home/me",
+            "started_ns": START_NS,
+            "cpu_budget": {"cores": cores},
+            **meta,
+        }
         self.lines: list[dict[str, Any]] = []
         self.stack_lines: list[dict[str, Any]] = []
         self._pid = 1000
@@ -211,9 +252,15 @@ class Made:
     def stacks(self, pid: int, frames: Sequence[str], count: int, thread: str = "MainThread") -> None:
         """Add stack samples that are all alike."""
         self.stack_lines.append(
-            {"t": ns(1), "t0": ns(0), "t1": ns(2), "rate": 25, "frames": list(frames),
-             "stacks": [[pid, thread, list(range(len(frames))), count]]}
-        )  # fmt: skip
+            {
+                "t": ns(1),
+                "t0": ns(0),
+                "t1": ns(2),
+                "rate": 25,
+                "frames": list(frames),
+                "stacks": [[pid, thread, list(range(len(frames))), count]],
+            }
+        )
 
     def window(self, begun: float, done: float, **rows: Any) -> None:
         """Add a window of looks at threads: `stacks` of frames of their own, `threads`, `gil`, `locks`, `files`."""
@@ -233,11 +280,20 @@ class Made:
     def loop(self, process: Process, plan: Plan, begun: float = 0.0) -> float:
         """Run a loop and return when it was over."""
         facts = {
-            "name": plan.name, "where": "/home/me/train.py:50", "num_workers": plan.workers, "batch_size": 16,
-            "prefetch_factor": 2 if plan.workers else None, "persistent_workers": plan.persistent, "in_order": True,
-            "pin_memory": False, "dataset": "__main__.Images", "dataset_where": "/home/me/train.py:30",
-            "collate_fn": "torch.utils.data._utils.collate.default_collate", "sampler": "__main__.MySampler", **plan.facts,
-        }  # fmt: skip
+            "name": plan.name,
+            "where": "/home/me/train.py:50",
+            "num_workers": plan.workers,
+            "batch_size": 16,
+            "prefetch_factor": 2 if plan.workers else None,
+            "persistent_workers": plan.persistent,
+            "in_order": True,
+            "pin_memory": False,
+            "dataset": "__main__.Images",
+            "dataset_where": "/home/me/train.py:30",
+            "collate_fn": "torch.utils.data._utils.collate.default_collate",
+            "sampler": "__main__.MySampler",
+            **plan.facts,
+        }
         now, number, workers = begun, None, []
         for epoch in range(plan.epochs):
             start = now
@@ -264,10 +320,19 @@ class Made:
                 deep = batch % plan.fetch.deep_every == plan.fetch.deep_every - 1
                 process.fetch(-1, batch, now, plan.fetch, deep=deep)
             process.take(
-                number, now, now + wait, training=plan.training, ready=plan.ready if plan.workers else -1,
-                index=plan.index, receive=plan.receive, cpu_asked=cpu, cpu_taken=cpu, runq=runq,
-                others_asked=others, others_taken=others,
-            )  # fmt: skip
+                number,
+                now,
+                now + wait,
+                training=plan.training,
+                ready=plan.ready if plan.workers else -1,
+                index=plan.index,
+                receive=plan.receive,
+                cpu_asked=cpu,
+                cpu_taken=cpu,
+                runq=runq,
+                others_asked=others,
+                others_taken=others,
+            )
             others += step * plan.step_others
             cpu += step * plan.step_cpu
             runq += step * plan.step_runq

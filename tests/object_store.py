@@ -45,9 +45,12 @@ def store() -> Iterator[str]:
 def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of an empty bucket, with the environment that finds it."""
     for name, value in (
-        ("AWS_ENDPOINT_URL", store), ("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_MAX_ATTEMPTS", "1"),
-    ):  # fmt: skip
+        ("AWS_ENDPOINT_URL", store),
+        ("AWS_ACCESS_KEY_ID", "me"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_MAX_ATTEMPTS", "1"),
+    ):
         monkeypatch.setenv(name, value)
     call(f"{store}/moto-api/reset", "POST")
     call(f"{store}/runs", "PUT")

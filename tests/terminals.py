@@ -143,9 +143,13 @@ class Tmux:
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(
-            ["tmux", "-L", self._name, *arguments], capture_output=True, text=True, check=True, cwd=self._cwd,
+            ["tmux", "-L", self._name, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=self._cwd,
             env=environment(TMUX_TMPDIR=self._sockets),
-        )  # fmt: skip
+        )
         return done.stdout
 
 

@@ -100,7 +100,7 @@ def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) ->
         (["frobnicate"], "frobnicate", "loaderprof --help"),
         (["--nonsense"], "--nonsense", "loaderprof --help"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_in_one_sentence(
     capsys: pytest.CaptureFixture[str], place: Path, arguments: list[str], sentence: str, hint: str
 ) -> None:
@@ -163,8 +163,12 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["run", "train.py", "--lr", "1"], ["run"], ["train.py", "--lr", "1"], False),
         (["run", "-o", "out", "train.py", "-o", "x"], ["run", "-o", "out"], ["train.py", "-o", "x"], False),
-        (["run", "--set", "num_workers=4", "--no-html", "t.py", "--help"], ["run", "--set", "num_workers=4", "--no-html"],
-         ["t.py", "--help"], False),
+        (
+            ["run", "--set", "num_workers=4", "--no-html", "t.py", "--help"],
+            ["run", "--set", "num_workers=4", "--no-html"],
+            ["t.py", "--help"],
+            False,
+        ),
         (["run", "--output=out", "t.py"], ["run", "--output=out"], ["t.py"], False),
         (["run", "-m", "pkg", "-m", "x"], ["run", "-m"], ["pkg", "-m", "x"], False),
         (["run", "--", "torchrun", "--", "t.py"], ["run"], ["torchrun", "--", "t.py"], True),
@@ -172,7 +176,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["report", "run", "--json"], ["report", "run", "--json"], [], False),
         ([], [], [], False),
     ],
-)  # fmt: skip
+)
 def test_words_after_the_script_are_the_scripts(
     typed: list[str], ours: list[str], job: list[str], launcher: bool
 ) -> None:
@@ -182,11 +186,19 @@ def test_words_after_the_script_are_the_scripts(
 @pytest.mark.parametrize(
     ("pair", "value"),
     [
-        ("num_workers=4", 4), ("num_workers=0", 0), ("pin_memory=true", True), ("pin_memory=False", False),
-        ("in_order=false", False), ("persistent_workers=True", True), ("prefetch_factor=none", None), ("prefetch_factor=8", 8),
-        ("multiprocessing_context=spawn", "spawn"), ("batch_size=64", 64), ("train_loader.num_workers=2", 2),
+        ("num_workers=4", 4),
+        ("num_workers=0", 0),
+        ("pin_memory=true", True),
+        ("pin_memory=False", False),
+        ("in_order=false", False),
+        ("persistent_workers=True", True),
+        ("prefetch_factor=none", None),
+        ("prefetch_factor=8", 8),
+        ("multiprocessing_context=spawn", "spawn"),
+        ("batch_size=64", 64),
+        ("train_loader.num_workers=2", 2),
     ],
-)  # fmt: skip
+)
 def test_settings_are_values_of_python(pair: str, value: object) -> None:
     settings = cli._settings([pair])
     assert settings == {pair.partition("=")[0]: value}
@@ -195,9 +207,14 @@ def test_settings_are_values_of_python(pair: str, value: object) -> None:
 
 def test_each_setting_of_the_contract_can_be_set() -> None:
     assert set(KEYS) == {
-        "num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "in_order", "multiprocessing_context",
+        "num_workers",
+        "prefetch_factor",
+        "pin_memory",
+        "persistent_workers",
+        "in_order",
+        "multiprocessing_context",
         "batch_size",
-    }  # fmt: skip
+    }
 
 
 def test_report_renders_again_and_keeps_the_findings(capsys: pytest.CaptureFixture[str], place: Path) -> None:
@@ -253,8 +270,9 @@ def test_pictures_are_replaced_only_when_told(capsys: pytest.CaptureFixture[str]
     assert cli.main(["report", "r", "--figures", "out"]) == 2
     assert "speedups.png exists already" in capsys.readouterr().err
     assert {path.name: path.read_text() for path in (place / "out").iterdir()} == {
-        "speedups.png": "mine", "notes.txt": "mine",
-    }  # fmt: skip
+        "speedups.png": "mine",
+        "notes.txt": "mine",
+    }
     assert cli.main(["report", "r", "--figures", "out", "--force"]) == 0
     assert (place / "out" / "speedups.png").read_bytes().startswith(b"\x89PNG")
     assert (place / "out" / "notes.txt").read_text() == "mine"
@@ -294,8 +312,17 @@ def test_env_tells_each_thing_and_why_one_is_missing(
     assert cli.main(["env"]) == 0
     rows = {line[:12].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
     assert {
-        "loaderprof", "system", "GPU", "stacks", "CPU budget", "run queue", "disk reads", "/dev/shm", "open files", "packages",
-    } <= set(rows)  # fmt: skip
+        "loaderprof",
+        "system",
+        "GPU",
+        "stacks",
+        "CPU budget",
+        "run queue",
+        "disk reads",
+        "/dev/shm",
+        "open files",
+        "packages",
+    } <= set(rows)
     assert all(rows.values())
     assert rows["GPU"] == "not measured: no NVIDIA driver"
     assert rows["CPU budget"].split()[0].replace(".", "").isdigit()
@@ -304,9 +331,15 @@ def test_env_tells_each_thing_and_why_one_is_missing(
 
 def run(place: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "loaderprof", *arguments], cwd=place, capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}, **options,  # type: ignore[call-overload]
-    )  # fmt: skip
+        [sys.executable, "-m", "loaderprof", *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        **options,  # type: ignore[call-overload]
+    )
 
 
 def test_a_script_without_a_loader_runs_as_ever_and_is_told_of_watch(place: Path) -> None:
@@ -335,7 +368,12 @@ def test_a_reader_that_goes_away_is_no_error(place: Path) -> None:
     command = f"{sys.executable} -m loaderprof report r --json | head -c 1"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=place, capture_output=True, text=True, timeout=60, check=False,
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env=environment,
-    )  # fmt: skip
+    )
     assert (done.stdout, done.stderr) == ("{", "")

@@ -18,41 +18,96 @@ from loaderprof.findings import SCHEMA_VERSION, STAGES, Findings, load
 
 # DESIGN, section 4: fields may be added, never renamed or removed. `?`: may be null.
 STAGE = (
-    "device", "host", "read", "decode", "transform", "collate", "handover", "copy", "startup", "straggler", "contention",
-    "sampler", "sync", "none", "unknown",
-)  # fmt: skip
+    "device",
+    "host",
+    "read",
+    "decode",
+    "transform",
+    "collate",
+    "handover",
+    "copy",
+    "startup",
+    "straggler",
+    "contention",
+    "sampler",
+    "sync",
+    "none",
+    "unknown",
+)
 VERDICT = {
-    "bottleneck": "str", "cause": "str", "confidence": "str", "headline": "str", "step_s": "float?", "wait_s": "float?",
-    "wait_share": "float?", "ceiling_speedup": "float?",
-}  # fmt: skip
+    "bottleneck": "str",
+    "cause": "str",
+    "confidence": "str",
+    "headline": "str",
+    "step_s": "float?",
+    "wait_s": "float?",
+    "wait_share": "float?",
+    "ceiling_speedup": "float?",
+}
 RUN = {
-    "command": "str", "exit_code": "int?", "duration_s": "float?", "steps": "int?", "world_size": "int", "device": "str?",
-    "cpu_budget": "float?", "python": "str?", "torch": "str?", "start_method": "str?", "overhead": "dict", "notes": "list",
-}  # fmt: skip
+    "command": "str",
+    "exit_code": "int?",
+    "duration_s": "float?",
+    "steps": "int?",
+    "world_size": "int",
+    "device": "str?",
+    "cpu_budget": "float?",
+    "python": "str?",
+    "torch": "str?",
+    "start_method": "str?",
+    "overhead": "dict",
+    "notes": "list",
+}
 OVERHEAD = {"capture_cpu_s": "float?", "sampler_cpu_s": "float?", "share_of_wall": "float?"}
 STAGE_COST = {"stage": "str", "s_per_batch": "float?", "share": "float?", "sources": "list", "by": "list"}
 PART = {"name": "str", "where": "str?", "s_per_batch": "float"}
 CAUSE = {"id": "str", "status": "str", "stage": "str", "evidence": "list", "speedup_if_removed": "float?"}
 EVIDENCE = {"text": "str", "value": "float?", "unit": "str", "threshold": "float?"}
 ADVICE = {
-    "id": "str", "action": "str", "why": "str", "where": "str?", "change": "dict", "current": "dict", "expected": "dict",
-    "costs": "dict", "measured": "dict?",
-}  # fmt: skip
+    "id": "str",
+    "action": "str",
+    "why": "str",
+    "where": "str?",
+    "change": "dict",
+    "current": "dict",
+    "expected": "dict",
+    "costs": "dict",
+    "measured": "dict?",
+}
 EXPECTED = {"speedup": "float?", "low": "float?", "high": "float?", "samples_per_s": "float?"}
 COSTS = {"cores": "float?", "memory_bytes": "int?", "effort": "str"}
 MEASURED = {"speedup": "float", "low": "float", "high": "float", "runs": "int"}
 LOADER = {
-    "name": "str", "where": "str?", "settings": "dict", "batches": "int", "batch_size": "int?", "samples_per_s": "float?",
-    "wait_s": "float?", "wait_share": "float?", "first_batch_s": "float?", "epochs": "int", "verdict": "dict?",
-}  # fmt: skip
+    "name": "str",
+    "where": "str?",
+    "settings": "dict",
+    "batches": "int",
+    "batch_size": "int?",
+    "samples_per_s": "float?",
+    "wait_s": "float?",
+    "wait_share": "float?",
+    "first_batch_s": "float?",
+    "epochs": "int",
+    "verdict": "dict?",
+}
 RANK = {"rank": "int", "host": "str", "pid": "int", "step_s": "float?", "wait_s": "float?"}
 TOP = ("schema_version", "run", "verdict", "stages", "causes", "advice", "loaders", "ranks")
 SETTINGS = (
-    "num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "in_order", "multiprocessing_context", "batch_size",
-)  # fmt: skip
+    "num_workers",
+    "prefetch_factor",
+    "pin_memory",
+    "persistent_workers",
+    "in_order",
+    "multiprocessing_context",
+    "batch_size",
+)
 KINDS = {
-    "str": str, "int": int, "float": (int, float), "list": list, "dict": dict,
-}  # fmt: skip
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "list": list,
+    "dict": dict,
+}
 
 
 def check(data: Any, fields: dict[str, str]) -> None:

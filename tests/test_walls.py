@@ -50,8 +50,14 @@ THINKS = ("analyze", "replay", "diagnose", "advise")
 PATCHED = {"torch", "tensorflow"}
 HEAVY = {"torch", "psutil", "pynvml", "torchvision", "tensorflow"}
 # What workers may load of ours beside the hooks: found by folder, so that a new hook is inside the wall by itself.
-BESIDE_HOOKS = {"loaderprof", "loaderprof._version", "loaderprof.capture", "loaderprof.capture.hooks",
-                "loaderprof.recording", "loaderprof.recording.journal"}  # fmt: skip
+BESIDE_HOOKS = {
+    "loaderprof",
+    "loaderprof._version",
+    "loaderprof.capture",
+    "loaderprof.capture.hooks",
+    "loaderprof.recording",
+    "loaderprof.recording.journal",
+}
 IN_JOB = BESIDE_HOOKS | {name for name in MODULES if name.startswith("loaderprof.capture.hooks.")}
 
 
@@ -179,9 +185,14 @@ assert not [name for name in sys.modules if name.startswith("loaderprof.capture"
 """
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Image decode" in done.stdout

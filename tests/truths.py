@@ -23,22 +23,35 @@ def light(**more: object) -> Fetch:
 
 
 PLANS: dict[str, tuple[Plan, float]] = {
-    "read": (Plan(wait=0.05, fetch=Fetch(cpu=0.005, blocked=0.045, operators=[("io.open", 0.045, 0.001), (RESIZE, 0.004, 0.004)])), 8),
+    "read": (
+        Plan(
+            wait=0.05,
+            fetch=Fetch(cpu=0.005, blocked=0.045, operators=[("io.open", 0.045, 0.001), (RESIZE, 0.004, 0.004)]),
+        ),
+        8,
+    ),
     "decode": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, operators=[(LOAD, 0.04, 0.04), (RESIZE, 0.005, 0.005)])), 8),
     "transform": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, operators=[(LOAD, 0.01, 0.01), (RESIZE, 0.035, 0.035)])), 8),
     "collate": (Plan(wait=0.05, fetch=Fetch(cpu=0.05, collate=0.04, operators=[(LOAD, 0.01, 0.01)])), 8),
-    "handover": (Plan(workers=2, wait=0.02, receive=0.018, fetch=light(cpu=0.02, pickle=0.018, batch_bytes=10**5, tensors=250)), 8),
+    "handover": (
+        Plan(workers=2, wait=0.02, receive=0.018, fetch=light(cpu=0.02, pickle=0.018, batch_bytes=10**5, tensors=250)),
+        8,
+    ),
     "startup": (Plan(epochs=6, batches=30, workers=2, startup=0.8, shutdown=0.3, wait=1e-4, fetch=light()), 8),
     "straggler": (
-        Plan(workers=2, wait=lambda i: 0.2 if i % 15 == 14 else 0.0,
-             fetch=light(cpu=lambda i: 0.25 if i % 15 == 14 else 0.01)), 8,
+        Plan(
+            workers=2,
+            wait=lambda i: 0.2 if i % 15 == 14 else 0.0,
+            fetch=light(cpu=lambda i: 0.25 if i % 15 == 14 else 0.01),
+        ),
+        8,
     ),
     "contention": (Plan(workers=4, wait=0.02, step=0.005, fetch=light(cpu=0.015, runq=0.085, threads=4.0)), 4),
     "sampler": (Plan(epochs=3, batches=40, wait=0.002, step=0.005, epoch_index=0.3, fetch=light(cpu=0.002)), 8),
     "device": (Plan(workers=2, step=0.05, wait=1e-4, fetch=light()), 8),
     "none": (Plan(workers=1, step=0.0103, wait=1e-4, fetch=light()), 8),
     "unknown": (Plan(batches=15, wait=0.05, fetch=Fetch(cpu=0.05, operators=[(LOAD, 0.04, 0.04)])), 8),
-}  # fmt: skip
+}
 
 
 def host(folder: Path) -> Recording:
@@ -57,8 +70,9 @@ def validating(folder: Path) -> Recording:
     process = made.process()
     for _ in range(3):
         now = made.loop(process, Plan(name="train", workers=2, batches=30, step=0.01, wait=1e-4, fetch=light()), now)
-        now = made.loop(process, Plan(name="valid", batches=30, step=0.02, wait=1e-4, training=False,
-                                      fetch=light(cpu=1e-4)), now)  # fmt: skip
+        now = made.loop(
+            process, Plan(name="valid", batches=30, step=0.02, wait=1e-4, training=False, fetch=light(cpu=1e-4)), now
+        )
     made.finish(now)
     return made.read()
 

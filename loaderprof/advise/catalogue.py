@@ -91,12 +91,18 @@ def _workers(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
     loader = context.loop.name
     code = f"{loader} = DataLoader(..., num_workers={number})"
     yield Change(
-        "num-workers", f"{verb} num_workers from {now} to {number}",
+        "num-workers",
+        f"{verb} num_workers from {now} to {number}",
         f"{('Batches are made in the training process', 'One worker makes the batches')[now] if now < 2 else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        context.loop.facts.get("where"), {"num_workers": number}, {"num_workers": now}, with_settings(base, num_workers=number),
-        Costs(float(number - now), None, "one argument"), code, _saturation_floor(context) if number > now else None,
-    )  # fmt: skip
+        context.loop.facts.get("where"),
+        {"num_workers": number},
+        {"num_workers": now},
+        with_settings(base, num_workers=number),
+        Costs(float(number - now), None, "one argument"),
+        code,
+        _saturation_floor(context) if number > now else None,
+    )
 
 
 def _saturation_floor(context: LoopContext) -> float | None:
@@ -110,12 +116,16 @@ def _prefetch(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
         for factor in (4, 8):
             if factor > now:
                 yield Change(
-                    "prefetch-factor", f"Raise prefetch_factor from {now} to {factor}",
-                    "Batches take uneven times; a deeper queue rides over the slow ones.", context.loop.facts.get("where"),
-                    {"prefetch_factor": factor}, {"prefetch_factor": now}, with_settings(base, prefetch_factor=factor),
+                    "prefetch-factor",
+                    f"Raise prefetch_factor from {now} to {factor}",
+                    "Batches take uneven times; a deeper queue rides over the slow ones.",
+                    context.loop.facts.get("where"),
+                    {"prefetch_factor": factor},
+                    {"prefetch_factor": now},
+                    with_settings(base, prefetch_factor=factor),
                     Costs(0.0, _batches_bytes(context, (factor - now) * base.settings.num_workers), "one argument"),
                     f"{context.loop.name} = DataLoader(..., prefetch_factor={factor})",
-                )  # fmt: skip
+                )
                 return
 
 
@@ -133,12 +143,17 @@ def _persistent(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
         yield Change(
             "one-loader" if anew else "persistent-workers",
             "Make the DataLoader once, before the loop, with persistent_workers=True" if anew else keep,
-            f"Workers were started {len(context.loop.epochs)} times.", context.loop.facts.get("where"),
-            {"kind": "code"} if anew else {"persistent_workers": True}, {"persistent_workers": False}, kept,
+            f"Workers were started {len(context.loop.epochs)} times.",
+            context.loop.facts.get("where"),
+            {"kind": "code"} if anew else {"persistent_workers": True},
+            {"persistent_workers": False},
+            kept,
             Costs(0.0, None, "a line moved" if anew else "one argument"),
             f"{context.loop.name} = DataLoader(..., persistent_workers=True)" + ("  # before the loop" if anew else ""),
-            floor=1.0 if base.all_first else None, ceiling=ceiling, error_per_log=BORDER_ERROR_PER_LOG,
-        )  # fmt: skip
+            floor=1.0 if base.all_first else None,
+            ceiling=ceiling,
+            error_per_log=BORDER_ERROR_PER_LOG,
+        )
 
 
 def _start_method(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -150,21 +165,29 @@ def _start_method(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterato
         replace(
             base,
             costs=replace(
-                base.costs, worker_boot_s=base.costs.worker_boot_s * kept,
+                base.costs,
+                worker_boot_s=base.costs.worker_boot_s * kept,
                 worker_start_s=min(base.costs.worker_start_s, WORKER_START_S),
             ),
         )
         for kept in FORKED_KEPT
-    ]  # fmt: skip
+    ]
     before = base.pace_s()
     yield Change(
-        "start-method", f"Start workers with fork, not {method} (multiprocessing_context='fork')",
+        "start-method",
+        f"Start workers with fork, not {method} (multiprocessing_context='fork')",
         "Each worker starts a Python of its own, imports the job's modules and unpickles the dataset; a forked one has them. "
         "Only where workers leave CUDA alone and no thread of the job holds a lock when they start.",
-        context.loop.facts.get("where"), {"multiprocessing_context": "fork"}, {"multiprocessing_context": method}, forked[1],
-        Costs(0.0, None, "one argument"), f"{context.loop.name} = DataLoader(..., multiprocessing_context='fork')",
-        before / forked[0].pace_s(), before / forked[-1].pace_s(), BORDER_ERROR_PER_LOG,
-    )  # fmt: skip
+        context.loop.facts.get("where"),
+        {"multiprocessing_context": "fork"},
+        {"multiprocessing_context": method},
+        forked[1],
+        Costs(0.0, None, "one argument"),
+        f"{context.loop.name} = DataLoader(..., multiprocessing_context='fork')",
+        before / forked[0].pace_s(),
+        before / forked[-1].pace_s(),
+        BORDER_ERROR_PER_LOG,
+    )
 
 
 def _out_of_order(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:
@@ -172,12 +195,16 @@ def _out_of_order(context: LoopContext, base: LoopModel, facts: RunFacts) -> Ite
     recent = version(facts.torch) >= (2, 7)
     if recent and base.settings.num_workers > 1 and base.settings.in_order and "straggler" in context.gains:
         yield Change(
-            "out-of-order", "Take batches as they are ready (in_order=False)",
+            "out-of-order",
+            "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            context.loop.facts.get("where"), {"in_order": False}, {"in_order": True}, with_settings(base, in_order=False),
+            context.loop.facts.get("where"),
+            {"in_order": False},
+            {"in_order": True},
+            with_settings(base, in_order=False),
             Costs(0.0, 0, "one argument; the order of batches is no longer fixed"),
             f"{context.loop.name} = DataLoader(..., in_order=False)",
-        )  # fmt: skip
+        )
 
 
 def _sliced(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -189,14 +216,20 @@ def _sliced(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chan
     )
     before = base.pace_s()
     yield Change(
-        "slice-batches", "Take each batch as one slice of the tensors, not row by row",
+        "slice-batches",
+        "Take each batch as one slice of the tensors, not row by row",
         "The rows are in memory: indexing them one by one, and stacking them again, is all that a batch costs.",
-        context.loop.facts.get("where"), {"kind": "code"}, {}, middle,
+        context.loop.facts.get("where"),
+        {"kind": "code"},
+        {},
+        middle,
         Costs(0.0, 0, "a few lines"),
         "sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)\n"
         f"{context.loop.name} = DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[list of indices]",
-        before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"read", "collate"}),
-    )  # fmt: skip
+        before / slow.pace_s(),
+        before / fast.pace_s(),
+        cheaper=frozenset({"read", "collate"}),
+    )
 
 
 def _read_ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -213,14 +246,19 @@ def _read_ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
     usual = np.minimum(costs.fetch_blocked_s, STRAGGLER_RATIO * np.median(costs.fetch_blocked_s))
     model = replace(base, costs=replace(costs, fetch_blocked_s=costs.fetch_blocked_s - less * usual))
     yield Change(
-        "overlapped-reads", f"Read the samples of a batch at once: {threads} threads in __getitems__",
+        "overlapped-reads",
+        f"Read the samples of a batch at once: {threads} threads in __getitems__",
         "Makers wait for reads one after another; the waiting overlaps freely until the source is full.",
-        context.named("read") or None, {"kind": "code", "threads": threads}, {"threads": 1}, model,
+        context.named("read") or None,
+        {"kind": "code", "threads": threads},
+        {"threads": 1},
+        model,
         Costs(0.0, 0, "a few lines"),
         "def __getitems__(self, indices):\n"
         f"    with ThreadPoolExecutor({threads}) as pool:\n        return list(pool.map(self.__getitem__, indices))",
-        1.0, cheaper=frozenset({"read"}),
-    )  # fmt: skip
+        1.0,
+        cheaper=frozenset({"read"}),
+    )
 
 
 def _keep_open(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -244,18 +282,24 @@ def _keep_open(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[C
     model = replace(
         base,
         costs=replace(
-            costs, fetch_cpu_s=np.maximum(costs.fetch_cpu_s - cpu, 0.0),
+            costs,
+            fetch_cpu_s=np.maximum(costs.fetch_cpu_s - cpu, 0.0),
             fetch_blocked_s=np.maximum(costs.fetch_blocked_s - blocked, 0.0),
         ),
-    )  # fmt: skip
+    )
     yield Change(
-        "keep-open", "Open the archive or database file once in each worker, not for every sample",
-        f"Opening it, with its index, is {share:.0%} of making a batch.", opening[0].where, {"kind": "code"}, {}, model,
+        "keep-open",
+        "Open the archive or database file once in each worker, not for every sample",
+        f"Opening it, with its index, is {share:.0%} of making a batch.",
+        opening[0].where,
+        {"kind": "code"},
+        {},
+        model,
         Costs(0.0, 0, "a few lines"),
         "def __getitem__(self, index):\n    if self.file is None:  # None in __init__: each worker opens its own\n"
         "        self.file = open_it(self.path)",
         cheaper=frozenset({"read"}),
-    )  # fmt: skip
+    )
 
 
 def _cheaper(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -271,12 +315,16 @@ def _cheaper(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
         if cost < 0.2 * total:
             continue
         yield Change(
-            f"cheaper-{stage}", f"Make {piece.name} cheaper: half its cost",
-            f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.", piece.where,
-            {"kind": "code", "operator": piece.name}, {"s_per_batch": round(cost, 6)},
+            f"cheaper-{stage}",
+            f"Make {piece.name} cheaper: half its cost",
+            f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.",
+            piece.where,
+            {"kind": "code", "operator": piece.name},
+            {"s_per_batch": round(cost, 6)},
             faster(base, context.parts, stage, 1.0 / (1.0 - 0.5 * cost / sum(each.total_s for each in pieces))),
-            Costs(0.0, 0, "code"), cheaper=frozenset({stage}),
-        )  # fmt: skip
+            Costs(0.0, 0, "code"),
+            cheaper=frozenset({stage}),
+        )
 
 
 def _threads(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -285,13 +333,18 @@ def _threads(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
         waited = 1.0 / context.gains["contention"]
         model = replace(base, costs=replace(costs, fetch_cpu_s=costs.fetch_cpu_s * waited))
         yield Change(
-            "single-threaded-workers", "Give each worker one thread: OMP_NUM_THREADS=1, cv2.setNumThreads(0)",
-            f"Each worker keeps {context.parts.threads or 0:.1f} threads busy on {context.cores:g} cores.", None,
-            {"kind": "code", "threads_per_worker": 1}, {"threads_per_worker": round(context.parts.threads or 0, 1)}, model,
+            "single-threaded-workers",
+            "Give each worker one thread: OMP_NUM_THREADS=1, cv2.setNumThreads(0)",
+            f"Each worker keeps {context.parts.threads or 0:.1f} threads busy on {context.cores:g} cores.",
+            None,
+            {"kind": "code", "threads_per_worker": 1},
+            {"threads_per_worker": round(context.parts.threads or 0, 1)},
+            model,
             Costs(0.0, 0, "one line in worker_init_fn"),
-            "def one_thread(worker_id):\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)", 1.0,
+            "def one_thread(worker_id):\n    torch.set_num_threads(1)\n    cv2.setNumThreads(0)",
+            1.0,
             cheaper=frozenset({"contention"}),
-        )  # fmt: skip
+        )
 
 
 def _lighter_loop(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -299,19 +352,45 @@ def _lighter_loop(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterato
     if model is not None and context.gain("host") >= MIN_HOST_GAIN:
         where = context.parts.host_by[0][0] if context.parts.host_by else None
         yield Change(
-            "lighter-loop", "Take logging, metrics and checkpoints off the step: less often, or beside it",
-            "The loop's own Python holds up the step.", where, {"kind": "code"}, {}, model, Costs(0.0, 0, "code"),
-            "", 1.0, cheaper=frozenset({"host"}),
-        )  # fmt: skip
+            "lighter-loop",
+            "Take logging, metrics and checkpoints off the step: less often, or beside it",
+            "The loop's own Python holds up the step.",
+            where,
+            {"kind": "code"},
+            {},
+            model,
+            Costs(0.0, 0, "code"),
+            "",
+            1.0,
+            cheaper=frozenset({"host"}),
+        )
 
 
 RULES: tuple[Rule, ...] = (
-    _workers, _persistent, _start_method, _prefetch, _out_of_order, *DEVICE_RULES, *DATA_RULES, _sliced, faster_decoder, _read_ahead, _keep_open,
-    _threads, _cheaper, _lighter_loop, *DELIVERY_RULES, *STREAM_RULES,
-)  # fmt: skip
+    _workers,
+    _persistent,
+    _start_method,
+    _prefetch,
+    _out_of_order,
+    *DEVICE_RULES,
+    *DATA_RULES,
+    _sliced,
+    faster_decoder,
+    _read_ahead,
+    _keep_open,
+    _threads,
+    _cheaper,
+    _lighter_loop,
+    *DELIVERY_RULES,
+    *STREAM_RULES,
+)
 WATCHED_RULES: tuple[Rule, ...] = (
-    *POOL_RULES, faster_decoder, _threads, _cheaper, _lighter_loop,
-)  # fmt: skip
+    *POOL_RULES,
+    faster_decoder,
+    _threads,
+    _cheaper,
+    _lighter_loop,
+)
 RAY_RULES: tuple[Rule, ...] = (*ray.RAY_RULES, faster_decoder, _threads, _cheaper, _lighter_loop)
 
 

@@ -62,11 +62,16 @@ def together(
     settings = {key: value for change in chosen for key, value in change.change.items() if _is_setting(change)}
     coded = not all(_is_setting(change) for change in chosen)
     change = Change(
-        "+".join(change.id for change in chosen), JOINED.join(change.action for change in chosen), _left(model, context), None,
+        "+".join(change.id for change in chosen),
+        JOINED.join(change.action for change in chosen),
+        _left(model, context),
+        None,
         {**({"kind": "code"} if coded else {}), **settings},
-        {key: value for change in chosen for key, value in change.current.items() if key in settings}, model,
-        _costs(chosen), "\n".join(change.code for change in chosen if change.code),
-    )  # fmt: skip
+        {key: value for change in chosen for key, value in change.current.items() if key in settings},
+        model,
+        _costs(chosen),
+        "\n".join(change.code for change in chosen if change.code),
+    )
     expected = weigh(change, context, base, before_s, facts)
     singles = [told[change.id].expected for change in chosen if change.id in told]
     return change.advice(_widened(expected, singles)) if expected is not None else None
@@ -118,7 +123,7 @@ def _costs(chosen: list[Change]) -> Costs:
         sum(each.cores or 0.0 for each in costs),
         None if any(each.memory_bytes is None for each in costs) else sum(each.memory_bytes or 0 for each in costs),
         "arguments" if all(_is_setting(each) for each in chosen) else "code",
-    )  # fmt: skip
+    )
 
 
 def _left(model: LoopModel, context: LoopContext) -> str:

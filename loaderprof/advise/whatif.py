@@ -60,8 +60,17 @@ def what_if(settings: Mapping[str, Any], context: LoopContext, base: LoopModel, 
     if may_be_full(context) and workers != base.settings.num_workers:
         ends += (1.0 / SATURATED, SATURATED)
     change = Change(
-        "settings", "", "", None, dict(settings), {}, likely, Costs(0.0, None, ""),
-        floor=min(ends, default=None), ceiling=max(ends, default=None),
-        error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0, samples=ratio,
-    )  # fmt: skip
+        "settings",
+        "",
+        "",
+        None,
+        dict(settings),
+        {},
+        likely,
+        Costs(0.0, None, ""),
+        floor=min(ends, default=None),
+        ceiling=max(ends, default=None),
+        error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0,
+        samples=ratio,
+    )
     return expect(change, context, base, before_s, facts)

@@ -141,16 +141,34 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     # A thread that holds the lock stalls the loop too; it is not the loop's own doing.
     stall_s, stall_every = (0.0, None) if holder else loop_side.stalls(loop)
     return Breakdown(
-        measured=int(usual.sum()), wall_s=mean(made.wall), cpu_s=mean(made.cpu), runq_s=mean(made.runq, "schedstat"),
-        blocked_s=mean(made.blocked), collate_s=mean(made.collate), pickle_s=mean(made.pickle_cpu),
-        receive_s=loop.mean(loop.receive_cpu), index_s=loop.mean(loop.index), pieces=pieces,
-        timed_batches=int(made.deep.sum()), by_stack=by_stack if enough else {}, stack_samples=sum(by_stack.values()),
-        host_share=host_share, host_by=host_by, step_samples=step_samples, stall_s=stall_s, stall_every=stall_every,
+        measured=int(usual.sum()),
+        wall_s=mean(made.wall),
+        cpu_s=mean(made.cpu),
+        runq_s=mean(made.runq, "schedstat"),
+        blocked_s=mean(made.blocked),
+        collate_s=mean(made.collate),
+        pickle_s=mean(made.pickle_cpu),
+        receive_s=loop.mean(loop.receive_cpu),
+        index_s=loop.mean(loop.index),
+        pieces=pieces,
+        timed_batches=int(made.deep.sum()),
+        by_stack=by_stack if enough else {},
+        stack_samples=sum(by_stack.values()),
+        host_share=host_share,
+        host_by=host_by,
+        step_samples=step_samples,
+        stall_s=stall_s,
+        stall_every=stall_every,
         threads=None if pool else threads,
-        lock_holder=holder, device_bytes=mean(made.device_bytes, "io"), asked_bytes=mean(made.asked_bytes, "io"), pool=pool, reads=reads,
-        producers_unseen=pools.too_little_seen(recording, loop, pool), copies=copies,
+        lock_holder=holder,
+        device_bytes=mean(made.device_bytes, "io"),
+        asked_bytes=mean(made.asked_bytes, "io"),
+        pool=pool,
+        reads=reads,
+        producers_unseen=pools.too_little_seen(recording, loop, pool),
+        copies=copies,
         copy_s=copies.seconds(starved) if copies is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _lock_holder(recording: Recording, loop: Loop, sources: dict[str, str], pool: Pool | None) -> str | None:
@@ -257,11 +275,15 @@ def _plainly_scaled(found: list[Operator], cpu_s: float, blocked_s: float) -> li
     all_blocked = sum(each.blocked_s for each in found) or 1.0
     return [
         OperatorCost(
-            each.stage or "transform", each.name, each.where, each.cpu_s / all_cpu * cpu_s,
-            each.blocked_s / all_blocked * blocked_s, guessed=each.stage is None,
+            each.stage or "transform",
+            each.name,
+            each.where,
+            each.cpu_s / all_cpu * cpu_s,
+            each.blocked_s / all_blocked * blocked_s,
+            guessed=each.stage is None,
         )
         for each in found
-    ]  # fmt: skip
+    ]
 
 
 def _scaled(

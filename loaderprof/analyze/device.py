@@ -30,8 +30,12 @@ _ALSO = re.compile(r"\.item\(|\.cpu\(|\.backward\(|synchronize\(")
 LANE_BYTES_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 # Bits of NVML's reasons for low clocks that mean a limit; idle, and clocks that somebody set, are none.
 THROTTLED = {
-    0x04: "power cap", 0x08: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake",
-}  # fmt: skip
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "heat",
+    0x40: "heat",
+    0x80: "power brake",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,14 @@ def phases_of(recording: Recording, loop: Loop) -> StepPhases | None:
         name: float(rows[f"{name}_ns"].mean()) / 1e9 for name in ("copy", "forward", "backward", "optimizer", "rest")
     }
     return StepPhases(
-        "device" if rows["device"][0] >= 0 else "host", len(rows), seconds["copy"] if rows["copies"].any() else None,
-        seconds["forward"], seconds["backward"], seconds["optimizer"] if rows["optimizers"].any() else None, seconds["rest"],
-    )  # fmt: skip
+        "device" if rows["device"][0] >= 0 else "host",
+        len(rows),
+        seconds["copy"] if rows["copies"].any() else None,
+        seconds["forward"],
+        seconds["backward"],
+        seconds["optimizer"] if rows["optimizers"].any() else None,
+        seconds["rest"],
+    )
 
 
 def _measured(recording: Recording, loop: Loop) -> Table:
@@ -104,10 +113,12 @@ def copies_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Copi
     share, step = _at_copy_lines(recording, loop, sources), loop.mean(loop.step)
     speed = max((each.link_bytes_s for each in gpus_of(recording) if each.link_bytes_s), default=None)
     return Copies(
-        bytes_, float(told["pinned_bytes"].sum() / told["bytes"].sum()) if bytes_ else None,
-        phases.copy_s if phases is not None else None, share * step if share is not None and step is not None else None,
+        bytes_,
+        float(told["pinned_bytes"].sum() / told["bytes"].sum()) if bytes_ else None,
+        phases.copy_s if phases is not None else None,
+        share * step if share is not None and step is not None else None,
         bytes_ / speed if bytes_ and speed else None,
-    )  # fmt: skip
+    )
 
 
 def _at_copy_lines(recording: Recording, loop: Loop, sources: dict[str, str]) -> float | None:
@@ -165,9 +176,7 @@ def gpus_of(recording: Recording) -> tuple[Gpu, ...]:
     if not entries:
         return ()
     used = _used(recording, [samples[-1] for samples in entries.values()])
-    return tuple(
-        _gpu(samples) for key, samples in sorted(entries.items()) if used is None or key in used
-    )  # fmt: skip
+    return tuple(_gpu(samples) for key, samples in sorted(entries.items()) if used is None or key in used)
 
 
 def _used(recording: Recording, devices: list[dict[str, Any]]) -> set[tuple[int, str]] | None:
@@ -203,11 +212,17 @@ def _gpu(samples: list[dict[str, Any]]) -> Gpu:
     memory, total = most("memory_used"), most("memory_total")
     received, power = middle("pcie_received_kb_s"), middle("power_mw")
     return Gpu(
-        int(samples[0]["index"]), samples[0].get("uuid") if isinstance(samples[0].get("uuid"), str) else None,
-        middle("utilisation_percent"), int(memory) if memory is not None else None, int(total) if total is not None else None,
-        middle("sm_clock_mhz"), power / 1e3 if power is not None else None, tuple(sorted(reasons)),
-        received * 1e3 if received is not None else None, lane * width if lane and width else None,
-    )  # fmt: skip
+        int(samples[0]["index"]),
+        samples[0].get("uuid") if isinstance(samples[0].get("uuid"), str) else None,
+        middle("utilisation_percent"),
+        int(memory) if memory is not None else None,
+        int(total) if total is not None else None,
+        middle("sm_clock_mhz"),
+        power / 1e3 if power is not None else None,
+        tuple(sorted(reasons)),
+        received * 1e3 if received is not None else None,
+        lane * width if lane and width else None,
+    )
 
 
 def _told(value: Any) -> bool:

@@ -71,9 +71,13 @@ class Glance:
         """Return it by name, for a logger; what is not known is left out."""
         wait = self.wait_share / self.steps_per_s if self.wait_share is not None and self.steps_per_s else None
         found = {
-            "steps": self.steps or None, "steps_per_s": self.steps_per_s, "wait_share": self.wait_share,
-            "wait_time_s": wait, "load_time_s": self.load_s, "ready": self.ready,
-        }  # fmt: skip
+            "steps": self.steps or None,
+            "steps_per_s": self.steps_per_s,
+            "wait_share": self.wait_share,
+            "wait_time_s": wait,
+            "load_time_s": self.load_s,
+            "ready": self.ready,
+        }
         return {name: float(value) for name, value in found.items() if value is not None}
 
 
@@ -102,9 +106,15 @@ class Journals:
         steps_per_s, wait_share = main.rates(now_ns)
         idle_s = (now_ns - main.last_ns) / 1e9 if main.last_ns else None
         return Glance(
-            main.steps, steps_per_s, wait_share, idle_s, main.ready, main.workers, self._sums.costs(),
+            main.steps,
+            steps_per_s,
+            wait_share,
+            idle_s,
+            main.ready,
+            main.workers,
+            self._sums.costs(),
             load_s=self._sums.load_s(),
-        )  # fmt: skip
+        )
 
     def _find(self) -> None:
         """Take up journals that are new; of workers the latest few, so that those of this epoch are among them."""

@@ -50,9 +50,17 @@ def _loops(alone: Recording) -> tuple[SummedLoop, ...]:
 def _summed(loop: Loop) -> SummedLoop:
     size = loop.facts.get("batch_size")
     return SummedLoop(
-        loop.name, loop.facts.get("where"), loop.training, loop.main_thread, loop.batches,
-        size if isinstance(size, int) else None, len(loop.epochs), loop.mean(loop.wait), loop.mean(loop.step), loop.pace_s,
-    )  # fmt: skip
+        loop.name,
+        loop.facts.get("where"),
+        loop.training,
+        loop.main_thread,
+        loop.batches,
+        size if isinstance(size, int) else None,
+        len(loop.epochs),
+        loop.mean(loop.wait),
+        loop.mean(loop.step),
+        loop.pace_s,
+    )
 
 
 def main_loop(loops: Iterable[SummedLoop]) -> SummedLoop | None:

@@ -140,9 +140,13 @@ def _operators(recording: Recording, rows: np.ndarray, batches: int, fallback: s
         before = found.get((each.name, each.where or ""))
         if before is not None:
             each = Operator(
-                each.stage, each.name, each.where, each.cpu_s + before.cpu_s, each.blocked_s + before.blocked_s,
+                each.stage,
+                each.name,
+                each.where,
+                each.cpu_s + before.cpu_s,
+                each.blocked_s + before.blocked_s,
                 each.place or before.place,
-            )  # fmt: skip
+            )
         found[each.name, each.where or ""] = each
     return list(found.values())
 

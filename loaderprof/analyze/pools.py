@@ -185,10 +185,12 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
     overlapped = chosen.busy / chosen.producers > IN_TURN * waits or waits > ALWAYS_WAITS
     asleep = _asleep(recording, [(loop.process.pid, "MainThread")]) if chosen.kind == "threads" else None
     return replace(
-        chosen, beside=tuple(sorted({each.kind for each in others})), overlapped=overlapped and _waits_for_them(loop),
+        chosen,
+        beside=tuple(sorted({each.kind for each in others})),
+        overlapped=overlapped and _waits_for_them(loop),
         # What it sleeps while it waits for a batch is for the batch.
         step_locked_s=None if asleep is None else max(0.0, asleep * (wait + step) - wait),
-    )  # fmt: skip
+    )
 
 
 def _may_be_made_ahead(loop: Loop) -> bool:

@@ -99,11 +99,16 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
     return Reads(
         asked_bytes=float(made.asked_bytes[usual].mean()) if told else None,
         device_bytes=float(made.device_bytes[usual].mean()) if told else None,
-        faults=float(made.faults[usual].mean()) if known else None, opened=_opened(recording, loop),
-        remote=share(REMOTE), command=share(COMMAND), file_system=kind, path=path,
-        largest=max(files.items(), key=lambda item: item[1], default=None), held_open=len(files),
+        faults=float(made.faults[usual].mean()) if known else None,
+        opened=_opened(recording, loop),
+        remote=share(REMOTE),
+        command=share(COMMAND),
+        file_system=kind,
+        path=path,
+        largest=max(files.items(), key=lambda item: item[1], default=None),
+        held_open=len(files),
         written_again=_written_again(recording, loop),
-    )  # fmt: skip
+    )
 
 
 def _written_again(recording: Recording, loop: Loop) -> float | None:

@@ -133,9 +133,18 @@ def look(recording: Recording) -> Seen:
     elsewhere = next(iter(threads), None) if threads and not any(main[part] for part in WAITING) else None
     workers = _workers(recording)
     return Seen(
-        main, worker, tuple((waits, total) for waits, total in windows.values()), pieces, frozenset(operators),
-        host_lines, shown_place(recording, where or ""), by_main, elsewhere, workers, _account(recording, workers),
-    )  # fmt: skip
+        main,
+        worker,
+        tuple((waits, total) for waits, total in windows.values()),
+        pieces,
+        frozenset(operators),
+        host_lines,
+        shown_place(recording, where or ""),
+        by_main,
+        elsewhere,
+        workers,
+        _account(recording, workers),
+    )
 
 
 def main_part(frames: tuple[str, ...], sources: dict[str, str]) -> str:
@@ -189,9 +198,13 @@ def _iterated_at(frames: tuple[str, ...], sources: dict[str, str]) -> str:
 
 
 def _add_piece(
-    recording: Recording, part: str, sample: StackSamples, sources: dict[str, str],
-    pieces: Counter[tuple[Stage, str, str | None]], operators: set[str],
-) -> None:  # fmt: skip
+    recording: Recording,
+    part: str,
+    sample: StackSamples,
+    sources: dict[str, str],
+    pieces: Counter[tuple[Stage, str, str | None]],
+    operators: set[str],
+) -> None:
     """Count a maker's sample under the innermost function and the user's line that called it."""
     at = fetch_frame(sample.frames)
     if part not in WORK or at is None:
@@ -299,6 +312,9 @@ def _account(recording: Recording, workers: int) -> Account | None:
     known = all(entry.get("rchar") is not None for _, entry in last.values())
     threads = total["process_cpu_s"] * 1e9 / total["cpu_ns"] if total["cpu_ns"] > 0.05 * total["wall"] else None
     return Account(
-        total["cpu_ns"] / total["wall"], total["runq_ns"] / total["wall"], threads,
-        total["rchar"] / seconds if known else None, total["read_bytes"] / seconds if known else None,
-    )  # fmt: skip
+        total["cpu_ns"] / total["wall"],
+        total["runq_ns"] / total["wall"],
+        threads,
+        total["rchar"] / seconds if known else None,
+        total["read_bytes"] / seconds if known else None,
+    )

@@ -26,17 +26,33 @@ from loaderprof.recording.tables import Table
 MOSTLY_BLOCKED = 0.5
 # What the nodes of a pipeline are called, by what they do; the first that fits.
 _FAMILIES = (
-    ("map", r"^(Parallel)?Map(V\d)?$|^MapAndBatch"), ("interleave", r"Interleave"), ("batch", r"Batch"),
-    ("prefetch", r"^Prefetch"), ("cache", r"Cache|Snapshot"), ("shuffle", r"Shuffle"), ("repeat", r"Repeat"),
-    ("filter", r"^Filter|^(Parallel)?Filter"), ("generator", r"Generator"), ("flat_map", r"^FlatMap"),
-    ("file", r"TFRecord|TextLine|FixedLength|SSTable|RecordIO|Csv"), ("source", r"TensorSlice|Range|^Tensor"),
-)  # fmt: skip
+    ("map", r"^(Parallel)?Map(V\d)?$|^MapAndBatch"),
+    ("interleave", r"Interleave"),
+    ("batch", r"Batch"),
+    ("prefetch", r"^Prefetch"),
+    ("cache", r"Cache|Snapshot"),
+    ("shuffle", r"Shuffle"),
+    ("repeat", r"Repeat"),
+    ("filter", r"^Filter|^(Parallel)?Filter"),
+    ("generator", r"Generator"),
+    ("flat_map", r"^FlatMap"),
+    ("file", r"TFRecord|TextLine|FixedLength|SSTable|RecordIO|Csv"),
+    ("source", r"TensorSlice|Range|^Tensor"),
+)
 # Those of a pipeline; the loop's step beside it is the `device`.
 STAGES: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "sampler", "handover")
 _BY_FAMILY: dict[str, Stage] = {
-    "interleave": "read", "batch": "collate", "prefetch": "handover", "cache": "read", "shuffle": "sampler",
-    "filter": "transform", "generator": "transform", "flat_map": "transform", "file": "read", "source": "read",
-}  # fmt: skip
+    "interleave": "read",
+    "batch": "collate",
+    "prefetch": "handover",
+    "cache": "read",
+    "shuffle": "sampler",
+    "filter": "transform",
+    "generator": "transform",
+    "flat_map": "transform",
+    "file": "read",
+    "source": "read",
+}
 # Nodes that work ahead, in threads of their own; the others work when they are asked.
 _AHEAD = re.compile(r"^Parallel|^MapAndBatch|^Prefetch")
 _DECODES = re.compile(r"Decode(?!Raw|Base64|Padded)|^Parse|ParseExample|Tokenize")
@@ -145,9 +161,13 @@ def _operation(recording: Recording, facts: dict[str, Any]) -> Operation:
     short = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.removeprefix("Parallel")).lower()
     told = tuple(str(each) for each in facts.get("told") or ())
     return Operation(
-        kind, f"{short}({function})" if function else short, shown_place(recording, str(facts.get("where") or "")), told,
-        tuple(str(each) for each in facts.get("words") or ()), bool(facts.get("random")),
-    )  # fmt: skip
+        kind,
+        f"{short}({function})" if function else short,
+        shown_place(recording, str(facts.get("where") or "")),
+        told,
+        tuple(str(each) for each in facts.get("words") or ()),
+        bool(facts.get("random")),
+    )
 
 
 def pipeline_of(
@@ -181,10 +201,17 @@ def pipeline_of(
         stage = _stage(name, found, blocked, in_python)
         nodes.append(
             Node(
-                name, stage, found, each.work_ns / 1e9 / batches, each.parallelism, each.tunable, bool(_AHEAD.search(name)),
-                each.elements / batches, each.bytes_ / batches,
+                name,
+                stage,
+                found,
+                each.work_ns / 1e9 / batches,
+                each.parallelism,
+                each.tunable,
+                bool(_AHEAD.search(name)),
+                each.elements / batches,
+                each.bytes_ / batches,
             )
-        )  # fmt: skip
+        )
     return Pipeline(tuple(nodes), operations, round(batches), cpu_s, runq_s, blocked)
 
 

@@ -111,8 +111,12 @@ class Loop:
     @property
     def span_s(self) -> float:
         """Seconds between the first iterator's creation and the last sign of the loop, other loops inside left out."""
-        return float(np.nansum(self.wait) + np.nansum(self.step) + sum(e.ready - e.begun for e in self.epochs)
-                     + sum(e.shutdown_s for e in self.epochs))  # fmt: skip
+        return float(
+            np.nansum(self.wait)
+            + np.nansum(self.step)
+            + sum(e.ready - e.begun for e in self.epochs)
+            + sum(e.shutdown_s for e in self.epochs)
+        )
 
     @property
     def pace_s(self) -> float | None:
@@ -269,20 +273,33 @@ def _loop(
     step_cpu = np.where(single, (next_cpu - takes["cpu_taken_ns"]) / 1e9, np.nan)
     step_process_cpu = np.where(single, (next_process_cpu - takes["process_cpu_taken_ns"]) / 1e9, np.nan)
     return Loop(
-        process=process, facts=facts, iterators=iterators,
-        epochs=_epochs(rows, takes, ends, epoch, origin), epoch=epoch, position=position,
-        asked=(takes["t_asked"] - origin) / 1e9, taken=(takes["t_taken"] - origin) / 1e9,
-        wait=takes["wait_ns"] / 1e9, step=np.maximum(step, 0.0),
-        step_cpu=step_cpu, step_process_cpu=step_process_cpu,
+        process=process,
+        facts=facts,
+        iterators=iterators,
+        epochs=_epochs(rows, takes, ends, epoch, origin),
+        epoch=epoch,
+        position=position,
+        asked=(takes["t_asked"] - origin) / 1e9,
+        taken=(takes["t_taken"] - origin) / 1e9,
+        wait=takes["wait_ns"] / 1e9,
+        step=np.maximum(step, 0.0),
+        step_cpu=step_cpu,
+        step_process_cpu=step_process_cpu,
         step_runq=np.append(np.diff(takes["runq_ns"]) / 1e9, np.nan),
-        receive=_told(takes, "receive_ns"), receive_cpu=_told(takes, "receive_cpu_ns"), index=_told(takes, "index_ns"),
-        ready=takes["extra"].astype(np.int64) - 1, parked=takes["parked"].astype(np.int64), count=takes["count"],
-        training=bool(np.mean(takes["flags"] & 1) > 0.5), main_thread=_is_main(tables, process, thread),
+        receive=_told(takes, "receive_ns"),
+        receive_cpu=_told(takes, "receive_cpu_ns"),
+        index=_told(takes, "index_ns"),
+        ready=takes["extra"].astype(np.int64) - 1,
+        parked=takes["parked"].astype(np.int64),
+        count=takes["count"],
+        training=bool(np.mean(takes["flags"] & 1) > 0.5),
+        main_thread=_is_main(tables, process, thread),
         background=_in_background(process, thread, takes[single], step, step_cpu, step_process_cpu),
         steady=_steady(epoch, position, int(facts.get("num_workers") or 0)),
-        made=_made(recording, process, iterators, takes, origin), nested_s=float(np.nansum(nested)),
+        made=_made(recording, process, iterators, takes, origin),
+        nested_s=float(np.nansum(nested)),
         **_device(tables["device"], process.number, iterators),
-    )  # fmt: skip
+    )
 
 
 def _told(takes: Table, field_: str) -> Seconds:
@@ -367,13 +384,17 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
         first = (mine["t_taken"][0] - row["t_begun"]) / 1e9 if len(mine) and mine["count"][0] == 1 else np.nan
         epochs.append(
             Epoch(
-                begun=(row["t_begun"] - origin) / 1e9, ready=(row["t_ready"] - origin) / 1e9,
+                begun=(row["t_begun"] - origin) / 1e9,
+                ready=(row["t_ready"] - origin) / 1e9,
                 ended=(over["t_done"] - origin) / 1e9 if over is not None else None,
                 shutdown_s=(over["t_done"] - over["t_asked"]) / 1e9 if over is not None else 0.0,
-                first_batch_s=float(first), batches=int(mine["count"].sum()), restarted=bool(row["flags"] & 1),
-                index_s=row["index_ns"] / 1e9, anew=bool(row["flags"] & ANEW),
+                first_batch_s=float(first),
+                batches=int(mine["count"].sum()),
+                restarted=bool(row["flags"] & 1),
+                index_s=row["index_ns"] / 1e9,
+                anew=bool(row["flags"] & ANEW),
             )
-        )  # fmt: skip
+        )
     return epochs
 
 
@@ -435,17 +456,30 @@ def _made(recording: Recording, process: Process, iterators: tuple[int, ...], ta
     wall = np.maximum(each(rows["wall_ns"]), 1e-9)
     cpu, runq = np.minimum(each(rows["cpu_ns"]), wall), each(rows["runq_ns"])
     return Made(
-        worker=rows["worker"][row], pid=np.array([recording.processes[n].pid for n in rows["process"]], np.int64)[row],
-        task=rows["task"][row], epoch=_epoch_of_tasks(rows)[row],
-        begun=(rows["t_begun"][row] - origin) / 1e9, done=(rows["t_done"][row] - origin) / 1e9,
-        put=(rows["t_put"][row] - origin) / 1e9, wall=wall, cpu=cpu, runq=runq,
-        blocked=np.maximum(wall - cpu - runq, 0.0), collate=np.minimum(each(rows["collate_ns"]), wall),
-        collate_cpu=np.minimum(each(rows["collate_cpu_ns"]), cpu), threads_cpu=_threads_cpu(rows, row),
-        asked_bytes=each(rows["rchar"]) * 1e9, device_bytes=each(rows["read_bytes"]) * 1e9, faults=rows["majflt"][row],
-        samples=rows["extra"][row].astype(np.int64), count=rows["count"][row],
-        deep=(rows["flags"][row] & 1).astype(np.bool_), warm=~first[row], pickle_cpu=pickle_cpu[row],
+        worker=rows["worker"][row],
+        pid=np.array([recording.processes[n].pid for n in rows["process"]], np.int64)[row],
+        task=rows["task"][row],
+        epoch=_epoch_of_tasks(rows)[row],
+        begun=(rows["t_begun"][row] - origin) / 1e9,
+        done=(rows["t_done"][row] - origin) / 1e9,
+        put=(rows["t_put"][row] - origin) / 1e9,
+        wall=wall,
+        cpu=cpu,
+        runq=runq,
+        blocked=np.maximum(wall - cpu - runq, 0.0),
+        collate=np.minimum(each(rows["collate_ns"]), wall),
+        collate_cpu=np.minimum(each(rows["collate_cpu_ns"]), cpu),
+        threads_cpu=_threads_cpu(rows, row),
+        asked_bytes=each(rows["rchar"]) * 1e9,
+        device_bytes=each(rows["read_bytes"]) * 1e9,
+        faults=rows["majflt"][row],
+        samples=rows["extra"][row].astype(np.int64),
+        count=rows["count"][row],
+        deep=(rows["flags"][row] & 1).astype(np.bool_),
+        warm=~first[row],
+        pickle_cpu=pickle_cpu[row],
         pickle_wall=pickle_wall[row],
-    )  # fmt: skip
+    )
 
 
 def _threads_cpu(rows: Table, row: Ints) -> Seconds:

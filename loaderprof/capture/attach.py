@@ -186,9 +186,14 @@ def _account(pid: int, main: int | None) -> dict[str, Any] | None:
         return None
     read = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
     return {
-        "pid": pid, "main": main, "cpu_ns": int(cpu), "runq_ns": int(runq), "process_cpu_s": times.user + times.system,
-        "rchar": read.get("rchar"), "read_bytes": read.get("read_bytes"),
-    }  # fmt: skip
+        "pid": pid,
+        "main": main,
+        "cpu_ns": int(cpu),
+        "runq_ns": int(runq),
+        "process_cpu_s": times.user + times.system,
+        "rchar": read.get("rchar"),
+        "read_bytes": read.get("read_bytes"),
+    }
 
 
 def loader_workers(main: int) -> list[int]:

@@ -39,9 +39,13 @@ def measure(paths: Sequence[Path]) -> dict[str, Any] | None:
         return None
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__], input=json.dumps(spread), capture_output=True, text=True,
-            timeout=PATIENCE_S, check=True,
-        )  # fmt: skip
+            [sys.executable, "-m", __name__],
+            input=json.dumps(spread),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
         found = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
@@ -165,9 +169,12 @@ def _torchvision() -> Decode:
 
 # Name, the module that it needs, what makes it.
 _KNOWN: tuple[tuple[str, str, Callable[[], Decode]], ...] = (
-    ("PIL", "PIL", _pil), ("draft", "PIL", _draft), ("opencv", "cv2", _opencv),
-    ("simplejpeg", "simplejpeg", _simplejpeg), ("torchvision", "torchvision", _torchvision),
-)  # fmt: skip
+    ("PIL", "PIL", _pil),
+    ("draft", "PIL", _draft),
+    ("opencv", "cv2", _opencv),
+    ("simplejpeg", "simplejpeg", _simplejpeg),
+    ("torchvision", "torchvision", _torchvision),
+)
 _ANY_FORMAT = ("PIL", "opencv", "torchvision")
 
 if __name__ == "__main__":

@@ -120,13 +120,19 @@ def _process_entry(process: psutil.Process) -> dict[str, Any] | None:
         with process.oneshot():
             times, memory = process.cpu_times(), process.memory_info()
             return {
-                "pid": process.pid, "ppid": process.ppid(), "name": process.name()[:32], "user": times.user,
-                "system": times.system, "rss": memory.rss, "threads": process.num_threads(),
-                "status": process.status(), "created": process.create_time(),
+                "pid": process.pid,
+                "ppid": process.ppid(),
+                "name": process.name()[:32],
+                "user": times.user,
+                "system": times.system,
+                "rss": memory.rss,
+                "threads": process.num_threads(),
+                "status": process.status(),
+                "created": process.create_time(),
                 # Of children that ended and were waited for; Linux and macOS tell.
                 "children": times.children_user + times.children_system if hasattr(times, "children_user") else None,
                 "written": _written(process),
-            }  # fmt: skip
+            }
     except psutil.Error:
         return None
 

@@ -175,10 +175,23 @@ class StackSampler:
         for pid, which in looks:
             output = Path(self._folder.name) / f"{pid}.{self._windows}{which}"
             command = [
-                str(self._program), "record", "--nonblocking", "--pid", str(pid), "--format", "raw", "--output",
-                str(output), "--rate", str(self.rate_hz), "--duration", str(self.window_s), which, "--threads",
+                str(self._program),
+                "record",
+                "--nonblocking",
+                "--pid",
+                str(pid),
+                "--format",
+                "raw",
+                "--output",
+                str(output),
+                "--rate",
+                str(self.rate_hz),
+                "--duration",
+                str(self.window_s),
+                which,
+                "--threads",
                 "--full-filenames",
-            ]  # fmt: skip
+            ]
             try:
                 child = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -235,10 +248,16 @@ class StackSampler:
             if (pid, thread) in window.names
         ]
         return {
-            "t0": self._begun_ns, "t1": ended, "rate": self.rate_hz, "frames": list(window.frames),
-            "stacks": window.stacks, "threads": threads, "gil": held, "locks": locks,
+            "t0": self._begun_ns,
+            "t1": ended,
+            "rate": self.rate_hz,
+            "frames": list(window.frames),
+            "stacks": window.stacks,
+            "threads": threads,
+            "gil": held,
+            "locks": locks,
             "files": self._open,
-        }  # fmt: skip
+        }
 
 
 def _samples(raw: str) -> int:

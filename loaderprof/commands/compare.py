@@ -128,9 +128,16 @@ def side(folder: Path, shown: str | None = None) -> Side:
 def compare(a: Side, b: Side) -> Comparison:
     """Return what differs between two recordings."""
     return Comparison(
-        a.folder, b.folder, tuple(_settings(a, b)), _speed(a, b), tuple(_times(a, b)), tuple(_stages(a, b)),
-        a.found.verdict, b.found.verdict, tuple(_notes(a, b)),
-    )  # fmt: skip
+        a.folder,
+        b.folder,
+        tuple(_settings(a, b)),
+        _speed(a, b),
+        tuple(_times(a, b)),
+        tuple(_stages(a, b)),
+        a.found.verdict,
+        b.found.verdict,
+        tuple(_notes(a, b)),
+    )
 
 
 def _settings(a: Side, b: Side) -> Iterator[Difference]:
@@ -349,13 +356,15 @@ def to_json(comparison: Comparison) -> str:
 def _plain(comparison: Comparison) -> dict[str, Any]:
     measures = [comparison.speed, *comparison.times]
     return {
-        "schema_version": SCHEMA_VERSION, "a": comparison.a, "b": comparison.b,
+        "schema_version": SCHEMA_VERSION,
+        "a": comparison.a,
+        "b": comparison.b,
         "settings": [dataclasses.asdict(each) for each in comparison.settings],
         "measures": [_measure(each) for each in measures],
         "stages": [_measure(each) for each in comparison.stages],
         "verdict": {"before": dataclasses.asdict(comparison.before), "after": dataclasses.asdict(comparison.after)},
         "notes": list(comparison.notes),
-    }  # fmt: skip
+    }
 
 
 def _measure(measure: Measure) -> dict[str, Any]:

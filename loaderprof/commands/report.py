@@ -18,9 +18,15 @@ from loaderprof.report.terminal import screen
 
 
 def report(
-    folder: Path, *, as_json: bool, html: str | None, figures: str | None, rank: int | None, force: bool,
+    folder: Path,
+    *,
+    as_json: bool,
+    html: str | None,
+    figures: str | None,
+    rank: int | None,
+    force: bool,
     shown: str | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Render a recording again; returns the exit code.
 
     Args:

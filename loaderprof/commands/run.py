@@ -95,9 +95,11 @@ def run(
             session.add(StatusLine(session.journals, sys.stderr.fileno()))
         # Ranks that were launched beside this one are sampled with it, from their common parent.
         exit_ = launch.supervise(
-            command, environment, started=lambda pid: session.start(os.getppid() if mine else pid),
+            command,
+            environment,
+            started=lambda pid: session.start(os.getppid() if mine else pid),
             finished=lambda _: session.stop(),
-        )  # fmt: skip
+        )
     if mine:
         ranks.wait_for_members(folder)
     name = signal.Signals(exit_.signal).name if exit_.signal is not None else None

@@ -274,19 +274,32 @@ def _result(typed: str, done: Search, chosen: Settings, seconds: float) -> Tuned
     if base.iterable and chosen.num_workers > max(1, present.num_workers):
         notes.append("each worker must take its own share of an iterable dataset (get_worker_info), or all give all")
     ratio = board.ratio(chosen, present) if chosen != present else None
-    measured = None if ratio is None else Measured(
-        round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), board.windows(chosen)
-    )  # fmt: skip
+    measured = (
+        None
+        if ratio is None
+        else Measured(round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), board.windows(chosen))
+    )
     tried = sorted(board.measured, key=board.gain, reverse=True)
     return Tuned(
-        command=typed, loader=base.loader, assigned=base.assigned, where=base.where, way=done.bench.way,
-        unit="samples" if base.batch_size or done.bench.way == "runs" else "batches", seconds=round(seconds, 1),
-        starts=done.bench.starts, present=dataclasses.asdict(present), best=dataclasses.asdict(best),
-        change=search.change(best, present), measured=measured,
-        tried=(*(_tried(base, board, each) for each in tried),
-               *(_failed(each, why) for each, why in board.failed.items() if each not in tried)),
-        left_out=tuple(done.left_out), notes=tuple(notes),
-    )  # fmt: skip
+        command=typed,
+        loader=base.loader,
+        assigned=base.assigned,
+        where=base.where,
+        way=done.bench.way,
+        unit="samples" if base.batch_size or done.bench.way == "runs" else "batches",
+        seconds=round(seconds, 1),
+        starts=done.bench.starts,
+        present=dataclasses.asdict(present),
+        best=dataclasses.asdict(best),
+        change=search.change(best, present),
+        measured=measured,
+        tried=(
+            *(_tried(base, board, each) for each in tried),
+            *(_failed(each, why) for each, why in board.failed.items() if each not in tried),
+        ),
+        left_out=tuple(done.left_out),
+        notes=tuple(notes),
+    )
 
 
 def _tried(base: Base, board: Board, settings: Settings) -> Tried:
@@ -296,8 +309,14 @@ def _tried(base: Base, board: Board, settings: Settings) -> Tried:
     # One or two windows have an interval that says nothing.
     low, high = (round(rate.low, 3), round(rate.high, 3)) if windows > 2 else (None, None)
     return Tried(
-        dataclasses.asdict(settings), round(rate.value, 3), low, high, windows, predicted and round(predicted, 3), None,
-    )  # fmt: skip
+        dataclasses.asdict(settings),
+        round(rate.value, 3),
+        low,
+        high,
+        windows,
+        predicted and round(predicted, 3),
+        None,
+    )
 
 
 def _failed(settings: Settings, reason: str) -> Tried:

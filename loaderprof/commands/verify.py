@@ -273,9 +273,11 @@ def _pair(
 
 def _keep(folder: Path, plan: Plan, pairs: Sequence[tuple[float, float]]) -> None:
     ratio = ratios.of_pairs(pairs)
-    seen = None if ratio is None else Measured(
-        round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), len(pairs)
-    )  # fmt: skip
+    seen = (
+        None
+        if ratio is None
+        else Measured(round(ratio.value, 4), round(ratio.low, 4), round(ratio.high, 4), len(pairs))
+    )
     try:
         verified.save(folder, Verified(plan.id, plan.change, tuple(pairs), seen))
     except OSError as error:

@@ -82,9 +82,12 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
         _ceiling(before[0]),
     )
     return Findings(
-        run=run, verdict=verdict, stages=_stages(seen, *before), causes=_causes(seen, context, stage, kind, wait),
+        run=run,
+        verdict=verdict,
+        stages=_stages(seen, *before),
+        causes=_causes(seen, context, stage, kind, wait),
         ranks=_ranks(recording),
-    )  # fmt: skip
+    )
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:
@@ -293,17 +296,36 @@ def _context(
         (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
     )
     parts = _unknown(
-        Breakdown, measured=0, wall_s=made, cpu_s=account.cpu if account else None, runq_s=account.runq if account else None,
-        blocked_s=blocked, pieces=pieces, timed_batches=0,
-        by_stack={stage: counts[stage] for stage in WORK}, stack_samples=total,
-        host_share=seen.main["host"] / step if step else None, host_by=lines, step_samples=step, stall_s=0.0,
-        threads=account.threads if account else None, device_bytes=account.device_bytes if account else None,
+        Breakdown,
+        measured=0,
+        wall_s=made,
+        cpu_s=account.cpu if account else None,
+        runq_s=account.runq if account else None,
+        blocked_s=blocked,
+        pieces=pieces,
+        timed_batches=0,
+        by_stack={stage: counts[stage] for stage in WORK},
+        stack_samples=total,
+        host_share=seen.main["host"] / step if step else None,
+        host_by=lines,
+        step_samples=step,
+        stall_s=0.0,
+        threads=account.threads if account else None,
+        device_bytes=account.device_bytes if account else None,
         asked_bytes=account.asked_bytes if account else None,
-    )  # fmt: skip
+    )
     return _unknown(
-        LoopContext, loop=_no_loop(seen), parts=parts, gains=gains, cores=cores, busy_others=busy_others,
-        gpu_missing=missing.get("gpu"), stacks_missing=missing.get("stacks"), operators=tuple(sorted(seen.operators)), gpus=(),
-    )  # fmt: skip
+        LoopContext,
+        loop=_no_loop(seen),
+        parts=parts,
+        gains=gains,
+        cores=cores,
+        busy_others=busy_others,
+        gpu_missing=missing.get("gpu"),
+        stacks_missing=missing.get("stacks"),
+        operators=tuple(sorted(seen.operators)),
+        gpus=(),
+    )
 
 
 T = TypeVar("T")
@@ -319,15 +341,55 @@ def _no_loop(seen: Seen) -> Loop:
     """Return a loop of which nothing was stamped, as the catalogue wants one."""
     none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
     made = Made(
-        whole, whole, whole, whole, none, none, none, none, none, none, none, none, none, none, none, none, whole, whole,
-        whole, flags, flags, none, none,
-    )  # fmt: skip
+        whole,
+        whole,
+        whole,
+        whole,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        whole,
+        whole,
+        whole,
+        flags,
+        flags,
+        none,
+        none,
+    )
     return Loop(
-        process=Process(0, 0, 0, "", None, None, {}), facts={"name": "the DataLoader", "num_workers": seen.workers},
-        iterators=(), epochs=[], epoch=whole, position=whole, asked=none, taken=none, wait=none, step=none, step_cpu=none,
-        step_process_cpu=none, step_runq=none, receive=none, receive_cpu=none, index=none, ready=whole, parked=whole,
-        count=whole, training=True, main_thread=True, steady=flags, made=made,
-    )  # fmt: skip
+        process=Process(0, 0, 0, "", None, None, {}),
+        facts={"name": "the DataLoader", "num_workers": seen.workers},
+        iterators=(),
+        epochs=[],
+        epoch=whole,
+        position=whole,
+        asked=none,
+        taken=none,
+        wait=none,
+        step=none,
+        step_cpu=none,
+        step_process_cpu=none,
+        step_runq=none,
+        receive=none,
+        receive_cpu=none,
+        index=none,
+        ready=whole,
+        parked=whole,
+        count=whole,
+        training=True,
+        main_thread=True,
+        steady=flags,
+        made=made,
+    )
 
 
 def _ranks(recording: Recording) -> tuple[results.Rank, ...]:
@@ -349,13 +411,23 @@ def _run(recording: Recording, seen: Seen, cores: float) -> results.Run:
     own = sampler / (duration * cores) if isinstance(sampler, float) and duration else None
     unix = meta.get("started_unix_ns")
     return results.Run(
-        command=shlex.join(map(str, command)) if isinstance(command, list) else "", exit_code=None, duration_s=duration,
-        steps=None, world_size=max(1, len(watched_mains(recording))), device=attached.get("device"), cpu_budget=cores,
-        python=attached.get("python"), torch=attached.get("torch"), start_method=None,
-        overhead=results.Overhead(0.0, sampler, own and round(own, 5)), notes=(*recording.notes, NOTE, *_by_rank(seen)),
-        started_unix_s=unix / 1e9 if isinstance(unix, int) else None, loaderprof=meta.get("loaderprof"),
-        gpus=tuple(meta.get("gpus") or ()), mode="attach",
-    )  # fmt: skip
+        command=shlex.join(map(str, command)) if isinstance(command, list) else "",
+        exit_code=None,
+        duration_s=duration,
+        steps=None,
+        world_size=max(1, len(watched_mains(recording))),
+        device=attached.get("device"),
+        cpu_budget=cores,
+        python=attached.get("python"),
+        torch=attached.get("torch"),
+        start_method=None,
+        overhead=results.Overhead(0.0, sampler, own and round(own, 5)),
+        notes=(*recording.notes, NOTE, *_by_rank(seen)),
+        started_unix_s=unix / 1e9 if isinstance(unix, int) else None,
+        loaderprof=meta.get("loaderprof"),
+        gpus=tuple(meta.get("gpus") or ()),
+        mode="attach",
+    )
 
 
 def _by_rank(seen: Seen) -> tuple[str, ...]:

@@ -81,9 +81,13 @@ def _open_files(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
     handed = _outstanding(loops) * float(np.median(tensors)) + BASE_DESCRIPTORS if len(tensors) else 0.0
     worst = max(float(seen), handed)
     if worst > FILES_SHARE * limit:
-        how = f"{seen} files are open in one process" if seen >= handed else (
-            f"{_outstanding(loops)} batches in flight of {np.median(tensors):.0f} tensors take {handed:.0f} open files"
-        )  # fmt: skip
+        how = (
+            f"{seen} files are open in one process"
+            if seen >= handed
+            else (
+                f"{_outstanding(loops)} batches in flight of {np.median(tensors):.0f} tensors take {handed:.0f} open files"
+            )
+        )
         yield Risk("open-files", f"{how}, of {limit:g} allowed (ulimit -n)", worst, "files", float(limit))
 
 

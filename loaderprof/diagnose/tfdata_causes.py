@@ -19,9 +19,12 @@ _TITLES = {kind.id: kind.title for kind in CATALOGUE}
 _PLAIN = {kind.stage: kind.id for kind in CATALOGUE}
 # What a function that decodes calls, by cause: the first that is found.
 _DECODERS = (
-    ("jpeg-decode", r"(?i)jpe?g"), ("png-decode", r"(?i)png"), ("image-decode", r"(?i)DecodeImage|bmp|gif|webp|imread|imdecode"),
-    ("audio-decode", r"(?i)wav|audio"), ("record-parsing", r"(?i)parse|csv|json|proto|loads"),
-)  # fmt: skip
+    ("jpeg-decode", r"(?i)jpe?g"),
+    ("png-decode", r"(?i)png"),
+    ("image-decode", r"(?i)DecodeImage|bmp|gif|webp|imread|imdecode"),
+    ("audio-decode", r"(?i)wav|audio"),
+    ("record-parsing", r"(?i)parse|csv|json|proto|loads"),
+)
 
 
 def cause_of(stage: Stage, pipeline: Pipeline) -> str:

@@ -67,9 +67,17 @@ def render(frame: ScreenFrame, *, width: int, height: int, colour: bool) -> list
 
 def _plain(lines: Sequence[Text], width: int, colour: bool) -> list[str]:
     console = Console(
-        file=io.StringIO(), width=width, force_terminal=colour, color_system="256" if colour else None,
-        no_color=not colour, highlight=False, markup=False, emoji=False, legacy_windows=False, _environ={},
-    )  # fmt: skip
+        file=io.StringIO(),
+        width=width,
+        force_terminal=colour,
+        color_system="256" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    )
     with console.capture() as capture:
         for line in lines:
             line.truncate(width - 1)

@@ -43,6 +43,8 @@ def _of_stacks(folder: Path) -> Glance:
     costs: dict[Stage, float] = {stage: float(producers[stage]) for stage in (*WORK, "handover")}
     share = samples.waiting(counted).value if counted.main_samples >= MIN_SAMPLES else None
     return Glance(
-        wait_share=share, workers=counted.workers, costs=slowest_first(costs),
+        wait_share=share,
+        workers=counted.workers,
+        costs=slowest_first(costs),
         samples=counted.main_samples + counted.worker_samples,
-    )  # fmt: skip
+    )

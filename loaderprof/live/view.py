@@ -236,9 +236,14 @@ class View:
             self._output.fit()
         columns, rows = os.get_terminal_size(self._screen)
         frame = screen.ScreenFrame(
-            self._name, time.monotonic() - self._begun, self._glance, tuple(self._waits),
-            self._output.lines() if self._output is not None else (), self._paused, self._help,
-        )  # fmt: skip
+            self._name,
+            time.monotonic() - self._begun,
+            self._glance,
+            tuple(self._waits),
+            self._output.lines() if self._output is not None else (),
+            self._paused,
+            self._help,
+        )
         colour = "NO_COLOR" not in os.environ
         lines = screen.render(frame, width=max(MIN_COLUMNS, columns), height=max(MIN_ROWS, rows), colour=colour)
         # A terminal that was stopped with Ctrl-S would hold up the job's output, too; the next frame is as good.

@@ -146,11 +146,19 @@ class Windows:
         per_batch = size if isinstance(size, int) else 1
         limits = SearchLimits(cpu_budget().cores, free_memory.free_memory(), free_memory.free_shm(), _open_files(facts))
         self._base = Base(
-            settings=settings, rate=_rate(event) * per_batch, loader=str(loader.get("name") or "loader"),
-            assigned=loader.get("assigned"), where=loader.get("where"), batch_size=size if isinstance(size, int) else None, limits=limits,
-            needs=self.needs(), predicted=self._predictions(event, settings, limits), by_epoch=self._by_epoch,
-            any_order=version(facts["torch"]) >= (2, 7), pin=bool(facts["cuda"]),
-        )  # fmt: skip
+            settings=settings,
+            rate=_rate(event) * per_batch,
+            loader=str(loader.get("name") or "loader"),
+            assigned=loader.get("assigned"),
+            where=loader.get("where"),
+            batch_size=size if isinstance(size, int) else None,
+            limits=limits,
+            needs=self.needs(),
+            predicted=self._predictions(event, settings, limits),
+            by_epoch=self._by_epoch,
+            any_order=version(facts["torch"]) >= (2, 7),
+            pin=bool(facts["cuda"]),
+        )
         return self._base
 
     def _present_window(self) -> dict[str, Any]:
@@ -184,9 +192,11 @@ class Windows:
         """Return samples per second of one window."""
         assert self._base is not None, "base() comes first"
         span = replace(
-            WINDOW, min_batches=math.ceil(max(WINDOW.min_batches, 3 * settings.num_workers) * length),
-            min_s=WINDOW.min_s * length, by_epoch=self._by_epoch,
-        )  # fmt: skip
+            WINDOW,
+            min_batches=math.ceil(max(WINDOW.min_batches, 3 * settings.num_workers) * length),
+            min_s=WINDOW.min_s * length,
+            by_epoch=self._by_epoch,
+        )
         wanted = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
         event = self._complete(wanted, span)
         rate = _rate(event)
@@ -288,13 +298,20 @@ class Runs:
         size, iterable = loop.facts.get("batch_size"), bool(loop.facts.get("iterable"))
         in_batch = (int(self._needs.batch_bytes or 0), int(self._needs.batch_tensors or 0))
         return Base(
-            settings=self._present, rate=rate, loader=loop.name, assigned=None, where=self._target.where,
-            batch_size=size if isinstance(size, int) else None, limits=limits, needs=self._needs,
-            predicted=predictions(seen, loop, self._present, limits.cores, in_batch, by_epoch=by_epoch), by_epoch=by_epoch,
+            settings=self._present,
+            rate=rate,
+            loader=loop.name,
+            assigned=None,
+            where=self._target.where,
+            batch_size=size if isinstance(size, int) else None,
+            limits=limits,
+            needs=self._needs,
+            predicted=predictions(seen, loop, self._present, limits.cores, in_batch, by_epoch=by_epoch),
+            by_epoch=by_epoch,
             any_order=not iterable and version(loop.process.header.get("torch")) >= (2, 7),
             pin=len(seen.tables["device"]) > 0,
             iterable=iterable,
-        )  # fmt: skip
+        )
 
     def measure(self, settings: Settings, length: float) -> float:
         """Return samples per second of one run."""
@@ -314,9 +331,14 @@ class Runs:
     def _run(self, folder: Path, settings: Mapping[str, Any], limit_s: float) -> Recording:
         self.starts += 1
         ended = trial.run(
-            self._command, cwd=self._cwd, settings=settings, folder=folder, log=self._log, limit_s=limit_s,
+            self._command,
+            cwd=self._cwd,
+            settings=settings,
+            folder=folder,
+            log=self._log,
+            limit_s=limit_s,
             tick=lambda _: self._tick(),
-        )  # fmt: skip
+        )
         if not ended.stopped and ended.code != 0:
             raise FailedError(f"the job ended with exit code {ended.code}{rerun.last_line(self._log)}")
         return reader.read(folder)
@@ -334,10 +356,13 @@ def present_settings(facts: Mapping[str, Any]) -> Settings:
     """Return a loader's own settings."""
     return normal(
         Settings(
-            int(facts["num_workers"] or 0), int(facts.get("prefetch_factor") or 2), bool(facts.get("in_order", True)),
-            bool(facts.get("persistent_workers")), bool(facts.get("pin_memory")),
+            int(facts["num_workers"] or 0),
+            int(facts.get("prefetch_factor") or 2),
+            bool(facts.get("in_order", True)),
+            bool(facts.get("persistent_workers")),
+            bool(facts.get("pin_memory")),
         )
-    )  # fmt: skip
+    )
 
 
 def predictions(

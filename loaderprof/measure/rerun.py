@@ -120,9 +120,14 @@ def target_of(seen: Recording) -> LoaderTarget:
 
 
 def measured_pace(
-    job: RecordedJob, target: LoaderTarget, change: Mapping[str, Any], limit_s: float, log: IO[bytes], label: str,
+    job: RecordedJob,
+    target: LoaderTarget,
+    change: Mapping[str, Any],
+    limit_s: float,
+    log: IO[bytes],
+    label: str,
     tick: Callable[[float], None],
-) -> Pace:  # fmt: skip
+) -> Pace:
     """Run the job once and return its pace."""
     with tempfile.TemporaryDirectory(prefix="loaderprof-") as name:
         folder = Path(name)

@@ -86,9 +86,15 @@ def started(
 
     try:
         job = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=in_child,
-        )  # fmt: skip
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=in_child,
+        )
     except OSError as error:
         raise LoaderprofError(f"{command[0]} cannot be started: {error.strerror}") from None
     try:

@@ -186,9 +186,13 @@ class Steered:
 
     def _order(self, settings: Mapping[str, Any], span: Span) -> None:
         order = {
-            "window": self._windows, "settings": dict(settings), "min_batches": span.min_batches, "min_s": span.min_s,
-            "max_s": span.max_s, "by_epoch": span.by_epoch,
-        }  # fmt: skip
+            "window": self._windows,
+            "settings": dict(settings),
+            "min_batches": span.min_batches,
+            "min_s": span.min_s,
+            "max_s": span.max_s,
+            "by_epoch": span.by_epoch,
+        }
         with open(self.folder / tuned_loader.ORDERS, "a", encoding="utf-8") as file:
             file.write(json.dumps(order) + "\n")
 

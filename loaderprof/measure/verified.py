@@ -88,9 +88,11 @@ def _verified(item: Any) -> Verified | None:
     try:
         pairs = tuple((float(before), float(after)) for before, after in item["pairs"])
         found = item["measured"]
-        seen = None if found is None else Measured(
-            float(found["speedup"]), float(found["low"]), float(found["high"]), int(found["runs"])
-        )  # fmt: skip
+        seen = (
+            None
+            if found is None
+            else Measured(float(found["speedup"]), float(found["low"]), float(found["high"]), int(found["runs"]))
+        )
         if seen is not None and not all(map(math.isfinite, (seen.speedup, seen.low, seen.high))):
             return None
         return Verified(str(item["id"]), dict(item["change"]), pairs, seen)

@@ -32,9 +32,19 @@ EXPORTS = {
 }
 # What a recording folder may hold; `--force` removes these and nothing else.
 OWN = (
-    META, META + ".new", HOST, STACKS, FINDINGS, PAGE, *EXPORTS.values(), "verified.json",
-    "verify.log", MEMBERS, JOURNALS, NODES,
-)  # fmt: skip
+    META,
+    META + ".new",
+    HOST,
+    STACKS,
+    FINDINGS,
+    PAGE,
+    *EXPORTS.values(),
+    "verified.json",
+    "verify.log",
+    MEMBERS,
+    JOURNALS,
+    NODES,
+)
 # Stands in the stacks for our own frame around an iterable that is watched.
 WATCHED_FRAME = "next (<watched>)"
 

@@ -309,6 +309,11 @@ def _process(number: int, header: dict[str, Any]) -> Process:
             rank = int(value)
             break
     return Process(
-        number=number, pid=header["pid"], ppid=header["ppid"], host=header.get("host") or "",
-        worker=header.get("worker"), rank=rank, header=header,
-    )  # fmt: skip
+        number=number,
+        pid=header["pid"],
+        ppid=header["ppid"],
+        host=header.get("host") or "",
+        worker=header.get("worker"),
+        rank=rank,
+        header=header,
+    )

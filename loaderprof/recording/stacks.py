@@ -78,9 +78,14 @@ def samples(line: dict[str, Any]) -> Iterator[StackSamples]:
         frames = [validate.printable(str(frame)) for frame in line["frames"]]
         for pid, thread, numbers, count in line["stacks"]:
             sample = StackSamples(
-                int(line["t0"]), int(line["t1"]), float(line["rate"]), int(pid), str(thread),
-                tuple(frames[number] for number in numbers), int(count),
-            )  # fmt: skip
+                int(line["t0"]),
+                int(line["t1"]),
+                float(line["rate"]),
+                int(pid),
+                str(thread),
+                tuple(frames[number] for number in numbers),
+                int(count),
+            )
             if validate.is_stack(sample.t_begun, sample.t_done, sample.rate_hz, sample.count) and sample.frames:
                 yield sample
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):

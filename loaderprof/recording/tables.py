@@ -15,13 +15,31 @@ from loaderprof.recording import validate
 
 _RECORD = np.dtype(
     [("kind", "u1"), ("flags", "u1"), ("extra", "<u2"), ("thread", "<u4"), ("v", "<i8", 15)], align=False
-)  # fmt: skip
+)
 Table = np.ndarray[Any, np.dtype[Any]]
 Parts = dict[str, list[Table]]
-KINDS = {name.lower(): getattr(layout, name) for name in (
-    "ITERATOR", "TAKE", "END", "FETCH", "PICKLE", "RECEIVE", "PIN", "OPERATOR", "SAMPLE", "SIZE", "WORKER", "DEVICE",
-    "PAUSE", "SETUP", "PHASES", "NODE", "CALL",
-)}  # fmt: skip
+KINDS = {
+    name.lower(): getattr(layout, name)
+    for name in (
+        "ITERATOR",
+        "TAKE",
+        "END",
+        "FETCH",
+        "PICKLE",
+        "RECEIVE",
+        "PIN",
+        "OPERATOR",
+        "SAMPLE",
+        "SIZE",
+        "WORKER",
+        "DEVICE",
+        "PAUSE",
+        "SETUP",
+        "PHASES",
+        "NODE",
+        "CALL",
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)

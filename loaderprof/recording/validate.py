@@ -45,45 +45,99 @@ def _all_texts(value: Any) -> bool:
 
 _MOMENT, _COUNT, _PID = _whole(0, MAX_NS), _whole(0, MAX_COUNT), _whole(0, MAX_COUNT - 1)
 _META: dict[str, Callable[[Any], bool]] = {
-    "started_ns": _MOMENT, "ended_ns": _MOMENT, "started_unix_ns": _whole(0, 1 << 62), "exit_code": _whole(-512, 1 << 32),
-    "signal": _is(str), "command": lambda value: isinstance(value, list) and _all_texts(value), "cwd": _is(str),
-    "script_folder": _is(str), "loaderprof": _is(str), "mode": _is(str), "host": _is(str), "job": _is(dict),
+    "started_ns": _MOMENT,
+    "ended_ns": _MOMENT,
+    "started_unix_ns": _whole(0, 1 << 62),
+    "exit_code": _whole(-512, 1 << 32),
+    "signal": _is(str),
+    "command": lambda value: isinstance(value, list) and _all_texts(value),
+    "cwd": _is(str),
+    "script_folder": _is(str),
+    "loaderprof": _is(str),
+    "mode": _is(str),
+    "host": _is(str),
+    "job": _is(dict),
     "attach": _is(dict),
     "gpus": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    "cpu_budget": _is(dict), "missing": lambda value: isinstance(value, dict) and _all_texts(value),
+    "cpu_budget": _is(dict),
+    "missing": lambda value: isinstance(value, dict) and _all_texts(value),
     "sources": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "made_at": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
     "file_systems": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-    "sampler_cpu_s": _is_cost, "stacks_cpu_s": _is_cost, "open_files_limit": _is_number,
-    "max_overhead": _is_cost, "keep": _is(bool),
-}  # fmt: skip
+    "sampler_cpu_s": _is_cost,
+    "stacks_cpu_s": _is_cost,
+    "open_files_limit": _is_number,
+    "max_overhead": _is_cost,
+    "keep": _is(bool),
+}
 _HEADER: dict[str, Callable[[Any], bool]] = {
-    "pid": _PID, "ppid": _PID, "worker": _whole(0, MAX_WORKERS), "host": _is(str), "torch": _is(str), "python": _is(str),
-    "argv": lambda value: isinstance(value, list) and _all_texts(value), "threads": _is_number,
+    "pid": _PID,
+    "ppid": _PID,
+    "worker": _whole(0, MAX_WORKERS),
+    "host": _is(str),
+    "torch": _is(str),
+    "python": _is(str),
+    "argv": lambda value: isinstance(value, list) and _all_texts(value),
+    "threads": _is_number,
     "unread": lambda value: isinstance(value, list) and _all_texts(value),
-    "environment": lambda value: isinstance(value, dict) and _all_texts(value), "perf_ns": _MOMENT, "unix_ns": _whole(0, 1 << 62),
-}  # fmt: skip
+    "environment": lambda value: isinstance(value, dict) and _all_texts(value),
+    "perf_ns": _MOMENT,
+    "unix_ns": _whole(0, 1 << 62),
+}
 _FACTS: dict[str, Callable[[Any], bool]] = {
-    "number": _COUNT, "num_workers": _whole(0, MAX_WORKERS), "batch_size": _COUNT, "prefetch_factor": _whole(1, MAX_WORKERS),
-    "samples": _COUNT, "shards": _COUNT, "cache_bytes": _MOMENT, "stored_bytes": _MOMENT, "prefetch_batches": _COUNT, "local_shuffle_buffer_size": _COUNT,
+    "number": _COUNT,
+    "num_workers": _whole(0, MAX_WORKERS),
+    "batch_size": _COUNT,
+    "prefetch_factor": _whole(1, MAX_WORKERS),
+    "samples": _COUNT,
+    "shards": _COUNT,
+    "cache_bytes": _MOMENT,
+    "stored_bytes": _MOMENT,
+    "prefetch_batches": _COUNT,
+    "local_shuffle_buffer_size": _COUNT,
     "canonical_nodes": _is_number,
     **dict.fromkeys(
-        ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"), _is(bool)
+        ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"),
+        _is(bool),
     ),
     **dict.fromkeys(
-        ("name", "where", "type", "start_method", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "dataset",
-         "dataset_where", "sampler_where", "path", "handle", "transforms", "framework", "cache_knob"), _is(str)),
-}  # fmt: skip
+        (
+            "name",
+            "where",
+            "type",
+            "start_method",
+            "sampler",
+            "batch_sampler",
+            "collate_fn",
+            "worker_init_fn",
+            "dataset",
+            "dataset_where",
+            "sampler_where",
+            "path",
+            "handle",
+            "transforms",
+            "framework",
+            "cache_knob",
+        ),
+        _is(str),
+    ),
+}
 # A counter that could not be read once goes back to 0; -1 stands for unknown.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}
 _AMOUNTS = ("rchar", "majflt", "calls", "samples", "tensors", "leaves", "parked")
 # Host samples: what each group of counters must hold to be of use.
 _COUNTERS = {
-    "cpu": (), "memory": (), "shm": ("total",), "disk": ("read_bytes",), "network": ("received_bytes",),
-}  # fmt: skip
+    "cpu": (),
+    "memory": (),
+    "shm": ("total",),
+    "disk": ("read_bytes",),
+    "network": ("received_bytes",),
+}
 _ENTRIES = {
-    "processes": ("pid", "user", "system"), "gpu": ("index",), "accounts": ("pid", "cpu_ns", "runq_ns", "process_cpu_s"),
-}  # fmt: skip
+    "processes": ("pid", "user", "system"),
+    "gpu": ("index",),
+    "accounts": ("pid", "cpu_ns", "runq_ns", "process_cpu_s"),
+}
 
 
 def meta(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -68,10 +68,13 @@ def with_batch_size(base: LoopModel, ratio: float, growth: float, cpu_growth: fl
         batches_per_epoch=max(1, round(base.batches_per_epoch / ratio)),
         epoch_batches=max(1, round(base.epoch_batches / ratio)),
         batch=replace(
-            batch, bytes_=batch.bytes_ and batch.bytes_ * ratio, index_s=batch.index_s * ratio,
-            pickle_s=(batch.pickle_s - fixed) * ratio + fixed, collate_s=batch.collate_s and batch.collate_s * ratio,
+            batch,
+            bytes_=batch.bytes_ and batch.bytes_ * ratio,
+            index_s=batch.index_s * ratio,
+            pickle_s=(batch.pickle_s - fixed) * ratio + fixed,
+            collate_s=batch.collate_s and batch.collate_s * ratio,
         ),
-    )  # fmt: skip
+    )
 
 
 def faster(base: LoopModel, parts: Breakdown, stage: Stage, ratio: float) -> LoopModel:
@@ -118,9 +121,15 @@ def _in_process(base: LoopModel) -> LoopModel:
     unmap_s = UNMAP_PER_TENSOR_S * tensors + UNMAP_PER_BYTE_S * (batch.bytes_ or 0.0)
     making = np.maximum(costs.fetch_cpu_s - batch.pickle_s - _sharing_s(batch), 0.0)
     costs = replace(
-        costs, fetch_cpu_s=making, receive_cpu_s=batch.index_s, answer_cpu_s=0.0, held_s=0.0, worker_start_s=0.0,
-        worker_boot_s=0.0, step_cpu_s=np.maximum(costs.step_cpu_s - unmap_s, 0.0),
-    )  # fmt: skip
+        costs,
+        fetch_cpu_s=making,
+        receive_cpu_s=batch.index_s,
+        answer_cpu_s=0.0,
+        held_s=0.0,
+        worker_start_s=0.0,
+        worker_boot_s=0.0,
+        step_cpu_s=np.maximum(costs.step_cpu_s - unmap_s, 0.0),
+    )
     settings = replace(base.settings, num_workers=0, persistent_workers=False)
     return replace(base, costs=costs, settings=settings, batch=replace(batch, pickle_s=0.0))
 

@@ -39,8 +39,11 @@ def pooled(base: LoopModel | None, loop: Loop, parts: Breakdown) -> LoopModel | 
     producers = round(pool.busy) if wait > HELD_UP * (wait + step) else pool.producers
     fetched = np.ones(len(costs.fetch_cpu_s))
     costs = replace(
-        costs, fetch_cpu_s=fetched * cpu, fetch_blocked_s=fetched * blocked, receive_cpu_s=float(costs.fetch_cpu_s.mean())
-    )  # fmt: skip
+        costs,
+        fetch_cpu_s=fetched * cpu,
+        fetch_blocked_s=fetched * blocked,
+        receive_cpu_s=float(costs.fetch_cpu_s.mean()),
+    )
     settings = replace(base.settings, num_workers=max(1, producers), in_order=True, persistent_workers=True)
     return replace(base, costs=costs, settings=settings, cores=1.0 if pool.locked >= LOCKED_SHARE else base.cores)
 

@@ -91,9 +91,14 @@ class LoopModel:
         """Replay the model."""
         length, epochs = self.replayed
         return replay(
-            self.costs, self.settings, cores=self.cores, neighbours=self.neighbours, batches_per_epoch=length,
-            epochs=epochs, seed=seed,
-        )  # fmt: skip
+            self.costs,
+            self.settings,
+            cores=self.cores,
+            neighbours=self.neighbours,
+            batches_per_epoch=length,
+            epochs=epochs,
+            seed=seed,
+        )
 
     def pace_s(self) -> float:
         """Return seconds a batch as the job goes on: whole epochs with their borders, without the very first start.
@@ -171,18 +176,24 @@ def fit_model(
         sync_every=1 if device is not None and _synchronous(loop, device) else None,
     )
     settings = Settings(
-        num_workers=workers - loop.idle_workers, prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
+        num_workers=workers - loop.idle_workers,
+        prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
         in_order=bool(loop.facts.get("in_order", True)),
-        persistent_workers=bool(loop.facts.get("persistent_workers")), pin_memory=bool(loop.facts.get("pin_memory")),
-    )  # fmt: skip
+        persistent_workers=bool(loop.facts.get("persistent_workers")),
+        pin_memory=bool(loop.facts.get("pin_memory")),
+    )
     bytes_, tensors = size or (None, None)
     batch = Batch(
-        tensors, bytes_, pickle if workers else 0.0, parts.collate_s, parts.index_s or 0.0,
+        tensors,
+        bytes_,
+        pickle if workers else 0.0,
+        parts.collate_s,
+        parts.index_s or 0.0,
         loop.facts.get("collate_fn") == DEFAULT_COLLATE,
-    )  # fmt: skip
+    )
     base = LoopModel(
         costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
-    )  # fmt: skip
+    )
     return _booted(with_lock(_scheduled(base, loop, runq)), loop) if workers else base
 
 

@@ -20,7 +20,9 @@ CHANGES: dict[str, Change] = {
     "num-workers": Change(
         "Set `num_workers` to the least number that is within 1 % of the best; never more than the CPU budget has cores"
     ),
-    "prefetch-factor": Change("Raise `prefetch_factor`: a deeper queue rides over slow batches, at the price of memory"),
+    "prefetch-factor": Change(
+        "Raise `prefetch_factor`: a deeper queue rides over slow batches, at the price of memory"
+    ),
     "persistent-workers": Change("Keep the workers between epochs: `persistent_workers=True`"),
     "one-loader": Change(
         "Make the DataLoader once, before the loop over epochs, with `persistent_workers=True`", setting=False
@@ -28,7 +30,9 @@ CHANGES: dict[str, Change] = {
     "start-method": Change(
         "Start workers with `multiprocessing_context='fork'`, where they leave CUDA alone: a forked worker imports nothing"
     ),
-    "out-of-order": Change("Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"),
+    "out-of-order": Change(
+        "Take batches as they are ready: `in_order=False` (torch 2.7 or newer); their order changes"
+    ),
     "pin-memory": Change("`pin_memory=True` on a GPU: a thread receives and pins batches beside the training thread"),
     "overlapped-copy": Change(
         "Copy the next batch on a stream of its own, while the step goes on",
@@ -144,8 +148,10 @@ CHANGES: dict[str, Change] = {
     "ray-tasks": Change("Let more tasks of Ray's `map_batches` run at once", setting=False),
     "ray-prefetch": Change("Have Ray fetch batches ahead of the loop: `prefetch_batches`", setting=False),
     "cheaper-transform": Change("Make the dearest transform cheaper; the report names it and its line", setting=False),
-    "cheaper-collate": Change("Make the dearest part of collate cheaper; the report names it and its line", setting=False),
+    "cheaper-collate": Change(
+        "Make the dearest part of collate cheaper; the report names it and its line", setting=False
+    ),
     "lighter-loop": Change(
         "Take logging, metrics and checkpoints off the step: do them less often, or beside it", setting=False
     ),
-}  # fmt: skip
+}

@@ -36,9 +36,12 @@ def render(recording: Recording) -> str:
     ranks = {process.rank or 0 for process in recording.processes if process.worker is None}
     # A reader of one rank's file (HTA) looks for `"rank": N`, with the space.
     head = {
-        "schemaVersion": 1, "displayTimeUnit": "ms", "baseTimeNanoseconds": base, "deviceProperties": [],
+        "schemaVersion": 1,
+        "displayTimeUnit": "ms",
+        "baseTimeNanoseconds": base,
+        "deviceProperties": [],
         "distributedInfo": {"rank": min(ranks, default=0), "world_size": max(1, len(ranks))},
-    }  # fmt: skip
+    }
     return json.dumps(head)[:-1] + ', "traceEvents": [\n' + ",\n".join(events) + "\n]}\n"
 
 
@@ -110,9 +113,15 @@ def _thread(pid: int, tid: int, name: str, order: int) -> Iterator[Event]:
 
 def _slice(name: str, category: str, lane: tuple[int, int], begun_us: float, length_s: float, args: Event) -> Event:
     return {
-        "ph": "X", "cat": category, "name": name, "pid": lane[0], "tid": lane[1], "ts": begun_us,
-        "dur": round(max(0.0, float(length_s)) * 1e6, 3), "args": args,
-    }  # fmt: skip
+        "ph": "X",
+        "cat": category,
+        "name": name,
+        "pid": lane[0],
+        "tid": lane[1],
+        "ts": begun_us,
+        "dur": round(max(0.0, float(length_s)) * 1e6, 3),
+        "args": args,
+    }
 
 
 def _loop_events(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
@@ -138,9 +147,15 @@ def _steps(loop: Loop, main: tuple[int, int], clock: _Clock) -> Iterator[Event]:
     iterator = "_MultiProcessingDataLoaderIter" if loop.num_workers else "_SingleProcessDataLoaderIter"
     asking = f"enumerate(DataLoader)#{iterator}.__next__"
     rows = zip(
-        loop.asked.tolist(), loop.wait.tolist(), loop.step.tolist(), loop.ready.tolist(), loop.epoch.tolist(),
-        loop.position.tolist(), loop.count.tolist(), strict=True,
-    )  # fmt: skip
+        loop.asked.tolist(),
+        loop.wait.tolist(),
+        loop.step.tolist(),
+        loop.ready.tolist(),
+        loop.epoch.tolist(),
+        loop.position.tolist(),
+        loop.count.tolist(),
+        strict=True,
+    )
     done = count()
     for asked, wait, step, ready, epoch, position, batches in rows:
         begun, number = clock.us(asked), next(done)
@@ -163,10 +178,15 @@ def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
             lanes.add(tid)
             yield from _thread(pid, tid, f"{loop.name} worker {worker}", worker + 1)
         args = {
-            "cpu_ms": _ms(made.cpu[row]), "blocked_ms": _ms(made.blocked[row]), "run_queue_ms": _ms(made.runq[row]) if told else None,
-            "collate_ms": _ms(made.collate[row]), "samples": int(made.samples[row]), "batch": int(made.task[row]),
-            "epoch": int(made.epoch[row]), "pid": int(made.pid[row]),
-        }  # fmt: skip
+            "cpu_ms": _ms(made.cpu[row]),
+            "blocked_ms": _ms(made.blocked[row]),
+            "run_queue_ms": _ms(made.runq[row]) if told else None,
+            "collate_ms": _ms(made.collate[row]),
+            "samples": int(made.samples[row]),
+            "batch": int(made.task[row]),
+            "epoch": int(made.epoch[row]),
+            "pid": int(made.pid[row]),
+        }
         name = f"batch {int(made.task[row])}"
         yield _slice(
             name, "loaderprof", (pid, tid), clock.us(made.begun[row]), float(made.done[row] - made.begun[row]), args

@@ -45,11 +45,15 @@ def _section(cause: str, title: str, stage: Stage, guide: Guide) -> str:
     shell = [*measured, *guide.typed] or ["loaderprof run train.py  # again, after the change"]
     code = [change.code for _, change in offered if change.code]
     parts = [
-        f"## {cause}", _filled(f"**{title}** (stage `{stage}`). {guide.means}"),
+        f"## {cause}",
+        _filled(f"**{title}** (stage `{stage}`). {guide.means}"),
         _filled(f"**Evidence.** {_sentence(guide.told_by)} {_sentence(EVIDENCE[stage])}"),
-        "**What to do.**", "\n".join(do), "**What to type.**", _block("bash", shell),
+        "**What to do.**",
+        "\n".join(do),
+        "**What to type.**",
+        _block("bash", shell),
         *(_block("python", [each]) for each in code),
-    ]  # fmt: skip
+    ]
     return "\n" + "\n\n".join(parts) + "\n"
 
 

@@ -49,26 +49,30 @@ def render(findings: Findings, data: PageData, *, folder: str) -> str:
         folder: the recording's folder, as the user would type it in a command.
     """
     merged, script = merge(data), _script()
-    return _environment().get_template("page.html").render(
-        findings=findings,
-        data=data,
-        notes=dict.fromkeys(SECTIONS, "") | merged.notes,
-        folder=folder,
-        lead=sentences.lead(findings),
-        title=sentences.title(findings),
-        quantiles=_quantiles(data),
-        spread=_spread(data),
-        hottest=hottest(data.stacks),
-        slowest_s=max((rank.step_s or 0.0 for rank in findings.ranks), default=0.0),
-        late=sentences.late_rank(findings),
-        numbers=sentences.numbering(findings.advice),
-        figures=dict.fromkeys(PICTURES, "") | plots.inline(findings, data),
-        style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_hash(script),
-        page_json=Markup(_json(_values(findings, merged))),
-        raw=Markup(escape(findings.to_json())),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            findings=findings,
+            data=data,
+            notes=dict.fromkeys(SECTIONS, "") | merged.notes,
+            folder=folder,
+            lead=sentences.lead(findings),
+            title=sentences.title(findings),
+            quantiles=_quantiles(data),
+            spread=_spread(data),
+            hottest=hottest(data.stacks),
+            slowest_s=max((rank.step_s or 0.0 for rank in findings.ranks), default=0.0),
+            late=sentences.late_rank(findings),
+            numbers=sentences.numbering(findings.advice),
+            figures=dict.fromkeys(PICTURES, "") | plots.inline(findings, data),
+            style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=_hash(script),
+            page_json=Markup(_json(_values(findings, merged))),
+            raw=Markup(escape(findings.to_json())),
+        )
+    )
 
 
 def _values(findings: Findings, merged: Merged) -> dict[str, Any]:
@@ -126,9 +130,13 @@ def _hash(script: str) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
     environment.filters |= {
         "duration": formatting.duration,
         "percent": formatting.percent,

@@ -76,15 +76,19 @@ GUIDES: dict[str, Guide] = {
         "Samples are fetched over a network, one after another; the makers of batches wait for answers and hardly work.",
         "calls into sockets or into an HTTP or object-store library within the timed batches",
         (*_READ, "larger-cache", "fewer-canonical-nodes"),
-        ("Pack samples into shards and read those in sequence: one request then brings many samples.",
-         "Stage the data on a local disk before training."),
+        (
+            "Pack samples into shards and read those in sequence: one request then brings many samples.",
+            "Stage the data on a local disk before training.",
+        ),
     ),
     "piped-command": Guide(
         "Each sample or shard comes through the pipe of a command (`aws s3 cp`, `curl`, `cat`): it is started, and waited for.",
         "the makers' reading is seen in `subprocess`",
         _READ,
-        ("Start a command for a shard of many samples, not for each; or use a library that keeps its connection.",
-         "Copy the data to a local disk before training."),
+        (
+            "Start a command for a shard of many samples, not for each; or use a library that keeps its connection.",
+            "Copy the data to a local disk before training.",
+        ),
     ),
     "network-file-system": Guide(
         "The files lie on a network file system (NFS, Lustre, FUSE, ...): every open and read is a request to a server.",
@@ -97,8 +101,10 @@ GUIDES: dict[str, Guide] = {
         "Samples are cut from a memory-mapped file that is not in memory: each first touch of a page waits for the disk.",
         "major page faults of the makers of batches",
         ("overlapped-reads",),
-        ("Read in the order in which samples lie in the file, or in large pieces.",
-         "Give the page cache room: a smaller encoding, or more memory."),
+        (
+            "Read in the order in which samples lie in the file, or in large pieces.",
+            "Give the page cache room: a smaller encoding, or more memory.",
+        ),
         ("free -g",),
     ),
     "small-files": Guide(
@@ -122,8 +128,10 @@ GUIDES: dict[str, Guide] = {
         "Bytes come from the device, not from the page cache: the disk, or the file system behind it, sets the pace.",
         "over a fifth of the bytes that were asked for came from the device",
         _READ,
-        ("Make the data fit in memory, so that later epochs read the page cache: smaller encoding, fewer files.",
-         "Read in sequence (shards) instead of at random."),
+        (
+            "Make the data fit in memory, so that later epochs read the page cache: smaller encoding, fewer files.",
+            "Read in sequence (shards) instead of at random.",
+        ),
         ("iostat -x 1",),
     ),
     "archive-read": Guide(
@@ -136,15 +144,19 @@ GUIDES: dict[str, Guide] = {
         "Rows are looked up one by one in a table that is in memory (pandas): each look-up makes an object of Python.",
         "such a look-up among the dearest reads",
         _READ,
-        ("Turn the columns into arrays or tensors once, in `__init__`, and index these.",
-         "Ask for a batch of rows in one call (`__getitems__`)."),
+        (
+            "Turn the columns into arrays or tensors once, in `__init__`, and index these.",
+            "Ask for a batch of rows in one call (`__getitems__`).",
+        ),
     ),
     "database-read": Guide(
         "Samples come out of a database file (HDF5, LMDB, Arrow, zarr, SQLite): looking up, copying and converting rows.",
         "such a library among the dearest reads",
         _READ,
-        ("Open the file once in each worker, on first use.",
-         "Ask for a batch of rows in one call (`__getitems__`), and match chunks to what a sample reads."),
+        (
+            "Open the file once in each worker, on first use.",
+            "Ask for a batch of rows in one call (`__getitems__`), and match chunks to what a sample reads.",
+        ),
     ),
     "waiting-read": Guide(
         "The makers of batches wait for most of the time of a read: for a network file system, another process, or a lock.",
@@ -216,8 +228,10 @@ GUIDES: dict[str, Guide] = {
         "What is done to a decoded sample - augmentation, resizing, conversion - takes most of making a batch.",
         "the operators that the user's pipeline calls, each by name and line",
         (*_WORK, "crop-first", "uint8-batches", "cheaper-transform"),
-        ("Work on uint8 and convert to float last; drop what does nothing; let the library do whole batches.",
-         "Move what is not random before the cache."),
+        (
+            "Work on uint8 and convert to float last; drop what does nothing; let the library do whole batches.",
+            "Move what is not random before the cache.",
+        ),
     ),
     "padding": Guide(
         "Joining samples of unequal length into a batch, and filling the rest, takes most of making a batch.",
@@ -270,15 +284,19 @@ GUIDES: dict[str, Guide] = {
         "The wait for the first batch is a good part of what was seen.",
         "workers were not started again; the first batch alone is late",
         ("start-method",),
-        ("Do less before the first sample: index files once and store the list, import less in workers.",
-         "Watch a longer run: beside hours of training a slow start may not matter."),
+        (
+            "Do less before the first sample: index files once and store the list, import less in workers.",
+            "Watch a longer run: beside hours of training a slow start may not matter.",
+        ),
         ("python -X importtime train.py",),
     ),
     "slow-samples": Guide(
         "A few batches take much longer than the others, and the batches behind them wait in line.",
         "the replay without the slow batches recovers most of what a perfect loader would gain",
         ("out-of-order", "prefetch-factor"),
-        ("Look at the slowest batches and samples in the report's page; store what is special about them differently.",),
+        (
+            "Look at the slowest batches and samples in the report's page; store what is special about them differently.",
+        ),
     ),
     "thread-oversubscription": Guide(
         "Each worker runs several threads of a library (OpenMP, MKL, OpenCV), and all of them fight for the same cores.",
@@ -312,7 +330,9 @@ GUIDES: dict[str, Guide] = {
         "The loop waits for the next indices before it can ask for a batch: the sampler runs in the training thread.",
         "the time spent in the sampler",
         ("cheaper-sampler",),
-        ("Make the order once, as an array, and iterate that; weights and buckets can be drawn for many batches at once.",),
+        (
+            "Make the order once, as an array, and iterate that; weights and buckets can be drawn for many batches at once.",
+        ),
     ),
     "validation": Guide(
         "Validation, or another loop inside the training loop, holds up training.",
@@ -369,30 +389,44 @@ GUIDES: dict[str, Guide] = {
         ("Profile the model: `torch.profiler`. Fewer workers may do as well and free cores.",),
         ("loaderprof run --set num_workers=1 train.py",),
     ),
-}  # fmt: skip
+}
 
 # Verdicts and entries of the report that stand for no cause of the catalogue.
 OTHERS: dict[str, tuple[str, Stage, Guide]] = {
-    "balanced": ("The loader keeps up", "none", Guide(
-        "Loader and step are in balance.",
-        "each stage that was measured",
-        (),
-        ("Nothing here. A faster model may make the loader the limit; then look again.",),
-        ("loaderprof check DIR --max-wait 10%",),
-    )),
-    "no-loader": ("No DataLoader was seen", "unknown", Guide(
-        "The job took no batch from a torch DataLoader in a process that was watched.",
-        "no record of a batch in the recording",
-        (),
-        ("Wrap what yields your batches: `for batch in loaderprof.watch(batches):`",
-         "Where a launcher cleans the environment (`-E`, `-I`, a PYTHONPATH of its own), profile from code."),
-        ("loaderprof env",),
-    )),
-    "not-enough-evidence": ("Not enough evidence", "unknown", Guide(
-        f"Too little was seen to name a limit: below {MIN_STEPS} steady steps, or batches that could not be measured.",
-        "the report's sentence says what is missing",
-        (),
-        ("Let the job run for longer.",),
-        ("loaderprof attach PID --duration 120",),
-    )),
-}  # fmt: skip
+    "balanced": (
+        "The loader keeps up",
+        "none",
+        Guide(
+            "Loader and step are in balance.",
+            "each stage that was measured",
+            (),
+            ("Nothing here. A faster model may make the loader the limit; then look again.",),
+            ("loaderprof check DIR --max-wait 10%",),
+        ),
+    ),
+    "no-loader": (
+        "No DataLoader was seen",
+        "unknown",
+        Guide(
+            "The job took no batch from a torch DataLoader in a process that was watched.",
+            "no record of a batch in the recording",
+            (),
+            (
+                "Wrap what yields your batches: `for batch in loaderprof.watch(batches):`",
+                "Where a launcher cleans the environment (`-E`, `-I`, a PYTHONPATH of its own), profile from code.",
+            ),
+            ("loaderprof env",),
+        ),
+    ),
+    "not-enough-evidence": (
+        "Not enough evidence",
+        "unknown",
+        Guide(
+            f"Too little was seen to name a limit: below {MIN_STEPS} steady steps, or batches that could not be measured.",
+            "the report's sentence says what is missing",
+            (),
+            ("Let the job run for longer.",),
+            ("loaderprof attach PID --duration 120",),
+        ),
+    ),
+}

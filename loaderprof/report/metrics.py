@@ -95,9 +95,15 @@ def _about(findings: Findings) -> Family:
     run, verdict = findings.run, findings.verdict
     about = Family("loaderprof_run", "info", "", "What was watched and what was concluded.")
     about.add(
-        1.0, script=script(run.command), device=run.device or "", torch=run.torch or "", python=run.python or "",
-        bottleneck=verdict.bottleneck, cause=verdict.cause, confidence=verdict.confidence,
-    )  # fmt: skip
+        1.0,
+        script=script(run.command),
+        device=run.device or "",
+        torch=run.torch or "",
+        python=run.python or "",
+        bottleneck=verdict.bottleneck,
+        cause=verdict.cause,
+        confidence=verdict.confidence,
+    )
     return about
 
 

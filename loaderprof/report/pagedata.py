@@ -25,17 +25,24 @@ def page_data(recording: Recording) -> PageData:
         return PageData(host=host, stacks=stacks)
     loop = next((each for each in timeline.loops if each.training), timeline.loops[0])
     return PageData(
-        steps=_steps(loop), host=host, bars=_bars(loop), stacks=stacks, slow=_slow(loop), samples=_samples(recording, loop),
+        steps=_steps(loop),
+        host=host,
+        bars=_bars(loop),
+        stacks=stacks,
+        slow=_slow(loop),
+        samples=_samples(recording, loop),
         ranks=_ranks(timeline.loops),
-    )  # fmt: skip
+    )
 
 
 def _steps(loop: Loop) -> Steps:
     return Steps(
-        t_s=loop.asked, wait_s=loop.wait, step_s=loop.wait + loop.step,
+        t_s=loop.asked,
+        wait_s=loop.wait,
+        step_s=loop.wait + loop.step,
         ready=np.where(loop.ready >= 0, loop.ready, np.nan).astype(float),
         epoch_starts_s=[epoch.begun for epoch in loop.epochs],
-    )  # fmt: skip
+    )
 
 
 def _ranks(loops: Sequence[Loop]) -> dict[int, Steps]:
@@ -78,10 +85,13 @@ def _bars(loop: Loop) -> list[Bar]:
         epoch = max(0, int(np.searchsorted(starts, made.begun[number], side="right")) - 1)
         bars.append(
             Bar(
-                int(made.worker[number]), float(made.begun[number]), float(made.done[number]), int(made.task[number]),
+                int(made.worker[number]),
+                float(made.begun[number]),
+                float(made.done[number]),
+                int(made.task[number]),
                 taken.get((epoch, int(made.task[number]))),
             )
-        )  # fmt: skip
+        )
     return bars
 
 
@@ -112,10 +122,14 @@ def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:
         stage = stage_of_stack(sample.frames, sources) if worker or _loads(sample.frames) else "device"
         found.append(
             Stack(
-                "worker" if worker else "main", sample.frames, stage or "unknown", sample.count,
-                (sample.t_begun - origin) / 1e9, (sample.t_done - origin) / 1e9,
+                "worker" if worker else "main",
+                sample.frames,
+                stage or "unknown",
+                sample.count,
+                (sample.t_begun - origin) / 1e9,
+                (sample.t_done - origin) / 1e9,
             )
-        )  # fmt: skip
+        )
     return found
 
 

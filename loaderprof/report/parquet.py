@@ -40,11 +40,23 @@ def _columns(loop: Loop) -> Mapping[str, np.ndarray[Any, Any]]:
     """Return a loop's steps by column; `_s` are seconds, `asked_s` since the run began."""
     rows = len(loop.asked)
     return {
-        "rank": np.full(rows, loop.process.rank or 0), "host": np.full(rows, loop.process.host, object),
-        "pid": np.full(rows, loop.process.pid), "loader": np.full(rows, loop.name, object),
-        "training": np.full(rows, loop.training), "epoch": loop.epoch, "batch": loop.position, "asked_s": loop.asked,
-        "taken_s": loop.taken, "wait_s": loop.wait, "step_s": loop.step, "step_cpu_s": loop.step_cpu,
-        "step_run_queue_s": loop.step_runq, "receive_s": loop.receive, "sampler_s": loop.index,
-        "ready_batches": np.where(loop.ready >= 0, loop.ready, np.nan), "parked_batches": loop.parked.astype(float),
-        "batches": loop.count, "steady": loop.steady,
-    }  # fmt: skip
+        "rank": np.full(rows, loop.process.rank or 0),
+        "host": np.full(rows, loop.process.host, object),
+        "pid": np.full(rows, loop.process.pid),
+        "loader": np.full(rows, loop.name, object),
+        "training": np.full(rows, loop.training),
+        "epoch": loop.epoch,
+        "batch": loop.position,
+        "asked_s": loop.asked,
+        "taken_s": loop.taken,
+        "wait_s": loop.wait,
+        "step_s": loop.step,
+        "step_cpu_s": loop.step_cpu,
+        "step_run_queue_s": loop.step_runq,
+        "receive_s": loop.receive,
+        "sampler_s": loop.index,
+        "ready_batches": np.where(loop.ready >= 0, loop.ready, np.nan),
+        "parked_batches": loop.parked.astype(float),
+        "batches": loop.count,
+        "steady": loop.steady,
+    }

@@ -124,9 +124,12 @@ def phases(findings: Findings) -> str:
     if told is None:
         return ""
     seconds = {
-        "copy": told.copy_s, "forward": told.forward_s, "backward": told.backward_s, "optimizer": told.optimizer_s,
+        "copy": told.copy_s,
+        "forward": told.forward_s,
+        "backward": told.backward_s,
+        "optimizer": told.optimizer_s,
         "rest": told.rest_s,
-    }  # fmt: skip
+    }
     parts = [f"{name} {formatting.duration(value)}" for name, value in seconds.items() if value is not None]
     clock = "the device's clock" if told.clock == "device" else "the host's clock"
     return f"{', '.join(parts)} ({formatting.plural(told.steps, 'step')} measured by {clock})"

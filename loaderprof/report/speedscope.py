@@ -55,16 +55,24 @@ def render(seen: Recording) -> bytes:
         weights = [round(sample.count / sample.rate_hz, 6) for sample in samples]
         profiles.append(
             {
-                "type": "sampled", "name": process_name(seen, pid, samples), "unit": "seconds", "startValue": 0,
-                "endValue": round(sum(weights), 6), "samples": rows, "weights": weights,
+                "type": "sampled",
+                "name": process_name(seen, pid, samples),
+                "unit": "seconds",
+                "startValue": 0,
+                "endValue": round(sum(weights), 6),
+                "samples": rows,
+                "weights": weights,
             }
-        )  # fmt: skip
+        )
     command = seen.meta.get("command")
     document = {
-        "$schema": SPEEDSCOPE_SCHEMA, "shared": {"frames": [_speedscope_frame(frame) for frame in numbers]},
-        "profiles": profiles, "name": " ".join(map(str, command)) if isinstance(command, list) else seen.folder.name,
-        "activeProfileIndex": 0, "exporter": f"loaderprof {__version__}",
-    }  # fmt: skip
+        "$schema": SPEEDSCOPE_SCHEMA,
+        "shared": {"frames": [_speedscope_frame(frame) for frame in numbers]},
+        "profiles": profiles,
+        "name": " ".join(map(str, command)) if isinstance(command, list) else seen.folder.name,
+        "activeProfileIndex": 0,
+        "exporter": f"loaderprof {__version__}",
+    }
     return json.dumps(document).encode()
 
 

@@ -52,10 +52,18 @@ def render(findings: Findings, *, folder: str, width: int, colour: bool) -> str:
         colour: whether ANSI colours may be used; they say nothing that the words do not.
     """
     console = Console(
-        file=io.StringIO(), width=max(NARROW, min(width, WIDE)), height=100, force_terminal=colour,
-        color_system="256" if colour else None, no_color=not colour, highlight=False, markup=False,
-        emoji=False, legacy_windows=False, _environ={},
-    )  # fmt: skip
+        file=io.StringIO(),
+        width=max(NARROW, min(width, WIDE)),
+        height=100,
+        force_terminal=colour,
+        color_system="256" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    )
     with console.capture() as capture:
         console.print(Group(*_screen(findings, folder, console)), crop=False)
     return "\n".join(_TRAILING.sub(r"\1", line) for line in capture.get().splitlines()) + "\n"
@@ -175,8 +183,10 @@ def _evidence(findings: Findings, console: Console) -> RenderableType | None:
     table = _grid(14)
     room = console.width - 16
     for label, items, mark in (
-        ("Evidence", found, "; "), ("Ruled out", ruled_out, ", "), ("Not measured", _missing(findings), ", "),
-    ):  # fmt: skip
+        ("Evidence", found, "; "),
+        ("Ruled out", ruled_out, ", "),
+        ("Not measured", _missing(findings), ", "),
+    ):
         if items:
             table.add_row(label, fit(items, mark, room, MAX_LINES))
     phases = sentences.phases(findings)

@@ -22,9 +22,12 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels),
-        )  # fmt: skip
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.body(x))
@@ -39,9 +42,15 @@ def main() -> None:
     dataset = TensorDataset(data["images"], data["labels"])
     loader = DataLoader(dataset, batch_size=20, shuffle=True, num_workers=1)
     model = nn.Sequential(
-        nn.Conv2d(3, 48, 3, stride=2, padding=1), nn.ReLU(), Block(48), Block(48), Block(48),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * 48, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 48, 3, stride=2, padding=1),
+        nn.ReLU(),
+        Block(48),
+        Block(48),
+        Block(48),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 48, 4),
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(4):
         for images, labels in loader:

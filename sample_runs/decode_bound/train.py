@@ -49,9 +49,14 @@ def main() -> None:
         make_photos(Path(folder), 160)
         loader = DataLoader(Photos(Path(folder)), batch_size=8, shuffle=True, num_workers=1)
         model = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 5, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, 10),
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         for epoch in range(4):
             for images, labels in loader:

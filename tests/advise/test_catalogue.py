@@ -62,19 +62,39 @@ def test_advice_on_known_runs_is_sound(name: str) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    cpu=st.floats(1e-4, 0.1), blocked=st.floats(0, 0.1), step=st.floats(1e-3, 0.1), workers=st.integers(0, 6),
-    cores=st.floats(0.5, 12), epochs=st.integers(1, 3), persistent=st.booleans(), pinned=st.booleans(),
-)  # fmt: skip
+    cpu=st.floats(1e-4, 0.1),
+    blocked=st.floats(0, 0.1),
+    step=st.floats(1e-3, 0.1),
+    workers=st.integers(0, 6),
+    cores=st.floats(0.5, 12),
+    epochs=st.integers(1, 3),
+    persistent=st.booleans(),
+    pinned=st.booleans(),
+)
 def test_advice_on_any_run_is_sound(
-    tmp_path_factory: pytest.TempPathFactory, cpu: float, blocked: float, step: float, workers: int, cores: float,
-    epochs: int, persistent: bool, pinned: bool,
-) -> None:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    cpu: float,
+    blocked: float,
+    step: float,
+    workers: int,
+    cores: float,
+    epochs: int,
+    persistent: bool,
+    pinned: bool,
+) -> None:
     fetch = Fetch(cpu=cpu, blocked=blocked, operators=[("io.open", blocked, 0.0), (LOAD, cpu, cpu)])
     wait = max(0.0, (cpu + blocked) / workers - step) if workers else cpu + blocked
     plan = Plan(
-        epochs=epochs, batches=30, workers=workers, wait=wait, step=step, persistent=persistent, fetch=fetch, startup=0.05,
+        epochs=epochs,
+        batches=30,
+        workers=workers,
+        wait=wait,
+        step=step,
+        persistent=persistent,
+        fetch=fetch,
+        startup=0.05,
         facts={"pin_memory": pinned},
-    )  # fmt: skip
+    )
     is_sound(findings_of(one_loop(tmp_path_factory.mktemp("any") / "r", plan, cores)), cores)
 
 

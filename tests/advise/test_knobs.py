@@ -8,9 +8,17 @@ from loaderprof.advise.knobs import spoken
 from loaderprof.findings import Advice, Costs, Expected
 
 WORKERS = Advice(
-    "num-workers", "Raise num_workers from 1 to 4", "why", "train.py:9", {"num_workers": 4}, {"num_workers": 1},
-    Expected(2.0, 1.9, 2.1, None), Costs(3.0, None, "one argument"), None, "loader = DataLoader(..., num_workers=4)",
-)  # fmt: skip
+    "num-workers",
+    "Raise num_workers from 1 to 4",
+    "why",
+    "train.py:9",
+    {"num_workers": 4},
+    {"num_workers": 1},
+    Expected(2.0, 1.9, 2.1, None),
+    Costs(3.0, None, "one argument"),
+    None,
+    "loader = DataLoader(..., num_workers=4)",
+)
 
 
 def test_a_loader_of_the_users_own_keeps_its_words() -> None:
@@ -40,8 +48,9 @@ def test_a_trainer_that_hides_another_is_told_where_its_settings_are() -> None:
 def test_workers_that_are_not_the_loaders_are_not_for_set() -> None:
     told = spoken(WORKERS, "keras")
     assert (told.action, told.code) == (
-        "Raise workers from 1 to 4", "PyDataset(..., workers=4, use_multiprocessing=True)"
-    )  # fmt: skip
+        "Raise workers from 1 to 4",
+        "PyDataset(..., workers=4, use_multiprocessing=True)",
+    )
     assert told.change == {"kind": "code", "workers": 4}
 
 

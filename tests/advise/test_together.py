@@ -47,9 +47,15 @@ def test_a_set_holds_what_gains_only_beside_others(tmp_path: Path) -> None:
     # Short epochs: another worker would be another one to start for each of them, unless they are kept.
     fetch = Fetch(cpu=0.05, operators=[("io.open", 0.05, 0.05)])
     plan = Plan(
-        epochs=8, batches=10, workers=1, startup=0.4, wait=lambda batch: 0.045 if batch else 0.45, step=0.005,
-        step_cpu=0.0, fetch=fetch,
-    )  # fmt: skip
+        epochs=8,
+        batches=10,
+        workers=1,
+        startup=0.4,
+        wait=lambda batch: 0.045 if batch else 0.45,
+        step=0.005,
+        step_cpu=0.0,
+        fetch=fetch,
+    )
     found = found_with(tmp_path, plan, cores=4)
     ids = [each.id for each in found.advice]
     assert "num-workers" not in ids

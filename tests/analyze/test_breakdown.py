@@ -75,8 +75,9 @@ def test_batches_timed_in_depth_are_dearer_and_only_their_shares_count(made: Mad
 def test_what_blocks_a_library_that_decodes_is_its_reading(made: Made) -> None:
     found = parts(made, Plan(wait=0.05, fetch=Fetch(cpu=0.02, blocked=0.03, operators=[(LOAD, 0.05, 0.02)])))
     assert {(p.stage, p.cpu_s > 0, p.blocked_s > 0) for p in found.pieces if p.name == LOAD} == {
-        ("decode", True, False), ("read", False, True),
-    }  # fmt: skip
+        ("decode", True, False),
+        ("read", False, True),
+    }
 
 
 def test_the_users_own_function_is_split_by_the_lines_it_was_seen_in(made: Made) -> None:

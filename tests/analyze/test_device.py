@@ -17,16 +17,36 @@ from loaderprof.recording.reader import Recording
 
 MIB = 1 << 20
 GPU = {
-    "index": 0, "uuid": "GPU-1", "part": False, "utilisation_percent": 95, "memory_used": 20 << 30, "memory_total": 80 << 30,
-    "pcie_generation": 4, "pcie_width": 16, "power_mw": 300_000, "throttle_reasons": 0,
-}  # fmt: skip
+    "index": 0,
+    "uuid": "GPU-1",
+    "part": False,
+    "utilisation_percent": 95,
+    "memory_used": 20 << 30,
+    "memory_total": 80 << 30,
+    "pcie_generation": 4,
+    "pcie_width": 16,
+    "power_mw": 300_000,
+    "throttle_reasons": 0,
+}
 
 
 def made_on_a_gpu(
-    folder: Path, *, wait: float = 0.0002, step: float = 0.02, starved: float = 0.0, busy: float | None = None,
-    copy: float = 0.0, pinned: float = 1.0, bytes_: int = 64 * MIB, step_cpu: float = 0.1, making: float = 0.002,
-    gpu: dict[str, Any] | None = None, floats: int = 0, step_runq: float = 0.0, lines: dict[int, int] | None = None,
-) -> Recording:  # fmt: skip
+    folder: Path,
+    *,
+    wait: float = 0.0002,
+    step: float = 0.02,
+    starved: float = 0.0,
+    busy: float | None = None,
+    copy: float = 0.0,
+    pinned: float = 1.0,
+    bytes_: int = 64 * MIB,
+    step_cpu: float = 0.1,
+    making: float = 0.002,
+    gpu: dict[str, Any] | None = None,
+    floats: int = 0,
+    step_runq: float = 0.0,
+    lines: dict[int, int] | None = None,
+) -> Recording:
     """A loop of 120 steps on a device, with two workers and measured phases; `copy` is marked.
 
     `lines` of train.py: how many stack samples of the step stand there.
@@ -34,9 +54,11 @@ def made_on_a_gpu(
     made = Made(folder)
     process = made.process()
     fetch = Fetch(
-        cpu=making, batch_bytes=bytes_, floats=floats,
+        cpu=making,
+        batch_bytes=bytes_,
+        floats=floats,
         operators=[("PIL.JpegImagePlugin.JpegImageFile.load_prepare", making, making)],
-    )  # fmt: skip
+    )
     plan = Plan(
         batches=120, wait=wait, step=step, step_cpu=step_cpu, step_runq=step_runq, workers=2, ready=1, fetch=fetch
     )
@@ -58,9 +80,24 @@ def clocked(
     rest = busy - copy
     process.journal.write(layout.DEVICE, 0, 0, 1, 0, span(starved), span(busy))
     process.journal.write(
-        layout.PHASES, 1, 0, 1, ns(begun), ns(begun + busy), 0, span(copy), span(0.3 * rest), span(0.5 * rest),
-        span(0.1 * rest), span(0.1 * rest), 1, 1, int(copy > 0), bytes_, int(pinned * bytes_),
-    )  # fmt: skip
+        layout.PHASES,
+        1,
+        0,
+        1,
+        ns(begun),
+        ns(begun + busy),
+        0,
+        span(copy),
+        span(0.3 * rest),
+        span(0.5 * rest),
+        span(0.1 * rest),
+        span(0.1 * rest),
+        1,
+        1,
+        int(copy > 0),
+        bytes_,
+        int(pinned * bytes_),
+    )
 
 
 def texts(findings: Findings, cause: str) -> str:
@@ -132,9 +169,10 @@ def test_copies_that_nothing_marks_are_not_measured(tmp_path: Path) -> None:
 
 def test_an_unmarked_copy_is_told_by_stacks_where_the_host_waits_for_it_alone(tmp_path: Path) -> None:
     sources = {
-        "/home/me/train.py:5": "x = batch.to(device)", "/home/me/train.py:6": "loss.backward()",
+        "/home/me/train.py:5": "x = batch.to(device)",
+        "/home/me/train.py:6": "loss.backward()",
         "/home/me/train.py:7": "losses.append(loss.cpu().to(torch.float64))",
-    }  # fmt: skip
+    }
 
     def copies(name: str, pinned: float, lines: dict[int, int]) -> device.Copies:
         seen = made_on_a_gpu(tmp_path / name, pinned=pinned, lines=lines)
@@ -184,9 +222,11 @@ def test_what_the_device_felt_bounds_what_the_loop_waited(tmp_path: Path) -> Non
 
 
 DEVICES = [
-    {"index": 0, "uuid": "GPU-aa", "part": False}, {"index": 0, "uuid": "MIG-11", "part": True},
-    {"index": 0, "uuid": "MIG-12", "part": True}, {"index": 1, "uuid": "GPU-bb", "part": False},
-]  # fmt: skip
+    {"index": 0, "uuid": "GPU-aa", "part": False},
+    {"index": 0, "uuid": "MIG-11", "part": True},
+    {"index": 0, "uuid": "MIG-12", "part": True},
+    {"index": 1, "uuid": "GPU-bb", "part": False},
+]
 BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 

@@ -16,9 +16,10 @@ from loaderprof.recording.reader import Recording
 
 LIB = "/usr/lib/python3.11"
 THREAD = [
-    f"Thread._bootstrap ({LIB}/threading.py:1002)", f"Thread._bootstrap_inner ({LIB}/threading.py:1045)",
+    f"Thread._bootstrap ({LIB}/threading.py:1002)",
+    f"Thread._bootstrap_inner ({LIB}/threading.py:1045)",
     f"Thread.run ({LIB}/threading.py:982)",
-]  # fmt: skip
+]
 EXECUTOR = [
     *THREAD,
     f"_worker ({LIB}/concurrent/futures/thread.py:83)",
@@ -28,16 +29,23 @@ IDLE = [*THREAD, f"_worker ({LIB}/concurrent/futures/thread.py:81)"]
 FORKED = ["<module> (/home/me/train.py:60)", f"BaseProcess.run ({LIB}/multiprocessing/process.py:108)"]
 POOL = [*FORKED, f"worker ({LIB}/multiprocessing/pool.py:125)", f"mapstar ({LIB}/multiprocessing/pool.py:48)"]
 WAITING_FOR_TASK = [
-    *FORKED, f"worker ({LIB}/multiprocessing/pool.py:114)", f"SimpleQueue.get ({LIB}/multiprocessing/queues.py:364)",
-]  # fmt: skip
+    *FORKED,
+    f"worker ({LIB}/multiprocessing/pool.py:114)",
+    f"SimpleQueue.get ({LIB}/multiprocessing/queues.py:364)",
+]
 SUBMITTED = [
-    *FORKED, f"_process_worker ({LIB}/concurrent/futures/process.py:261)", f"_process_chunk ({LIB}/concurrent/futures/process.py:210)",
+    *FORKED,
+    f"_process_worker ({LIB}/concurrent/futures/process.py:261)",
+    f"_process_chunk ({LIB}/concurrent/futures/process.py:210)",
     f"_process_chunk.<locals>.<listcomp> ({LIB}/concurrent/futures/process.py:210)",
-]  # fmt: skip
-LOKY = ["<module> (<string>:1)", f"BaseProcess.run ({LIB}/multiprocessing/process.py:108)",
-        "_process_worker (/lib/site-packages/joblib/externals/loky/process_executor.py:490)",
-        "BatchedCalls.__call__ (/lib/site-packages/joblib/parallel.py:607)",
-        "BatchedCalls.__call__.<locals>.<listcomp> (/lib/site-packages/joblib/parallel.py:608)"]  # fmt: skip
+]
+LOKY = [
+    "<module> (<string>:1)",
+    f"BaseProcess.run ({LIB}/multiprocessing/process.py:108)",
+    "_process_worker (/lib/site-packages/joblib/externals/loky/process_executor.py:490)",
+    "BatchedCalls.__call__ (/lib/site-packages/joblib/parallel.py:607)",
+    "BatchedCalls.__call__.<locals>.<listcomp> (/lib/site-packages/joblib/parallel.py:608)",
+]
 RAY_WORKER = [
     "<module> (/lib/ray/_private/workers/default_worker.py:323)",
     "Worker.main_loop (/lib/ray/_private/worker.py:1069)",
@@ -45,10 +53,12 @@ RAY_WORKER = [
 RAY_TASK = [*RAY_WORKER, "_map_task (/lib/ray/data/_internal/execution/operators/map_operator.py:878)"]
 PARSE, READ = "parse (/home/me/train.py:20)", "fetch (/home/me/train.py:30)"
 SOURCES = {
-    "/home/me/train.py:20": "key = (key * 31 + ord(letter)) & 1023", "/home/me/train.py:30": "body = response.read()",
-    "/home/me/train.py:40": "tasks.put(batch)", "/home/me/train.py:41": "results = queue.get()",
+    "/home/me/train.py:20": "key = (key * 31 + ord(letter)) & 1023",
+    "/home/me/train.py:30": "body = response.read()",
+    "/home/me/train.py:40": "tasks.put(batch)",
+    "/home/me/train.py:41": "results = queue.get()",
     "/home/me/train.py:50": "image = augment(image)",
-}  # fmt: skip
+}
 WAITS = Plan(wait=0.05, step=0.01, fetch=Fetch(cpu=0.001, blocked=0.049), facts={"watched": True})
 
 
@@ -216,8 +226,12 @@ def test_processes_of_every_kind_of_pool_are_makers(tmp_path: Path, frames: list
 
 def test_of_two_kinds_of_makers_the_busier_ones_limit(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
-    waiting = [*EXECUTOR, "task (/home/me/train.py:50)", f"Future.result ({LIB}/concurrent/futures/_base.py:451)",
-               f"Condition.wait ({LIB}/threading.py:327)"]  # fmt: skip
+    waiting = [
+        *EXECUTOR,
+        "task (/home/me/train.py:50)",
+        f"Future.result ({LIB}/concurrent/futures/_base.py:451)",
+        f"Condition.wait ({LIB}/threading.py:327)",
+    ]
     for number in range(4):
         run.thread(f"ThreadPoolExecutor-0_{number}", 0.02, 0.0, ([*EXECUTOR, READ], 20), (waiting, 30))
     run.thread("MainThread", 0.9, 0.0, ([*SUBMITTED, PARSE], 48), (WAITING_FOR_TASK, 2), pid=7001)
@@ -293,14 +307,27 @@ def test_threads_that_follow_one_another_are_counted_once(tmp_path: Path) -> Non
         ((f"Queue.get ({LIB}/queue.py:171)", f"Condition.wait ({LIB}/threading.py:327)"), None),
         (("produce (/home/me/train.py:41)",), None),
         (("produce (/home/me/train.py:40)", f"Queue.put ({LIB}/queue.py:140)"), None),
-        (("train (/home/me/train.py:99)", f"set_result ({LIB}/concurrent/futures/_base.py:550)", f"send ({LIB}/asyncio/selector_events.py:139)"), None),
+        (
+            (
+                "train (/home/me/train.py:99)",
+                f"set_result ({LIB}/concurrent/futures/_base.py:550)",
+                f"send ({LIB}/asyncio/selector_events.py:139)",
+            ),
+            None,
+        ),
         ((READ,), "read"),
         (("load (/home/me/train.py:50)", f"socket.readinto ({LIB}/socket.py:706)"), "read"),
         (("load (/home/me/train.py:50)", "ImageFile.load (/lib/PIL/ImageFile.py:1)"), "decode"),
         (("unknown (/home/me/train.py:99)",), "transform"),
-        ((f"Queue._feed ({LIB}/multiprocessing/queues.py:244)", f"ForkingPickler.dumps ({LIB}/multiprocessing/reduction.py:51)"), "handover"),
+        (
+            (
+                f"Queue._feed ({LIB}/multiprocessing/queues.py:244)",
+                f"ForkingPickler.dumps ({LIB}/multiprocessing/reduction.py:51)",
+            ),
+            "handover",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_maker_is_at(task: tuple[str, ...], stage: str | None) -> None:
     assert work_of(task, SOURCES)[0] == stage
 
@@ -369,7 +396,9 @@ def test_processes_that_wait_and_compute_are_told_of_both(tmp_path: Path) -> Non
     assert "threads-and-processes" in [each.id for each in found.advice]
 
 
-@pytest.mark.parametrize(("titles", "producers"), [((["task", "rests"], ["rests", "task"]), 1), ((["task", "task"],), 2)])
+@pytest.mark.parametrize(
+    ("titles", "producers"), [((["task", "rests"], ["rests", "task"]), 1), ((["task", "task"],), 2)]
+)
 def test_processes_of_ray_that_take_turns_at_its_tasks_are_as_many_as_ran_at_once(
     tmp_path: Path, titles: tuple[list[str], ...], producers: int
 ) -> None:
@@ -399,8 +428,9 @@ def test_a_damaged_account_is_left_out(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     run.thread("ThreadPoolExecutor-0_0", 0.2, 0.0, ([*EXECUTOR, PARSE], 50))
     run.stack_lines += [
-        {**run.stack_lines[-1], "stacks": [], "threads": damage} for damage in (None, 3, [[1]], [[1, "a", "x", 2]], [[1, "a", -5, 2]])
-    ]  # fmt: skip
+        {**run.stack_lines[-1], "stacks": [], "threads": damage}
+        for damage in (None, 3, [[1]], [[1, "a", "x", 2]], [[1, "a", -5, 2]])
+    ]
     run.stack_lines += [{**run.stack_lines[0], "gil": damage, "t": ns(3)} for damage in (4, [[1]], [["a", "b"]])]
     run.stack_lines += [
         {**run.stack_lines[0], "locks": damage, "t": ns(3)}

@@ -25,9 +25,17 @@ FILE = [FETCH_FRAME, "__getitem__ (/home/me/train.py:42)"]
 
 
 def concluded(
-    folder: Path, *, cpu: float = 0.005, blocked: float = 0.045, stack: list[str] | None = None, opens: bool = True,
-    files: dict[str, int] | None = None, kinds: dict[str, str] | None = None, facts: dict[str, Any] | None = None, **fetch: int,
-) -> Findings:  # fmt: skip
+    folder: Path,
+    *,
+    cpu: float = 0.005,
+    blocked: float = 0.045,
+    stack: list[str] | None = None,
+    opens: bool = True,
+    files: dict[str, int] | None = None,
+    kinds: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
+    **fetch: int,
+) -> Findings:
     made = Made(
         folder / "r", sources={**SOURCES, "/home/me/train.py:42": "body = file.read()"}, file_systems=kinds or {}
     )
@@ -51,17 +59,37 @@ MIB = 1 << 20
         ({"stack": SOCKET}, "remote-latency", "100% of their reading is in sockets"),
         ({"stack": PIPE, "asked_bytes": 16 * 4096}, "piped-command", "100% of their reading waits for a command"),
         ({"stack": BOTO}, "remote-latency", "100% of their reading is in sockets"),
-        ({"kinds": {"/data/a.bin": "nfs4"}, "files": {"/data/a.bin": 5}, "asked_bytes": MIB}, "network-file-system", "nfs4 (/data/a.bin)"),
-        ({"kinds": {"/bucket/x": "fuse.s3fs"}, "facts": {"path": "/bucket/x"}}, "network-file-system", "fuse.s3fs (/bucket/x)"),
-        ({"device_bytes": 5 * MIB, "opens": False}, "mapped-file", "0 KiB a batch are asked for, 5.12e+03 KiB come from a disk"),
+        (
+            {"kinds": {"/data/a.bin": "nfs4"}, "files": {"/data/a.bin": 5}, "asked_bytes": MIB},
+            "network-file-system",
+            "nfs4 (/data/a.bin)",
+        ),
+        (
+            {"kinds": {"/bucket/x": "fuse.s3fs"}, "facts": {"path": "/bucket/x"}},
+            "network-file-system",
+            "fuse.s3fs (/bucket/x)",
+        ),
+        (
+            {"device_bytes": 5 * MIB, "opens": False},
+            "mapped-file",
+            "0 KiB a batch are asked for, 5.12e+03 KiB come from a disk",
+        ),
         ({"asked_bytes": 16 * 4096}, "small-files", "16 files of 4 KiB are opened a batch"),
         ({"asked_bytes": 16 * MIB, "device_bytes": 16 * MIB}, "disk-read", "come from a disk"),
         ({"asked_bytes": 16 * MIB, "cpu": 0.045, "blocked": 0.005}, "cached-read", "0 KiB come from a disk"),
-        ({"files": {"/data/all.bin": 900 * MIB}, "opens": False}, "single-file", "all is read from /data/all.bin, 900 MiB"),
-        ({"kinds": {"/data/a.bin": "ext4"}, "facts": {"path": "/data/a.bin"}, "asked_bytes": 16 * MIB}, "waiting-read", "ext4 (/data/a.bin)"),
+        (
+            {"files": {"/data/all.bin": 900 * MIB}, "opens": False},
+            "single-file",
+            "all is read from /data/all.bin, 900 MiB",
+        ),
+        (
+            {"kinds": {"/data/a.bin": "ext4"}, "facts": {"path": "/data/a.bin"}, "asked_bytes": 16 * MIB},
+            "waiting-read",
+            "ext4 (/data/a.bin)",
+        ),
         ({"facts": {"path": "/data/a.bin"}}, "waiting-read", "makers are blocked"),
     ],
-)  # fmt: skip
+)
 def test_each_kind_of_reading_is_told_by_its_own_evidence(
     tmp_path: Path, more: dict[str, Any], cause: str, words: str
 ) -> None:

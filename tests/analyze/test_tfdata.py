@@ -47,21 +47,49 @@ def write_reading(
 ) -> None:
     for place, node in enumerate(nodes):
         process.journal.write(
-            layout.NODE, node.tunable, 0, number, ns(moment), place, place - 1, 100 * number + place,
-            process.journal.text(node.name), node.elements * batches, span(node.work * batches), node.parallelism, 0, 0,
-            1000 * node.elements * batches, span(cpu * batches), 0,
-        )  # fmt: skip
+            layout.NODE,
+            node.tunable,
+            0,
+            number,
+            ns(moment),
+            place,
+            place - 1,
+            100 * number + place,
+            process.journal.text(node.name),
+            node.elements * batches,
+            span(node.work * batches),
+            node.parallelism,
+            0,
+            0,
+            1000 * node.elements * batches,
+            span(cpu * batches),
+            0,
+        )
 
 
 def made(
-    folder: Path, nodes: tuple[Running, ...], operations: list[dict[str, Any]], *, wait: float, step: float, cpu: float,
+    folder: Path,
+    nodes: tuple[Running, ...],
+    operations: list[dict[str, Any]],
+    *,
+    wait: float,
+    step: float,
+    cpu: float,
     calls: tuple[float, float] | None = None,
-) -> Made:  # fmt: skip
+) -> Made:
     """Make a recording of a loop; `calls`: wall and CPU seconds of each timed Python function."""
     recorded = Made(folder, cores=2.0)
     process, now = recorded.process(torch=None), 0.0
-    facts = {"name": "train", "where": "/home/me/train.py:20", "num_workers": 0, "watched": True, "dataset": "tf.data",
-             "batch_size": 8, "tensorflow": "2.21.0", "pipeline": json.dumps(operations)}  # fmt: skip
+    facts = {
+        "name": "train",
+        "where": "/home/me/train.py:20",
+        "num_workers": 0,
+        "watched": True,
+        "dataset": "tf.data",
+        "batch_size": 8,
+        "tensorflow": "2.21.0",
+        "pipeline": json.dumps(operations),
+    }
     for _ in range(EPOCHS):
         number = process.iterator(facts, now, now)
         for batch in range(BATCHES + 1):
@@ -111,9 +139,17 @@ def test_nodes_are_matched_with_the_users_operations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "does"),
-    [("ParallelMapV2", "map"), ("MapAndBatch", "map"), ("ParallelInterleaveV4", "interleave"), ("ParallelBatch", "batch"),
-     ("MemoryCache", "cache"), ("ShuffleV3", "shuffle"), ("TFRecord", "file"), ("Root", "other")],
-)  # fmt: skip
+    [
+        ("ParallelMapV2", "map"),
+        ("MapAndBatch", "map"),
+        ("ParallelInterleaveV4", "interleave"),
+        ("ParallelBatch", "batch"),
+        ("MemoryCache", "cache"),
+        ("ShuffleV3", "shuffle"),
+        ("TFRecord", "file"),
+        ("Root", "other"),
+    ],
+)
 def test_families(name: str, does: str) -> None:
     assert family(name) == does
 
@@ -139,11 +175,13 @@ def test_a_serial_map_is_the_limit_and_is_told_what_it_gains(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("cpu", "call_cpu", "limit", "change", "speedup"),
-    [(0.005, 0.0002, ("read", "waiting-read"), {"tf.num_parallel_calls": 16, "tf.private_threadpool_size": 16}, 3.1),
-     # 40 ms of CPU on two cores are 20 ms a batch.
-     (0.04, 0.0039, ("transform", "slow-transform"), {"tf.num_parallel_calls": "AUTOTUNE"}, 0.031 / 0.02)],
+    [
+        (0.005, 0.0002, ("read", "waiting-read"), {"tf.num_parallel_calls": 16, "tf.private_threadpool_size": 16}, 3.1),
+        # 40 ms of CPU on two cores are 20 ms a batch.
+        (0.04, 0.0039, ("transform", "slow-transform"), {"tf.num_parallel_calls": "AUTOTUNE"}, 0.031 / 0.02),
+    ],
     ids=["waits", "computes"],
-)  # fmt: skip
+)
 def test_python_that_waits_reads_and_what_computes_transforms(
     cpu: float, call_cpu: float, limit: tuple[str, str], change: dict[str, Any], speedup: float, tmp_path: Path
 ) -> None:

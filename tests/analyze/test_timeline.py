@@ -180,9 +180,14 @@ def test_a_thread_beside_the_training_is_told_by_who_computes_while_it_waits_or_
     for batch in range(4):
         elsewhere = batch * (others + while_waiting)
         process.take(
-            number, 3 * batch, 3 * batch + 1, cpu_asked=batch * own, cpu_taken=batch * own, others_asked=elsewhere,
+            number,
+            3 * batch,
+            3 * batch + 1,
+            cpu_asked=batch * own,
+            cpu_taken=batch * own,
+            others_asked=elsewhere,
             others_taken=elsewhere + while_waiting,
-        )  # fmt: skip
+        )
     loop = loops(made)["train"]
     assert loop.background == background
     assert loop.step_cpu[:3].tolist() == pytest.approx([own] * 3)
@@ -250,7 +255,7 @@ def test_a_break_out_of_workers_that_are_kept_does_not_last_until_the_next_epoch
 def test_epochs_on_kept_workers_are_told_apart(tmp_path: Path) -> None:
     plan = Plan(
         epochs=3, batches=5, wait=0.01, step=0.02, startup=0.5, gap=1.0, workers=2, persistent=True, epoch_index=0.125
-    )  # fmt: skip
+    )
     (loop,) = build(one_loop(tmp_path / "r", plan)).loops
     assert loop.num_workers == 2
     assert [epoch.restarted for epoch in loop.epochs] == [False, True, True]
@@ -409,8 +414,10 @@ def test_the_cpu_of_a_step_before_a_record_of_many_of_an_earlier_version_is_not_
 
 def test_workers_belong_to_the_loader_that_started_them(made: Made) -> None:
     main, other = made.process(), made.process()
-    plans = [Plan(name=name, batches=6, workers=2, step=0.01, fetch=Fetch(cpu=cpu)) for name, cpu in
-             (("train", 0.001), ("valid", 0.002))]  # fmt: skip
+    plans = [
+        Plan(name=name, batches=6, workers=2, step=0.01, fetch=Fetch(cpu=cpu))
+        for name, cpu in (("train", 0.001), ("valid", 0.002))
+    ]
     ended = made.loop(main, plans[0])
     made.loop(main, plans[1], ended)
     made.loop(other, Plan(name="other", batches=6, workers=1, step=0.01, fetch=Fetch(cpu=0.003)))
@@ -418,8 +425,10 @@ def test_workers_belong_to_the_loader_that_started_them(made: Made) -> None:
     stray.fetch(0, 0, 0.0, Fetch(cpu=0.5))
     found = loops(made)
     assert {name: loop.made.wall.tolist() for name, loop in found.items()} == {
-        "train": pytest.approx([0.001] * 6), "valid": pytest.approx([0.002] * 6), "other": pytest.approx([0.003] * 6),
-    }  # fmt: skip
+        "train": pytest.approx([0.001] * 6),
+        "valid": pytest.approx([0.002] * 6),
+        "other": pytest.approx([0.003] * 6),
+    }
     assert set(found["train"].made.worker.tolist()) == {0, 1}
     assert not set(found["train"].made.pid.tolist()) & set(found["valid"].made.pid.tolist())
 
@@ -470,14 +479,15 @@ def test_what_makers_wrote_is_found_by_loop(made: Made) -> None:
     worker = made.process(worker=0, pid=500)
     worker.fetch(0, 0, 0.0, Fetch(cpu=0.5))
     for journal, place, iterator in (
-        (process.journal, -1, itself[0]), (process.journal, -1, itself[1]), (process.journal, -1, 0), (worker.journal, 0, 0),
+        (process.journal, -1, itself[0]),
+        (process.journal, -1, itself[1]),
+        (process.journal, -1, 0),
+        (worker.journal, 0, 0),
         (worker.journal, -1, 0),
-    ):  # fmt: skip
+    ):
         journal.write(layout.SIZE, 0, 0, place, 0, 100 * (place + 2) + iterator, 1, 1, 16, iterator)
     seen = made.read()
-    sizes = {
-        loop.name: of_producers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops
-    }  # fmt: skip
+    sizes = {loop.name: of_producers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops}
     # A row without an iterator is of an earlier version: it may be of any loop that makes its batches itself.
     assert sizes == {"train": [200], "valid": [100 + itself[0], 100], "test": [100 + itself[1], 100]}
 
@@ -493,7 +503,7 @@ def test_a_batch_has_the_pickling_of_its_own_task(made: Made) -> None:
             # Its feeder thread begins a little later.
             worker.journal.write(
                 layout.PICKLE, 0, 0, 0, task, ns(task + 0.625), ns(task + 0.875), span(0.125 + task / 8), 99
-            )  # fmt: skip
+            )
     batches = loops(made)["train"].made
     assert batches.pickle_cpu.tolist() == pytest.approx([0.125, np.nan, 0.375, np.nan], nan_ok=True)
     assert batches.pickle_wall.tolist() == pytest.approx([0.25, np.nan, 0.25, np.nan], nan_ok=True)
@@ -509,8 +519,25 @@ def test_of_very_many_short_batches_a_few_of_each_record_stand_for_all(
     worker = made.process(worker=0, pid=500)
     for task in range(2):
         worker.journal.write(
-            layout.FETCH, 0, 16, 0, task, ns(task), ns(task + 0.1), ns(task + 0.1), span(0.5), 0, 0, 0, 0, 0, 0, span(1), -1, 10
-        )  # fmt: skip
+            layout.FETCH,
+            0,
+            16,
+            0,
+            task,
+            ns(task),
+            ns(task + 0.1),
+            ns(task + 0.1),
+            span(0.5),
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            span(1),
+            -1,
+            10,
+        )
     batches = loops(made)["train"].made
     assert batches.wall.tolist() == pytest.approx([0.1] * 8)
     assert batches.cpu.tolist() == pytest.approx([0.05] * 8)
@@ -518,8 +545,16 @@ def test_of_very_many_short_batches_a_few_of_each_record_stand_for_all(
 
 
 def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> None:
-    fetch = Fetch(cpu=0.25, blocked=0.125, runq=0.0625, collate=0.03125, pickle=0.5, asked_bytes=100, device_bytes=30,
-                  deep_every=3)  # fmt: skip
+    fetch = Fetch(
+        cpu=0.25,
+        blocked=0.125,
+        runq=0.0625,
+        collate=0.03125,
+        pickle=0.5,
+        asked_bytes=100,
+        device_bytes=30,
+        deep_every=3,
+    )
     (loop,) = build(one_loop(tmp_path / "r", Plan(batches=6, workers=1, step=1, fetch=fetch))).loops
     made = loop.made
     assert made.wall.tolist() == pytest.approx((made.cpu + made.runq + made.blocked).tolist())
@@ -545,8 +580,25 @@ def record_of_several(made: Made, count: int, threads_cpu_ns: int) -> Any:
     worker = made.process(worker=0, pid=500)
     ms = 1_000_000
     worker.journal.write(
-        layout.FETCH, 0, 16, 0, 3, 100 * ms, 104 * ms, 104 * ms, 5 * ms, 0, 0, 0, 0, 0, 0, 10 * ms, threads_cpu_ns, count
-    )  # fmt: skip
+        layout.FETCH,
+        0,
+        16,
+        0,
+        3,
+        100 * ms,
+        104 * ms,
+        104 * ms,
+        5 * ms,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        10 * ms,
+        threads_cpu_ns,
+        count,
+    )
     return loops(made)["train"].made
 
 

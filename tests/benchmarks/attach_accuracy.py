@@ -32,9 +32,15 @@ from loaderprof.recording import reader
 CASES = Path(__file__).parents[1] / "cases"
 sys.path.append(str(CASES))
 JOBS = (
-    "http_latency", "small_files", "jpeg_pil", "json_lines", "numpy_classes", "pad_in_python", "convolutions",
+    "http_latency",
+    "small_files",
+    "jpeg_pil",
+    "json_lines",
+    "numpy_classes",
+    "pad_in_python",
+    "convolutions",
     "matched_store",
-)  # fmt: skip
+)
 PATIENCE_S = 120
 # What each process of the job imports when it starts: a stamp is (asked, taken), nanoseconds of the common clock.
 STAMPS = """
@@ -93,9 +99,11 @@ def watch(name: str, seconds: float) -> Row:
         (Path(place) / "sitecustomize.py").write_text(STAMPS)
         path = os.pathsep.join((place, os.environ.get("PYTHONPATH", "")))
         job = subprocess.Popen(
-            [sys.executable, *case.command(seconds=10 * seconds)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, *case.command(seconds=10 * seconds)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, "STAMPS": f"{place}/stamps-"},
-        )  # fmt: skip
+        )
         stamps = Path(place) / f"stamps-{job.pid}"
         try:
             trains(job, stamps)

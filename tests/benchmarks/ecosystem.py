@@ -96,14 +96,20 @@ def main() -> int:
         )
     text = "\n".join(
         (
-            "# Libraries", "",
+            "# Libraries",
+            "",
             "Real pipelines of well-known libraries, unmodified. *Right*: the stage, the operator and the line of the limit were",
             "named, and the output was the same as without loaderprof. Made by `python tests/benchmarks/ecosystem.py --write",
-            f"docs/ecosystem.md`, Python {sys.version.split()[0]}, torch {importlib.metadata.version('torch').partition('+')[0]}.", "",
-            "| pipeline | versions | limit | told | not measured there |", "|---|---|---|---|---|", *rows, "",
-            "Whatever else hands out batches - DALI, FFCV, plain generators, hand-written loaders: `loaderprof.watch()`.", "",
+            f"docs/ecosystem.md`, Python {sys.version.split()[0]}, torch {importlib.metadata.version('torch').partition('+')[0]}.",
+            "",
+            "| pipeline | versions | limit | told | not measured there |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "Whatever else hands out batches - DALI, FFCV, plain generators, hand-written loaders: `loaderprof.watch()`.",
+            "",
         )
-    )  # fmt: skip
+    )
     versions_of_torch = [torch_versions.tested(each) for each in asked.torch]
     if versions_of_torch:
         text += "\n" + torch_versions.table(versions_of_torch).replace("# ", "## ", 1)

@@ -170,9 +170,23 @@ def mine(path: Path) -> Path:
 
 
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
-    flipped, flipped, truncated, with_numbers, with_numbers, with_numbers, shuffled, nested, huge, gone, folder, link, pipe,
-    renamed, linked, with_links,
-)  # fmt: skip
+    flipped,
+    flipped,
+    truncated,
+    with_numbers,
+    with_numbers,
+    with_numbers,
+    shuffled,
+    nested,
+    huge,
+    gone,
+    folder,
+    link,
+    pipe,
+    renamed,
+    linked,
+    with_links,
+)
 FOLDER_DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (led_away, no_folder, crowded, renamed)
 
 
@@ -206,11 +220,14 @@ def verbs(recording: Path, whole: Path, out: Path) -> list[list[str]]:
         ["export", str(recording), "--format", each, "-o", str(out / each), "--force"] for each in cli.FORMATS[:-1]
     ]
     return [
-        ["report", str(recording)], ["report", str(recording), "--json"],
+        ["report", str(recording)],
+        ["report", str(recording), "--json"],
         ["report", str(recording), "--html", str(out / "page.html"), "--force"],
-        ["compare", str(recording), str(whole)], ["compare", str(whole), str(recording), "--json"],
-        ["check", str(recording), "--max-wait", "10%"], *exports,
-    ]  # fmt: skip
+        ["compare", str(recording), str(whole)],
+        ["compare", str(whole), str(recording), "--json"],
+        ["check", str(recording), "--max-wait", "10%"],
+        *exports,
+    ]
 
 
 def read(recording: Path, whole: Path, out: Path) -> str | None:

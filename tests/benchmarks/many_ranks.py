@@ -46,9 +46,16 @@ def ns(seconds: float) -> int:
 def main_records(journal: Journal, worker: int, job: Job, wait_s: float) -> None:
     """Write what the training process of one rank does: all ranks step together, so that none is ahead."""
     facts = {
-        "name": "train_loader", "where": "/home/me/train.py:50", "num_workers": 1, "batch_size": 16, "prefetch_factor": 2,
-        "in_order": True, "pin_memory": False, "dataset": "__main__.Images", "dataset_where": "/home/me/train.py:30",
-    }  # fmt: skip
+        "name": "train_loader",
+        "where": "/home/me/train.py:50",
+        "num_workers": 1,
+        "batch_size": 16,
+        "prefetch_factor": 2,
+        "in_order": True,
+        "pin_memory": False,
+        "dataset": "__main__.Images",
+        "dataset_where": "/home/me/train.py:30",
+    }
     journal.write(layout.ITERATOR, layout.ANEW, 1, 1, ns(0), ns(0.1), journal.text(json.dumps(facts)), 0, 0)
     journal.write(layout.WORKER, 0, 0, 0, 0, 0, 1, worker)
     now, cpu = 0.1, 0
@@ -115,9 +122,15 @@ def make(folder: Path, job: Job) -> None:
 def _meta(host: str, job: Job) -> dict[str, Any]:
     ended = 0.1 + job.steps * (STEP_S + SLOW_WAIT_S)
     return {
-        "command": ["torchrun", "train.py"], "cwd": "/home/me", "host": host, "cpu_budget": {"cores": 64.0},
-        "started_ns": START_NS, "started_unix_ns": 1_700_000_000_000_000_000, "ended_ns": ns(ended), "exit_code": 0,
-    }  # fmt: skip
+        "command": ["torchrun", "train.py"],
+        "cwd": "/home/me",
+        "host": host,
+        "cpu_budget": {"cores": 64.0},
+        "started_ns": START_NS,
+        "started_unix_ns": 1_700_000_000_000_000_000,
+        "ended_ns": ns(ended),
+        "exit_code": 0,
+    }
 
 
 @dataclass(frozen=True, slots=True)

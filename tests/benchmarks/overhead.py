@@ -46,11 +46,23 @@ PROCESSES = 5
 LONG, SHORT = "2", "20"
 PEERS = {
     "torch.profiler": [sys.executable, str(Path(__file__).with_name("under_torch_profiler.py"))],
-    "py-spy": ["py-spy", "record", "--subprocesses", "--rate", "100", "--format", "raw", "--output", "/dev/null", "--", sys.executable],
+    "py-spy": [
+        "py-spy",
+        "record",
+        "--subprocesses",
+        "--rate",
+        "100",
+        "--format",
+        "raw",
+        "--output",
+        "/dev/null",
+        "--",
+        sys.executable,
+    ],
     "scalene": ["scalene", "run"],
     "viztracer": ["viztracer", "--quiet", "--"],
     "TraceML": ["traceml", "run"],
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -165,8 +177,13 @@ def counted(command: list[str], environment: dict[str, str], folder: str) -> int
     # Tables of names are then laid out alike in every run.
     environment = {**environment, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
-        ["valgrind", *tool, sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, check=True
-    )  # fmt: skip
+        ["valgrind", *tool, sys.executable, *command],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return sum(int(each.replace(",", "")) for each in re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr))
 
 
@@ -185,7 +202,7 @@ def instructions(name: str, folder: str) -> None:
     print(
         f"{name:8} {LOOPS[name][1]}\n         {without / 1e6:.0f} million instructions, capture {with_ / without - 1:+.2%}",
         flush=True,
-    )  # fmt: skip
+    )
 
 
 def under(prefix: list[str] | None, command: list[str], folder: str) -> Cost | None:

@@ -64,8 +64,11 @@ def main() -> None:
         install.begin(folder)
         train(60)
         for owner, name in (
-            (phases.Phases, "taken"), (phases, "ask"), (phases.Step, "enter"), (phases.Step, "leave"),
-        ):  # fmt: skip
+            (phases.Phases, "taken"),
+            (phases, "ask"),
+            (phases.Step, "enter"),
+            (phases.Step, "leave"),
+        ):
             clocked(owner, name)
         usual, phases.PHASES_BUDGET = phases.PHASES_BUDGET, 1e9
         train()

@@ -212,10 +212,14 @@ def main() -> None:
     asked = parser.parse_args()
     print(
         train(
-            PIPELINES[asked.number], asked.seconds, num_workers=asked.num_workers, prefetch_factor=asked.prefetch_factor,
-            persistent_workers=asked.persistent_workers, in_order=not asked.any_order,
+            PIPELINES[asked.number],
+            asked.seconds,
+            num_workers=asked.num_workers,
+            prefetch_factor=asked.prefetch_factor,
+            persistent_workers=asked.persistent_workers,
+            in_order=not asked.any_order,
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

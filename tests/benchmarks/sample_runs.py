@@ -42,8 +42,11 @@ def keep(name: str) -> None:
     verdict(name, folder)
     shown = subprocess.run(
         [sys.executable, "-m", "loaderprof", "report", str(folder.relative_to(SAMPLES.parent))],
-        capture_output=True, text=True, cwd=SAMPLES.parent, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=SAMPLES.parent,
+        check=True,
+    )
     (SAMPLES / name / "report.txt").write_text(shown.stdout)
 
 

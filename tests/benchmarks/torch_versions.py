@@ -20,9 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
-    "tests/capture/hooks/test_install.py", "tests/capture/hooks/test_identity.py", "tests/capture/test_session.py",
-    "tests/capture/test_launch.py", "tests/test_api.py", "tests/end_to_end/test_pipelines.py",
-)  # fmt: skip
+    "tests/capture/hooks/test_install.py",
+    "tests/capture/hooks/test_identity.py",
+    "tests/capture/test_session.py",
+    "tests/capture/test_launch.py",
+    "tests/test_api.py",
+    "tests/end_to_end/test_pipelines.py",
+)
 NEEDED = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10")
 # torch before this one was built for numpy 1, and shares no memory with arrays of numpy 2.
 NUMPY_2 = (2, 3)
@@ -87,14 +91,20 @@ def table(outcomes: list[Outcome]) -> str:
     python = sys.version.split()[0]
     versions = " ".join(each.version for each in outcomes)
     lines = (
-        "# Versions of torch", "",
+        "# Versions of torch",
+        "",
         "The tests of the hooks, of identical output, of sessions, of launching and of whole pipelines, in an environment of",
         f"its own for each version, Python {python}. Made by",
-        f"`python tests/benchmarks/torch_versions.py {versions} --write docs/torch-versions.md`.", "",
-        "| torch | passed | failed | skipped | not there |", "|---|---|---|---|---|", *map(row, outcomes), "",
+        f"`python tests/benchmarks/torch_versions.py {versions} --write docs/torch-versions.md`.",
+        "",
+        "| torch | passed | failed | skipped | not there |",
+        "|---|---|---|---|---|",
+        *map(row, outcomes),
+        "",
         "A version whose DataLoader has another shape than these makes the hooks stand aside with one line on stderr, and the",
-        "job goes on (`tests/capture/hooks/test_install.py`).", "",
-    )  # fmt: skip
+        "job goes on (`tests/capture/hooks/test_install.py`).",
+        "",
+    )
     return "\n".join(lines)
 
 

@@ -163,14 +163,19 @@ def page(scores: list[Score]) -> str:
     ]
     return "\n".join(
         (
-            "# How good tuning is", "",
+            "# How good tuning is",
+            "",
             "Made by `python tests/benchmarks/tune_accuracy.py --write docs/tuning.md`, which says how it measures; on "
-            f"{cpu_budget().cores:g} cores, torch {torch.__version__.partition('+')[0]}.", "",
-            summary(scores), "",
+            f"{cpu_budget().cores:g} cores, torch {torch.__version__.partition('+')[0]}.",
+            "",
+            summary(scores),
+            "",
             "| pipeline | tune's choice | best point | below it | tune took | of the grid's time | of the points within the budget |",
-            "|---|---|---|---|---|---|---|", *rows, "",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
         )
-    )  # fmt: skip
+    )
 
 
 def summary(scores: list[Score]) -> str:
@@ -202,7 +207,10 @@ def main() -> int:
         one = score(number, points, asked.likely, asked.rounds)
         scores.append(one)
         times = f"{one.tune_s:5.0f}s {one.grid_s:5.0f}s"
-        print(f"{one.case:30} {told(one.choice):24} {told(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}", flush=True)  # fmt: skip
+        print(
+            f"{one.case:30} {told(one.choice):24} {told(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}",
+            flush=True,
+        )
         if asked.write:
             asked.write.write_text(page(scores))
     print(summary(scores))

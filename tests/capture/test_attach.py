@@ -58,8 +58,11 @@ class Job:
 def start(log: Path, *numbers: str, place: tuple[str, ...] = ()) -> Job:
     shell = subprocess.Popen(
         [*place, "/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, str(PROGRAM), *numbers, str(log)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert shell.stdout is not None
     assert shell.stdout.readline() == "training\n"
     pid = next(child.pid for child in psutil.Process(shell.pid).children())

@@ -25,20 +25,35 @@ def tree(root: Path, cgroup: str, quotas: dict[str, str], pid: str = "self") -> 
     [
         # v2: a quota of its own, one further up, none.
         ("0::/user.slice/job", {"user.slice/job/cpu.max": "150000 100000"}, 1.5),
-        ("0::/a/b/c", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000", "a/b/c/cpu.max": "max 100000"}, 2.0),
+        (
+            "0::/a/b/c",
+            {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000", "a/b/c/cpu.max": "max 100000"},
+            2.0,
+        ),
         ("0::/a", {"a/cpu.max": "max 100000"}, None),
         # v2 in a container: the root is the container's own cgroup, whatever the path says.
         ("0::/", {"cpu.max": "50000 100000"}, 0.5),
         ("0::/docker/abc", {"cpu.max": "300000 100000"}, 3.0),
         ("0::/../../outside", {"cpu.max": "300000 100000"}, 3.0),
         # v1: the controller has a hierarchy of its own; -1 is no quota.
-        ("4:memory:/x\n3:cpu,cpuacct:/a/b", {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000",
-         "cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, 2.5),
+        (
+            "4:memory:/x\n3:cpu,cpuacct:/a/b",
+            {
+                "cpu/a/cpu.cfs_quota_us": "250000",
+                "cpu/a/cpu.cfs_period_us": "100000",
+                "cpu/a/b/cpu.cfs_quota_us": "-1",
+                "cpu/a/b/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
         ("3:cpuacct,cpu:/docker/abc", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1.0),
         ("2:cpuset:/a", {"cpu/a/cpu.cfs_quota_us": "100000", "cpu/a/cpu.cfs_period_us": "100000"}, None),
         # Both at once: the least of them.
-        ("3:cpu:/a\n0::/a", {"cpu/a/cpu.cfs_quota_us": "400000", "cpu/a/cpu.cfs_period_us": "100000",
-         "a/cpu.max": "100000 100000"}, 1.0),
+        (
+            "3:cpu:/a\n0::/a",
+            {"cpu/a/cpu.cfs_quota_us": "400000", "cpu/a/cpu.cfs_period_us": "100000", "a/cpu.max": "100000 100000"},
+            1.0,
+        ),
         # Files that say nothing of use.
         ("0::/a", {"a/cpu.max": ""}, None),
         ("0::/a", {"a/cpu.max": "many 100000"}, None),
@@ -47,7 +62,7 @@ def tree(root: Path, cgroup: str, quotas: dict[str, str], pid: str = "self") -> 
         ("", {}, None),
         ("nonsense\n0::/a", {"a/cpu.max": "100000 100000"}, 1.0),
     ],
-)  # fmt: skip
+)
 def test_the_least_quota_on_the_way_up_counts(
     tmp_path: Path, cgroup: str, quotas: dict[str, str], cores: float | None
 ) -> None:
@@ -66,9 +81,15 @@ def test_another_process_has_a_cgroup_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("logical", "affinity", "quota", "cores"),
-    [(64, 64, None, 64), (64, 16, None, 16), (64, 16, "400000 100000", 4), (64, 2, "400000 100000", 2), (8, None, None, 8),
-     (None, None, None, 1)],
-)  # fmt: skip
+    [
+        (64, 64, None, 64),
+        (64, 16, None, 16),
+        (64, 16, "400000 100000", 4),
+        (64, 2, "400000 100000", 2),
+        (8, None, None, 8),
+        (None, None, None, 1),
+    ],
+)
 def test_the_budget_is_the_least_of_its_limits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -55,10 +55,12 @@ def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.Mon
         memory = None
 
     nvml(
-        monkeypatch, nvmlDeviceGetCount=lambda: 2, nvmlDeviceGetHandleByIndex=lambda index: index,
+        monkeypatch,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetName=lambda handle: b"NVIDIA H200" if handle else "NVIDIA H100",
         nvmlDeviceGetUtilizationRates=lambda _: Rates,
-    )  # fmt: skip
+    )
     sampler = GpuSampler()
     assert sampler.names() == ["NVIDIA H100", "NVIDIA H200"]
     sample = sampler.sample(WatchedJob(1, None))
@@ -76,25 +78,45 @@ def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.Mon
 
 def test_what_is_known_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pynvml = nvml(
-        monkeypatch, nvmlDeviceGetCount=lambda: 1, nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetUUID=lambda _: b"GPU-1234", nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=51, memory=9),
+        monkeypatch,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUUID=lambda _: b"GPU-1234",
+        nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=51, memory=9),
         nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=20, total=80),
         nvmlDeviceGetClockInfo=lambda _, kind: {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 2619}[kind],
-        nvmlDeviceGetMaxClockInfo=lambda *_: 1980, nvmlDeviceGetPowerUsage=lambda _: 310_000,
+        nvmlDeviceGetMaxClockInfo=lambda *_: 1980,
+        nvmlDeviceGetPowerUsage=lambda _: 310_000,
         nvmlDeviceGetEnforcedPowerLimit=lambda _: 700_000,
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: pynvml.nvmlClocksThrottleReasonSwPowerCap,
         nvmlDeviceGetPcieThroughput=lambda _, way: 2_000_000 if way == pynvml.NVML_PCIE_UTIL_RX_BYTES else 1,
-        nvmlDeviceGetCurrPcieLinkGeneration=lambda _: 5, nvmlDeviceGetCurrPcieLinkWidth=lambda _: 16,
+        nvmlDeviceGetCurrPcieLinkGeneration=lambda _: 5,
+        nvmlDeviceGetCurrPcieLinkWidth=lambda _: 16,
         nvmlDeviceGetComputeRunningProcesses=lambda _: [SimpleNamespace(pid=4711)],
-    )  # fmt: skip
+    )
     sample = GpuSampler().sample(WatchedJob(1, None))
     assert sample is not None
-    assert sample["gpu"] == [{
-        "index": 0, "uuid": "GPU-1234", "part": False, "utilisation_percent": 51, "memory_utilisation_percent": 9,
-        "memory_used": 20, "memory_total": 80, "sm_clock_mhz": 1980, "sm_clock_max_mhz": 1980, "memory_clock_mhz": 2619,
-        "power_mw": 310_000, "power_limit_mw": 700_000, "throttle_reasons": 4, "pcie_received_kb_s": 2_000_000,
-        "pcie_generation": 5, "pcie_width": 16, "pids": [4711],
-    }]  # fmt: skip
+    assert sample["gpu"] == [
+        {
+            "index": 0,
+            "uuid": "GPU-1234",
+            "part": False,
+            "utilisation_percent": 51,
+            "memory_utilisation_percent": 9,
+            "memory_used": 20,
+            "memory_total": 80,
+            "sm_clock_mhz": 1980,
+            "sm_clock_max_mhz": 1980,
+            "memory_clock_mhz": 2619,
+            "power_mw": 310_000,
+            "power_limit_mw": 700_000,
+            "throttle_reasons": 4,
+            "pcie_received_kb_s": 2_000_000,
+            "pcie_generation": 5,
+            "pcie_width": 16,
+            "pids": [4711],
+        }
+    ]
 
 
 def test_a_gpu_that_falls_off_the_bus_is_null_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +133,12 @@ def test_a_gpu_that_falls_off_the_bus_is_null_and_the_others_go_on(monkeypatch: 
         return index
 
     pynvml = nvml(
-        monkeypatch, nvmlDeviceGetCount=lambda: 3, nvmlDeviceGetHandleByIndex=found, nvmlDeviceGetMemoryInfo=memory,
+        monkeypatch,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=found,
+        nvmlDeviceGetMemoryInfo=memory,
         nvmlDeviceGetName=lambda handle: f"GPU {handle}",
-    )  # fmt: skip
+    )
     sampler = GpuSampler()
     assert sampler.missing is None
     assert sampler.names() == ["GPU 0", "GPU 2"]
@@ -131,15 +156,21 @@ def test_each_part_of_a_divided_gpu_has_an_entry_of_its_own(monkeypatch: pytest.
         return f"part {number}"
 
     pynvml = nvml(
-        monkeypatch, nvmlDeviceGetCount=lambda: 1, nvmlDeviceGetHandleByIndex=lambda _: "whole",
+        monkeypatch,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda _: "whole",
         nvmlDeviceGetMigMode=lambda _: [pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_ENABLE],
-        nvmlDeviceGetMaxMigDeviceCount=lambda _: 3, nvmlDeviceGetMigDeviceHandleByIndex=part,
-        nvmlDeviceGetUUID=lambda handle: f"MIG-{handle}", nvmlDeviceGetName=lambda _: "H100",
-    )  # fmt: skip
+        nvmlDeviceGetMaxMigDeviceCount=lambda _: 3,
+        nvmlDeviceGetMigDeviceHandleByIndex=part,
+        nvmlDeviceGetUUID=lambda handle: f"MIG-{handle}",
+        nvmlDeviceGetName=lambda _: "H100",
+    )
     sampler = GpuSampler()
     sample = sampler.sample(WatchedJob(1, None))
     assert sample is not None
     assert sampler.names() == ["H100"]
     assert [(gpu["uuid"], gpu["part"]) for gpu in sample["gpu"]] == [
-        ("MIG-whole", False), ("MIG-part 0", True), ("MIG-part 2", True),
-    ]  # fmt: skip
+        ("MIG-whole", False),
+        ("MIG-part 0", True),
+        ("MIG-part 2", True),
+    ]

@@ -128,9 +128,14 @@ class Terminal:
     def __init__(self, arguments: list[str], cwd: Path) -> None:
         self.master, slave = os.openpty()
         self.process = subprocess.Popen(
-            arguments, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            arguments,
+            cwd=cwd,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        )
         os.close(slave)
         self.text = ""
 
@@ -825,7 +830,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--", "good.py", "a"], "good.py is a script, not a program on PATH", "loaderprof run good.py a"),
         (["--", "./plain"], "./plain may not be executed", "chmod +x ./plain"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str, hint: str
 ) -> None:

@@ -25,11 +25,18 @@ damaged line
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/home/me/data", "ext4"), ("/data/train/0.jpg", "nfs4"), ("/data", "nfs4"), ("/database", "ext4"),
-        ("/data/cache/0.jpg", "xfs"), ("/data/cache/../0.jpg", "nfs4"), ("/mnt/my bucket/a", "fuse.s3fs"),
-        ("/lustre/x", "lustre"), ("/over/x", "cifs"), ("/dev/shm/a", "tmpfs"),
+        ("/home/me/data", "ext4"),
+        ("/data/train/0.jpg", "nfs4"),
+        ("/data", "nfs4"),
+        ("/database", "ext4"),
+        ("/data/cache/0.jpg", "xfs"),
+        ("/data/cache/../0.jpg", "nfs4"),
+        ("/mnt/my bucket/a", "fuse.s3fs"),
+        ("/lustre/x", "lustre"),
+        ("/over/x", "cifs"),
+        ("/dev/shm/a", "tmpfs"),
     ],
-)  # fmt: skip
+)
 def test_the_innermost_and_latest_mount_holds_a_path(path: str, kind: str) -> None:
     assert mounts.kind(path, TABLE) == kind
 

@@ -100,8 +100,12 @@ def check(folder: Path, hosts: int) -> dict[str, Any]:
 def test_ranks_under_one_launcher(tmp_path: Path) -> None:
     done = subprocess.run(
         [*PROFILED, "--", *torchrun("--nproc-per-node=2", PROGRAM)],
-        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     check(tmp_path / "out", hosts=1)
     assert "; rank 0 waits " in " ".join(done.stderr.split())
 
@@ -110,8 +114,12 @@ def test_ranks_under_one_launcher(tmp_path: Path) -> None:
 def test_each_rank_under_a_run_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         torchrun("--no-python", "--nproc-per-node=2", *PROFILED, PROGRAM),
-        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     check(tmp_path / "out", hosts=1)
     assert done.stderr.count("Full report") == 1
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
@@ -132,11 +140,15 @@ def test_ranks_that_srun_or_mpirun_started(names: tuple[str, str, str], tmp_path
     common = {**os.environ, size: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     jobs = [
         subprocess.Popen(
-            [*PROFILED, PROGRAM], cwd=tmp_path, env={**common, rank: str(number), local: str(number)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [*PROFILED, PROGRAM],
+            cwd=tmp_path,
+            env={**common, rank: str(number), local: str(number)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in range(2)
-    ]  # fmt: skip
+    ]
     words = [job.communicate(timeout=110)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], words
     check(tmp_path / "out", hosts=1)
@@ -153,8 +165,12 @@ def test_ranks_that_accelerate_launched(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [*PROFILED, "--", sys.executable, "-c", launch, *words, PROGRAM],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     assert done.returncode == 0, done.stderr
     check(tmp_path / "out", hosts=1)
 
@@ -164,8 +180,12 @@ def test_a_restart_of_all_ranks_is_told(tmp_path: Path) -> None:
     program = str(Path(PROGRAM).with_name("restarted.py"))
     done = subprocess.run(
         [*PROFILED, "--", *torchrun("--nproc-per-node=2", "--max-restarts=1", program)],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     assert done.returncode == 0, done.stderr
     found = findings_of(reader.read(tmp_path / "out"))
     assert [rank.rank for rank in found.ranks] == [0, 1]
@@ -184,9 +204,16 @@ def test_nodes_that_share_a_folder_are_merged(tmp_path: Path) -> None:
     jobs = []
     for number in range(2):
         launcher = [
-            sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}", "--nproc-per-node=1",
-            "--master-addr=127.0.0.1", f"--master-port={port}", PROGRAM,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=2",
+            f"--node-rank={number}",
+            "--nproc-per-node=1",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            PROGRAM,
+        ]
         host = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', f"node{number}"]
         jobs.append(
             subprocess.Popen(

@@ -107,23 +107,36 @@ def test_writers_are_the_processes_that_opened_a_journal(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "thread", "frames", "count"),
     [
-        ("thread (10): MainThread;<module> (/t.py:1);f (/t.py:2) 24", "MainThread", ["<module> (/t.py:1)", "f (/t.py:2)"], 24),
+        (
+            "thread (10): MainThread;<module> (/t.py:1);f (/t.py:2) 24",
+            "MainThread",
+            ["<module> (/t.py:1)", "f (/t.py:2)"],
+            24,
+        ),
         ("thread (0x7F): MainThread;f (/t.py:2) 1", "MainThread", ["f (/t.py:2)"], 1),
         ("thread (0x7F);f (/t.py:2) 1", "MainThread", ["f (/t.py:2)"], 1),
         ("thread (11);f (/t.py:2) 3", "Thread 11", ["f (/t.py:2)"], 3),
         ("thread (10);f (/t.py:2) 3", "MainThread", ["f (/t.py:2)"], 3),
         ("thread (11): a;b;c;f (/t.py:2) 3", "a;b;c", ["f (/t.py:2)"], 3),
         ("thread (11): Thread-1 (work);f (/t.py:2) 3", "Thread-1 (work)", ["f (/t.py:2)"], 3),
-        ("thread (10): MainThread;f (/we;ird dir/t.py:2);g (/t.py:3) 5", "MainThread",
-         ["f (/we;ird dir/t.py:2)", "g (/t.py:3)"], 5),
+        (
+            "thread (10): MainThread;f (/we;ird dir/t.py:2);g (/t.py:3) 5",
+            "MainThread",
+            ["f (/we;ird dir/t.py:2)", "g (/t.py:3)"],
+            5,
+        ),
         ('process 10:"python -c "a";b"";thread (10): MainThread;f (/t.py:2) 5', "MainThread", ["f (/t.py:2)"], 5),
-        ('process 9:"torchrun";process 10:"python t.py";thread (10): MainThread;f (/t.py:2) 5', "MainThread",
-         ["f (/t.py:2)"], 5),
+        (
+            'process 9:"torchrun";process 10:"python t.py";thread (10): MainThread;f (/t.py:2) 5',
+            "MainThread",
+            ["f (/t.py:2)"],
+            5,
+        ),
         ("f (/t.py:2);<lambda> (/t.py:3) 2", "MainThread", ["f (/t.py:2)", "<lambda> (/t.py:3)"], 2),
         ("thread (10): MainThread;f (<string>:1);g (/t.py) 2", "MainThread", ["f (<string>:1)", "g (/t.py)"], 2),
         ("thread (10): MainThread;f (/a\u2028b.py:1) 2", "MainThread", ["f (/a\u2028b.py:1)"], 2),
     ],
-)  # fmt: skip
+)
 def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[str], count: int) -> None:
     window = stack_sampler._Window()
     window.add(10, line + "\n")

@@ -64,9 +64,12 @@ def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     for name, force, words in (
-        ("file", False, "is a file"), ("file", True, "is a file"), ("full", False, "is not empty"),
-        ("full", True, "no recording"), ("file/inside", False, "cannot be written"),
-    ):  # fmt: skip
+        ("file", False, "is a file"),
+        ("file", True, "is a file"),
+        ("full", False, "is not empty"),
+        ("full", True, "no recording"),
+        ("file/inside", False, "cannot be written"),
+    ):
         with pytest.raises(OutputError, match=words):
             make_folder(str(tmp_path / name), "train", force)
     assert (tmp_path / "file").read_text() == "mine"
@@ -183,9 +186,10 @@ def test_journals_of_processes_that_are_gone_are_trimmed(tmp_path: Path) -> None
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     trimmed, alive, elsewhere = (
-        journal_of(folder / files.JOURNALS, gone.pid), journal_of(folder / files.JOURNALS, os.getpid()),
+        journal_of(folder / files.JOURNALS, gone.pid),
+        journal_of(folder / files.JOURNALS, os.getpid()),
         journal_of(folder / files.JOURNALS, gone.pid, "another-host"),
-    )  # fmt: skip
+    )
     foreign = folder / files.JOURNALS / "odd.lpj"
     foreign.write_bytes(b"\0" * 9000)
     whole = alive.stat().st_size

@@ -34,9 +34,19 @@ from loaderprof.conclude import conclude
 from loaderprof.recording import reader
 
 NAMED = (
-    "http_latency", "small_files", "jpeg_pil", "json_lines", "numpy_classes", "pad_in_python", "numpy_lists",
-    "short_epochs", "slow_request", "torch_threads", "convolutions", "matched_store",
-)  # fmt: skip
+    "http_latency",
+    "small_files",
+    "jpeg_pil",
+    "json_lines",
+    "numpy_classes",
+    "pad_in_python",
+    "numpy_lists",
+    "short_epochs",
+    "slow_request",
+    "torch_threads",
+    "convolutions",
+    "matched_store",
+)
 LIMIT_S = 180  # a case takes SECONDS and a few to start; beyond this it hangs
 
 

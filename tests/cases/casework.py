@@ -27,9 +27,21 @@ from torch import library as torch_library
 
 FOLDER = Path(__file__).parent
 FAMILIES = (
-    "read", "decode", "transform", "collate", "handover", "startup", "straggler", "contention", "sampler",
-    "host", "device", "healthy", "mixed", "pools",
-)  # fmt: skip
+    "read",
+    "decode",
+    "transform",
+    "collate",
+    "handover",
+    "startup",
+    "straggler",
+    "contention",
+    "sampler",
+    "host",
+    "device",
+    "healthy",
+    "mixed",
+    "pools",
+)
 SECONDS = 7.0  # long enough for some 50 steps of the slowest case, short enough for 60 cases in an hour
 
 

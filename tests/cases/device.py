@@ -23,9 +23,15 @@ def convolutions(knobs: Knobs, clock: Clock) -> None:
             return torch.zeros(3, 64, 64) if knobs.off("read") else torch.rand(3, 64, 64), index % 10
 
     model = nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 32, 3),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for images, labels in DataLoader(Random(), batch_size=8, shuffle=True, num_workers=1):
         if not knobs.off("device"):

@@ -18,9 +18,11 @@ from loaderprof.errors import UsageError
 
 # 30 of 100 ms waiting, 16 samples a batch: 160 samples a second. Reads take most of a worker's time.
 PLAN = Plan(
-    wait=0.03, step=0.07, workers=2,
+    wait=0.03,
+    step=0.07,
+    workers=2,
     fetch=Fetch(cpu=0.01, blocked=0.19, operators=[("builtins.open", 0.19, 0.005)]),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -59,8 +61,9 @@ def test_a_bottleneck_that_must_not_be(folder: Path, capsys: pytest.CaptureFixtu
 def test_one_line_a_limit_and_a_broken_one_decides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(folder), "--max-wait", "50%", "--max-step", "1ms"]) == 1
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
-        ["ok", "max-wait"], ["broken", "max-step"],
-    ]  # fmt: skip
+        ["ok", "max-wait"],
+        ["broken", "max-step"],
+    ]
 
 
 def test_too_few_steps_are_no_evidence_either_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,8 +67,9 @@ def test_workers_are_threads_with_a_slice_a_batch(tmp_path: Path) -> None:
     for one in batches:
         by_lane[names[one["tid"]]].append(one["args"]["batch"])
     assert by_lane == {
-        "loader worker 0": list(range(0, BATCHES, 2)), "loader worker 1": list(range(1, BATCHES, 2)),
-    }  # fmt: skip
+        "loader worker 0": list(range(0, BATCHES, 2)),
+        "loader worker 1": list(range(1, BATCHES, 2)),
+    }
     assert batches[0]["dur"] == pytest.approx(9000, abs=1)
     args = batches[0]["args"]
     assert (args["cpu_ms"], args["blocked_ms"], args["run_queue_ms"]) == pytest.approx((6, 2, 1))
@@ -130,9 +131,10 @@ def test_speedscope_has_a_profile_a_process_in_seconds(tmp_path: Path) -> None:
         assert all(0 <= number < len(frames) for stack in profile["samples"] for number in stack)
     stack = [frames[number] for number in document["profiles"][0]["samples"][0]]
     assert stack == [
-        {"name": "thread MainThread"}, {"name": "<module>", "file": "/home/me/train.py", "line": 50},
+        {"name": "thread MainThread"},
+        {"name": "<module>", "file": "/home/me/train.py", "line": 50},
         {"name": "step;odd", "file": "/home/me/a b.py", "line": 7},
-    ]  # fmt: skip
+    ]
 
 
 def test_collapsed_stacks_part_frames_by_semicolons_and_nothing_else(tmp_path: Path) -> None:

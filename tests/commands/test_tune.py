@@ -92,9 +92,10 @@ def test_a_search_measures_tells_and_keeps(tmp_path: Path) -> None:
     # Four samples of 4 ms, one after another, and up to twice that on a machine that is busy.
     assert 100 < rates(kept)[0, 2] < 250
     assert not [
-        process for process in psutil.process_iter(["cmdline", "cwd"])
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
         if process.info["cwd"] == str(tmp_path) and "train.py" in (process.info["cmdline"] or [])
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.slow
@@ -188,17 +189,26 @@ def settings(workers: int, **others: Any) -> dict[str, Any]:
 
 
 RESULT = Tuned(
-    command="train.py --lr 1", loader="loader", assigned="loader", where="/home/me/train.py:12", way="windows",
-    unit="samples", seconds=31.2, starts=1, present=settings(0),
+    command="train.py --lr 1",
+    loader="loader",
+    assigned="loader",
+    where="/home/me/train.py:12",
+    way="windows",
+    unit="samples",
+    seconds=31.2,
+    starts=1,
+    present=settings(0),
     best=settings(2, prefetch_factor=4, persistent_workers=True),
-    change={"num_workers": 2, "prefetch_factor": 4, "persistent_workers": True}, measured=Measured(1.83, 1.77, 1.89, 5),
+    change={"num_workers": 2, "prefetch_factor": 4, "persistent_workers": True},
+    measured=Measured(1.83, 1.77, 1.89, 5),
     tried=(
         Tried(settings(2, prefetch_factor=4), 1830.0, 1800.0, 1860.0, 5, 1.9, None),
         Tried(settings(0), 1000.0, 980.0, 1020.0, 6, None, None),
         Tried(settings(1), None, None, None, 0, None, "the job ended with exit code 1"),
     ),
-    left_out=("more than 2 workers: the CPU budget is 2 cores",), notes=("epochs are short",),
-)  # fmt: skip
+    left_out=("more than 2 workers: the CPU budget is 2 cores",),
+    notes=("epochs are short",),
+)
 
 
 def test_the_screen() -> None:

@@ -256,9 +256,13 @@ def recorded(tmp_path: Path, **meta: Any) -> reader.Recording:
     [
         (["train.py", "-m", "x"], False, [sys.executable, "train.py", "-m", "x"]),
         (["-m", "package.train", "--lr", "1"], False, [sys.executable, "-m", "package.train", "--lr", "1"]),
-        ([sys.executable, "-m", "torch.distributed.run", "train.py"], True, [sys.executable, "-m", "torch.distributed.run", "train.py"]),
+        (
+            [sys.executable, "-m", "torch.distributed.run", "train.py"],
+            True,
+            [sys.executable, "-m", "torch.distributed.run", "train.py"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_job_is_run_again_as_it_was_typed(
     tmp_path: Path, typed: list[str], launcher: bool, command: list[str]
 ) -> None:

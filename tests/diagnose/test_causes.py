@@ -187,7 +187,7 @@ def test_a_queue_is_told_of_only_where_it_speaks_for_the_cause(tmp_path: Path) -
         ({"batch_sampler": "torch.utils.data.sampler.BatchSampler"}, "MySampler"),
         ({"batch_sampler": "__main__.HardMining", "sampler_where": "/home/me/train.py:12"}, "HardMining, train.py:12"),
     ],
-)  # fmt: skip
+)
 def test_the_sampler_named_is_the_users(tmp_path: Path, facts: dict[str, str], name: str) -> None:
     verdict = sampling(tmp_path / "r", facts).verdict
     assert (verdict.bottleneck, verdict.headline) == ("sampler", f"The sampler of loader ({name})")

@@ -30,16 +30,22 @@ MAIN = {
 WORKER = f"_worker_loop ({TORCH}/_utils/worker.py:349)"
 WORKERS = {
     "idle": [WORKER, GET, "wait (/lib/python3.11/multiprocessing/connection.py:947)"],
-    "decode": [WORKER, f"fetch ({TORCH}/_utils/fetch.py:54)", "Images.__getitem__ (/home/me/train.py:41)",
-               "ImageFile.load (/x/site-packages/PIL/ImageFile.py:300)"],
+    "decode": [
+        WORKER,
+        f"fetch ({TORCH}/_utils/fetch.py:54)",
+        "Images.__getitem__ (/home/me/train.py:41)",
+        "ImageFile.load (/x/site-packages/PIL/ImageFile.py:300)",
+    ],
     "read": [WORKER, f"fetch ({TORCH}/_utils/fetch.py:54)", "Images.__getitem__ (/home/me/train.py:40)"],
     "collate": [WORKER, f"fetch ({TORCH}/_utils/fetch.py:57)", f"default_collate ({TORCH}/_utils/collate.py:398)"],
     "handover": [WORKER, "Queue.put (/lib/python3.11/multiprocessing/queues.py:94)"],
-}  # fmt: skip
+}
 SOURCES = {
-    "/home/me/train.py:50": "for batch in loader:", "/home/me/train.py:51": "print(loss.item())",
-    "/home/me/train.py:41": "image = Image.open(file).convert('RGB')", "/home/me/train.py:40": "data = file.read()",
-}  # fmt: skip
+    "/home/me/train.py:50": "for batch in loader:",
+    "/home/me/train.py:51": "print(loss.item())",
+    "/home/me/train.py:41": "image = Image.open(file).convert('RGB')",
+    "/home/me/train.py:40": "data = file.read()",
+}
 
 
 def account(pid: int, second: int) -> dict[str, object]:

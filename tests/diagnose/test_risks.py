@@ -13,8 +13,16 @@ from loaderprof.conclude import findings_of
 from loaderprof.findings import Risk
 
 
-def risks(folder: Path, *, workers: int = 4, meta: dict[str, Any] | None = None, host: dict[str, Any] | None = None,
-          size: tuple[int, int] | None = None, descriptors: int = 0, **facts: Any) -> dict[str, Risk]:  # fmt: skip
+def risks(
+    folder: Path,
+    *,
+    workers: int = 4,
+    meta: dict[str, Any] | None = None,
+    host: dict[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    descriptors: int = 0,
+    **facts: Any,
+) -> dict[str, Risk]:
     made = Made(folder / "r", **{"cores": 8.0, **(meta or {})})
     process = made.process()
     made.loop(
@@ -25,9 +33,16 @@ def risks(folder: Path, *, workers: int = 4, meta: dict[str, Any] | None = None,
     if host is not None:
         made.lines.append({"t": ns(5), **host})
     made.stack_lines.append(
-        {"t": ns(5), "t0": ns(1), "t1": ns(3), "rate": 25, "frames": [], "stacks": [],
-         "files": [[process.pid, descriptors, [["/data/a.bin", 5]]]]}
-    )  # fmt: skip
+        {
+            "t": ns(5),
+            "t0": ns(1),
+            "t1": ns(3),
+            "rate": 25,
+            "frames": [],
+            "stacks": [],
+            "files": [[process.pid, descriptors, [["/data/a.bin", 5]]]],
+        }
+    )
     return {risk.id: risk for risk in findings_of(made.read()).risks}
 
 

@@ -10,8 +10,14 @@ from loaderprof.diagnose.verdict import Judgement
 from loaderprof.findings import Stage
 
 GAINS: dict[Stage, float] = {
-    "read": 1.0, "decode": 1.8, "transform": 1.08, "collate": 1.02, "sampler": 1.0, "handover": 1.0, "device": 1.3,
-}  # fmt: skip
+    "read": 1.0,
+    "decode": 1.8,
+    "transform": 1.08,
+    "collate": 1.02,
+    "sampler": 1.0,
+    "handover": 1.0,
+    "device": 1.3,
+}
 
 
 def node(stage: Stage, work: float, *told: str, words: tuple[str, ...] = ()) -> Node:
@@ -25,11 +31,17 @@ def pipeline(*nodes: Node, blocked: float | None = None) -> Pipeline:
 
 @pytest.mark.parametrize(
     ("told", "words", "cause"),
-    [(("ReadFile", "DecodeJpeg"), (), "jpeg-decode"), (("DecodePng",), (), "png-decode"), (("DecodeImage",), (), "image-decode"),
-     (("EagerPyFunc",), ("cv2", "imread"), "image-decode"), (("DecodeWav",), (), "audio-decode"),
-     (("ParseExampleV2",), (), "record-parsing"), (("EagerPyFunc",), ("json", "loads"), "record-parsing"),
-     (("DecodeCompressed",), (), "decode")],
-)  # fmt: skip
+    [
+        (("ReadFile", "DecodeJpeg"), (), "jpeg-decode"),
+        (("DecodePng",), (), "png-decode"),
+        (("DecodeImage",), (), "image-decode"),
+        (("EagerPyFunc",), ("cv2", "imread"), "image-decode"),
+        (("DecodeWav",), (), "audio-decode"),
+        (("ParseExampleV2",), (), "record-parsing"),
+        (("EagerPyFunc",), ("json", "loads"), "record-parsing"),
+        (("DecodeCompressed",), (), "decode"),
+    ],
+)
 def test_decoding_is_told_by_what_is_called(told: tuple[str, ...], words: tuple[str, ...], cause: str) -> None:
     assert cause_of("decode", pipeline(node("decode", 0.03, *told, words=words), node("decode", 0.01))) == cause
 
@@ -37,16 +49,22 @@ def test_decoding_is_told_by_what_is_called(told: tuple[str, ...], words: tuple[
 def test_reading_waits_where_functions_are_mostly_blocked() -> None:
     reads = node("read", 0.03, "ReadFile")
     assert [cause_of("read", pipeline(reads, blocked=share)) for share in (None, 0.4, 0.6)] == [
-        "file-read", "file-read", "waiting-read",
-    ]  # fmt: skip
+        "file-read",
+        "file-read",
+        "waiting-read",
+    ]
 
 
 @pytest.mark.parametrize(
     ("stage", "told"),
-    [("decode", "JPEG decode in the tf.data pipeline (map(decode), train.py:12)"),
-     ("startup", "The borders of train's epochs"), ("none", "The loader keeps up. Nothing to change here."),
-     ("collate", "Collating in the tf.data pipeline"), ("device", "The step itself is the limit; after it, JPEG decode")],
-)  # fmt: skip
+    [
+        ("decode", "JPEG decode in the tf.data pipeline (map(decode), train.py:12)"),
+        ("startup", "The borders of train's epochs"),
+        ("none", "The loader keeps up. Nothing to change here."),
+        ("collate", "Collating in the tf.data pipeline"),
+        ("device", "The step itself is the limit; after it, JPEG decode"),
+    ],
+)
 def test_headlines(stage: Stage, told: str) -> None:
     assert headline(stage, pipeline(node("decode", 0.03, "DecodeJpeg")), GAINS, "train") == told
 
@@ -55,13 +73,17 @@ def test_what_is_found_stands_first_and_what_nothing_told_last() -> None:
     made = pipeline(node("collate", 0.01), node("decode", 0.03, "DecodePng"))
     causes = examine(made, GAINS, Judgement("decode", ("transform",), "high"))
     assert [(each.id, each.status, each.title) for each in causes] == [
-        ("png-decode", "found", "PNG decode"), ("slow-transform", "found", "Transforms"),
-        ("slow-collate", "ruled_out", "Collating"), ("file-read", "ruled_out", "File reads"),
-        ("slow-sampler", "ruled_out", "The sampler"), ("batch-handover", "ruled_out", "Handing batches over"),
+        ("png-decode", "found", "PNG decode"),
+        ("slow-transform", "found", "Transforms"),
+        ("slow-collate", "ruled_out", "Collating"),
+        ("file-read", "ruled_out", "File reads"),
+        ("slow-sampler", "ruled_out", "The sampler"),
+        ("batch-handover", "ruled_out", "Handing batches over"),
         ("host-python", "not_measured", "The loop's own Python"),
-    ]  # fmt: skip
+    ]
     assert [each.text for each in causes[0].evidence] == [
-        "without it the job would be 1.80x as fast", "75% of a batch's making (60 batches measured)",
+        "without it the job would be 1.80x as fast",
+        "75% of a batch's making (60 batches measured)",
         "map(decode) ran 1 call at a time",
-    ]  # fmt: skip
+    ]
     assert causes[2].evidence[0].text == "without it the job would gain 2%"

@@ -28,8 +28,13 @@ GAINS = st.dictionaries(st.sampled_from([*LOADER, "host", "device"]), st.floats(
 
 def judged(gains: dict[Stage, float], **more: Any) -> Any:
     facts = {
-        "steps": 500, "model_error": 0.01, "draws": [gains] * 12, "disturbed": False, "sources_agree": None, **more,
-    }  # fmt: skip
+        "steps": 500,
+        "model_error": 0.01,
+        "draws": [gains] * 12,
+        "disturbed": False,
+        "sources_agree": None,
+        **more,
+    }
     return judge(gains, **facts)
 
 

@@ -36,9 +36,14 @@ def run(page: str, section: str, folder: Path) -> str:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     modules = os.pathsep.join((str(HERE), str(HERE / "tests/libraries"), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": modules}, capture_output=True, text=True,
-        timeout=115, check=False,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": modules},
+        capture_output=True,
+        text=True,
+        timeout=115,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Full report" in done.stderr
     return done.stderr

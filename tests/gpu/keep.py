@@ -22,7 +22,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gpu_pinned": (("pinned",), ("copy", "handover", "collate", "transform", "none")),
     "gpu_logger": (("logger",), ("device", "host", "none", "handover")),
     "gpu_compute": (("compute",), ("device",)),
-}  # fmt: skip
+}
 
 
 def keep(name: str) -> None:

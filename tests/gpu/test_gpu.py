@@ -82,9 +82,10 @@ def test_copies_are_those_of_the_profilers_timeline(tmp_path: Path, kind: str) -
     run(tmp_path, kind, "--trace", "trace.json")
     # A batch of 32 MiB is copied in one piece from pinned memory, and in some from pageable.
     copied = [
-        each for each in events(tmp_path / "trace.json")
+        each
+        for each in events(tmp_path / "trace.json")
         if each.get("cat") == "gpu_memcpy" and "HtoD" in each["name"] and each["args"].get("bytes", 0) > 1 << 20
-    ]  # fmt: skip
+    ]
     table = loaderprof.read(tmp_path / "seen").tables["phases"]
     assert len(table) >= 20
     told = float(np.median(table["copy_ns"])) / 1e3

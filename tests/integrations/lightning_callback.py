@@ -58,9 +58,15 @@ def main() -> None:
     torch.set_num_threads(1)
     callback, logger = LoaderprofCallback("out", html=False), Logger()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, logger=logger, log_every_n_steps=5, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=1,
+        logger=logger,
+        log_every_n_steps=5,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
     try:
         trainer.fit(Model(), DataLoader(Slow(), batch_size=4))
     finally:

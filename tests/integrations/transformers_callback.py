@@ -57,16 +57,31 @@ def main() -> None:
     callback = LoaderprofCallback("out", html=False)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, per_device_train_batch_size=4, num_train_epochs=1, use_cpu=True, report_to=["ours"], save_strategy="no",
-            logging_steps=10, disable_tqdm=True, remove_unused_columns=False,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=4,
+            num_train_epochs=1,
+            use_cpu=True,
+            report_to=["ours"],
+            save_strategy="no",
+            logging_steps=10,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
         trainer = Trainer(Model(), arguments, train_dataset=Slow(), callbacks=[callback])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     found = callback.findings
     told = {name for entry in trainer.state.log_history for name in entry}
-    print(json.dumps({"logged": Reporter.sent, "history": sorted(told), "begun": Reporter.begun,
-                      "bottleneck": found and found.verdict.bottleneck}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "logged": Reporter.sent,
+                "history": sorted(told),
+                "begun": Reporter.begun,
+                "bottleneck": found and found.verdict.bottleneck,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -27,9 +27,14 @@ def main() -> None:
     torch.set_num_threads(1)
     series = TimeSeries.from_values(np.sin(np.arange(2000) / 10).astype(np.float32))
     model = BlockRNNModel(
-        input_chunk_length=48, output_chunk_length=12, n_epochs=3, batch_size=32, hidden_dim=8, random_state=0,
+        input_chunk_length=48,
+        output_chunk_length=12,
+        n_epochs=3,
+        batch_size=32,
+        hidden_dim=8,
+        random_state=0,
         pl_trainer_kwargs=QUIET,
-    )  # fmt: skip
+    )
     model.fit_from_dataset(Smoothed(series, input_chunk_length=48, output_chunk_length=12))
     print("trained", model.predict(3, series=series).values().ravel().round(4))
 

@@ -28,9 +28,12 @@ def main() -> None:
     torch.set_num_threads(1)
     sampler = grain.samplers.IndexSampler(640, shuffle=False, num_epochs=1)
     loader = grain.DataLoader(
-        data_source=Source(), sampler=sampler, operations=[Smooth(), grain.transforms.Batch(8)], worker_count=0,
+        data_source=Source(),
+        sampler=sampler,
+        operations=[Smooth(), grain.transforms.Batch(8)],
+        worker_count=0,
         read_options=grain.ReadOptions(num_threads=1),
-    )  # fmt: skip
+    )
     train(loader, 900, torch.from_numpy)
 
 

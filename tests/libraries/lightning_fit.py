@@ -35,9 +35,13 @@ def main() -> None:
     torch.set_num_threads(1)
     model = Model()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(
         model,
         DataLoader(Rows(), batch_size=8, shuffle=True, num_workers=1),

@@ -39,9 +39,17 @@ def main() -> None:
     model = SentenceTransformer(modules=[BoW(WORDS), Dense(len(WORDS), 16)], device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
-            folder, per_device_train_batch_size=8, num_train_epochs=2, use_cpu=True, dataloader_num_workers=1,
-            report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=8,
+            num_train_epochs=2,
+            use_cpu=True,
+            dataloader_num_workers=1,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            seed=0,
+        )
         trainer = SentenceTransformerTrainer(model, arguments, train_dataset=dataset, loss=CosineSimilarityLoss(model))
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -32,9 +32,15 @@ def main() -> None:
     body = SentenceTransformer(modules=[Slow(WORDS), Dense(len(WORDS), 16)], device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, batch_size=16, num_epochs=1, num_iterations=30, report_to="none",
-            show_progress_bar=False, save_strategy="no", logging_strategy="no",
-        )  # fmt: skip
+            output_dir=folder,
+            batch_size=16,
+            num_epochs=1,
+            num_iterations=30,
+            report_to="none",
+            show_progress_bar=False,
+            save_strategy="no",
+            logging_strategy="no",
+        )
         trainer = Trainer(SetFitModel(body, LogisticRegression()), arguments, train_dataset=rows)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it took
             trainer.train()

@@ -25,8 +25,12 @@ def run(places: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(folder + "/remote")
         dataset = StreamingDataset(  # the limit
-            remote=folder + "/remote", local=folder + "/local", batch_size=8, shuffle=True, cache_limit=12 << 20,
+            remote=folder + "/remote",
+            local=folder + "/local",
+            batch_size=8,
+            shuffle=True,
+            cache_limit=12 << 20,
             num_canonical_nodes=places,
-        )  # fmt: skip
+        )
         loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True)
         train(loader, steps, lambda batch: batch["values"].float())

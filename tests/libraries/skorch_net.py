@@ -31,9 +31,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = NeuralNetClassifier(
-        Model, max_epochs=3, batch_size=8, train_split=None, verbose=0, iterator_train__num_workers=1,
+        Model,
+        max_epochs=3,
+        batch_size=8,
+        train_split=None,
+        verbose=0,
+        iterator_train__num_workers=1,
         iterator_train__shuffle=True,
-    )  # fmt: skip
+    )
     net.fit(Pairs(), y=None)
     print(f"loss {net.history[-1]['train_loss']:.6f}")
 

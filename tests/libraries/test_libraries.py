@@ -119,8 +119,11 @@ EXPECTED = {
 }
 # No library asks the network for anything, nor for a newer version of itself.
 QUIET = {
-    "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
-}  # fmt: skip
+    "HF_HUB_OFFLINE": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def started(command: list[str], folder: Path) -> str:

@@ -24,10 +24,19 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, per_device_train_batch_size=8, gradient_accumulation_steps=2, num_train_epochs=2, use_cpu=True,
-            dataloader_num_workers=1, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
+            folder,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            num_train_epochs=2,
+            use_cpu=True,
+            dataloader_num_workers=1,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            seed=0,
             remove_unused_columns=False,
-        )  # fmt: skip
+        )
         model = Model()
         trainer = Trainer(model, arguments, train_dataset=Rows())
         trainer.remove_callback(PrinterCallback)  # it prints how long it took

@@ -55,9 +55,12 @@ def test_a_running_job_is_asked(tmp_path: Path) -> None:
     port = free_port()
     command = ["run", "--no-html", "-o", "out", "--metrics-port", str(port), "train.py"]
     job = subprocess.Popen(
-        [sys.executable, "-m", "loaderprof", *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "loaderprof", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     try:
         assert job.stdout is not None
         assert job.stdout.readline() == "training\n"

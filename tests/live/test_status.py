@@ -30,12 +30,16 @@ GIVEN_BACK = re.compile(rb"\x1b7\x1b\[r\x1b\[24;1H\x1b\[2K\x1b8")
         (Glance(1, idle_s=0.3), "loaderprof  step 1"),
         (Glance(7, idle_s=75.0), "loaderprof  step 7  no batch for 1 min 15 s"),
         (Glance(1412, 7.92, 0.62, 0.1), "loaderprof  step 1,412  7.9 steps/s  waits 62 %"),
-        (Glance(5, 7.92, 0.62, 0.1, costs={"read": 0.1, "decode": 0.3}),
-         "loaderprof  step 5  7.9 steps/s  waits 62 %  likely decode"),
-        (Glance(5, 120.0, 0.01, 0.1, costs={"decode": 0.3}),
-         "loaderprof  step 5  120 steps/s  waits 1 %  likely the step itself"),
+        (
+            Glance(5, 7.92, 0.62, 0.1, costs={"read": 0.1, "decode": 0.3}),
+            "loaderprof  step 5  7.9 steps/s  waits 62 %  likely decode",
+        ),
+        (
+            Glance(5, 120.0, 0.01, 0.1, costs={"decode": 0.3}),
+            "loaderprof  step 5  120 steps/s  waits 1 %  likely the step itself",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_glance_in_one_line(glance: Glance, text: str) -> None:
     assert status.line(glance) == text
 
@@ -101,9 +105,14 @@ def test_the_row_is_given_back_after_an_interrupt(job: Path, terminal: Callable[
 def test_a_pipe_gets_the_report_and_not_a_byte_more(job: Path) -> None:
     (job / "stop").touch()
     done = subprocess.run(
-        [sys.executable, *RUN, "train.py"], cwd=job, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, *RUN, "train.py"],
+        cwd=job,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env=environment(),
-    )  # fmt: skip
+    )
     assert done.returncode == 3
     assert "\x1b" not in done.stdout + done.stderr
     assert "waits for the first" not in done.stderr

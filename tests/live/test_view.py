@@ -36,9 +36,16 @@ def frame(width: int = 80, height: int = 24, glance: Glance = GLANCE, **more: ob
 def test_a_frame_says_what_is_known() -> None:
     text = "\n".join(frame(output=("epoch 1", "epoch 2")))
     for each in (
-        "loaderprof   train   1 min 27 s", "412 steps   7.9 steps/s   0 ready", "62 % of its time", "decode (a guess;",
-        "made by 2 workers in 396 ms", "decode       75 %  ####", "▁·▅█", "  epoch 2\n", "q leave   p pause   ? help",
-    ):  # fmt: skip
+        "loaderprof   train   1 min 27 s",
+        "412 steps   7.9 steps/s   0 ready",
+        "62 % of its time",
+        "decode (a guess;",
+        "made by 2 workers in 396 ms",
+        "decode       75 %  ####",
+        "▁·▅█",
+        "  epoch 2\n",
+        "q leave   p pause   ? help",
+    ):
         assert each in text
 
 
@@ -73,9 +80,15 @@ def test_without_a_terminal_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("print('ran')\n")
     for verb in (("run", "--live", "train.py"), ("attach", "--live", str(os.getpid()))):
         done = subprocess.run(
-            [sys.executable, "-m", "loaderprof", *verb], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-            stdin=subprocess.DEVNULL, env=environment(),
-        )  # fmt: skip
+            [sys.executable, "-m", "loaderprof", *verb],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+        )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "loaderprof: --live needs a terminal for its keys and its screen\n  leave --live out\n"
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
@@ -207,8 +220,9 @@ def test_the_job_has_a_terminal_of_the_same_size(tmp_path: Path, terminal: Calla
 @pytest.mark.skipif(find_py_spy() is None, reason="needs py-spy")
 @pytest.mark.slow
 def test_a_running_job_in_view(job: Path, tmux: Tmux) -> None:
-    with subprocess.Popen([sys.executable, "train.py"], cwd=job, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True) as running:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "train.py"], cwd=job, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "begins\n"
         assert running.stdout.readline() == "line 0\n"

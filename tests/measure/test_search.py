@@ -168,8 +168,10 @@ def test_what_is_kept_off(settings: Settings, needs: Needs, words: str | None) -
 
 def test_what_to_set() -> None:
     assert search.change(Settings(2, 4, in_order=False), NONE) == {
-        "num_workers": 2, "prefetch_factor": 4, "in_order": False
-    }  # fmt: skip
+        "num_workers": 2,
+        "prefetch_factor": 4,
+        "in_order": False,
+    }
     assert search.change(NONE, Settings(2, 4)) == {"num_workers": 0}
     assert search.change(TWO, TWO) == {}
     assert search.normal(Settings(0, 8, False, True, True)) == Settings(0, pin_memory=True)

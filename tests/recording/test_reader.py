@@ -213,10 +213,15 @@ def of_two_nodes(folder: Path) -> Path:
         main.end(number, 13, 14)
         worker.fetch(0, 0, 11, Fetch(cpu=0.5))
         made.window(
-            20, 22, frames=["f (train.py:1)"], stacks=[[500, "MainThread", [0], 4], [500, "MainThread", [0], 6]],
-            threads=[[500, "MainThread", 10**9, 10**8]], gil=[[500, 5], 7, [], ["x"]], locks=[[500, "MainThread", 8, 2]],
+            20,
+            22,
+            frames=["f (train.py:1)"],
+            stacks=[[500, "MainThread", [0], 4], [500, "MainThread", [0], 6]],
+            threads=[[500, "MainThread", 10**9, 10**8]],
+            gil=[[500, 5], 7, [], ["x"]],
+            locks=[[500, "MainThread", 8, 2]],
             files=[[600, 12, [["/data/a.h5", 99]]]],
-        )  # fmt: skip
+        )
         # A window as earlier versions wrote it, of stacks alone.
         made.stacks(500, ["g (train.py:2)"], 3)
         made.host(1, busy=1, job=[(500, 0.5)])
@@ -229,9 +234,11 @@ def test_nodes_stand_on_one_clock_and_share_no_process_id(tmp_path: Path) -> Non
     other = reader.MAX_PID
     assert seen.notes == ["the node node1 was merged; samples of machines are the first node's"]
     assert [(each.pid, each.own_pid, each.rank, each.host, each.worker) for each in seen.processes] == [
-        (500, 500, 0, "node0", None), (600, 600, 0, "node0", 0), (other + 500, 500, 1, "node1", None),
+        (500, 500, 0, "node0", None),
+        (600, 600, 0, "node0", 0),
+        (other + 500, 500, 1, "node1", None),
         (other + 600, 600, 1, "node1", 0),
-    ]  # fmt: skip
+    ]
     # What the second node saw 8 s after it began came 11 s after the first began.
     assert seen.tables["take"]["t_asked"].tolist() == [ns(11), ns(12)]
     assert seen.tables["end"]["t_done"].tolist() == [ns(14), ns(15)]
@@ -239,17 +246,21 @@ def test_nodes_stand_on_one_clock_and_share_no_process_id(tmp_path: Path) -> Non
     # A moment that was not taken stays one.
     assert seen.tables["worker"]["t_entered"].tolist() == [0, 0]
     assert [(each.pid, each.t_begun, each.t_done) for each in seen.stacks] == [
-        *[(500, ns(20), ns(22))] * 2, (500, ns(0), ns(2)),
-        *[(other + 500, ns(21), ns(23))] * 2, (other + 500, ns(1), ns(3)),
-    ]  # fmt: skip
+        *[(500, ns(20), ns(22))] * 2,
+        (500, ns(0), ns(2)),
+        *[(other + 500, ns(21), ns(23))] * 2,
+        (other + 500, ns(1), ns(3)),
+    ]
     assert [(each.pid, each.wall_s, each.cpu_s, each.runq_s) for each in seen.threads] == [
-        (500, 2, 1, 0.1), (other + 500, 2, 1, 0.1),
-    ]  # fmt: skip
+        (500, 2, 1, 0.1),
+        (other + 500, 2, 1, 0.1),
+    ]
     assert seen.gil == [(500, 5, 10), (other + 500, 5, 10)]
     assert [(each.pid, each.looks, each.asleep) for each in seen.locks] == [(500, 8, 2), (other + 500, 8, 2)]
     assert [(each.pid, each.descriptors, each.files) for each in seen.open_files] == [
-        (600, 12, {"/data/a.h5": 99}), (other + 600, 12, {"/data/a.h5": 99}),
-    ]  # fmt: skip
+        (600, 12, {"/data/a.h5": 99}),
+        (other + 600, 12, {"/data/a.h5": 99}),
+    ]
     assert len(seen.host) == 1
     assert len(findings_of(seen).ranks) == 2
 
@@ -342,12 +353,22 @@ def test_a_window_of_looks_is_taken_in_only_where_it_can_be_one(tmp_path: Path) 
     made = Made(tmp_path / "r")
     frames, stack = ["f (a.py:1)"], [[7, "MainThread", [0], 4]]
     made.window(
-        1, 2, frames=frames, stacks=[[7, "MainThread", [0], 4], [7, "Other", [0], 9], [7, "MainThread", [0], 0]],
-        threads=[[7, "a", 1, 0], [7, "b", 0, 1], [7, "c", -1, 0], [7, "d", 0, -1], [7, "e", 1 << 60, 0], [7, "f", 0, 1 << 60]],
+        1,
+        2,
+        frames=frames,
+        stacks=[[7, "MainThread", [0], 4], [7, "Other", [0], 9], [7, "MainThread", [0], 0]],
+        threads=[
+            [7, "a", 1, 0],
+            [7, "b", 0, 1],
+            [7, "c", -1, 0],
+            [7, "d", 0, -1],
+            [7, "e", 1 << 60, 0],
+            [7, "f", 0, 1 << 60],
+        ],
         gil=[[7, 0], [7, 3], [8, 3], [7, -1], [7, 1 << 31]],
         locks=[[7, "a", 2, 0], [7, "b", 2, 2], [7, "c", 2, 3], [7, "d", 2, -1], [7, "e", 1 << 31, 0]],
         files=[[7, 0, []], [7, -1, []], [7, 1 << 31, []], [7, 3, [["/a", 0], ["/b", -1], ["/c", 1 << 60]]]],
-    )  # fmt: skip
+    )
     # Windows that end before they begin, last for longer than any clock, or tell no thread's samples.
     made.window(2, 1, frames=frames, stacks=stack, threads=[[7, "g", 1, 1]])
     made.window(1, 1, frames=frames, stacks=stack, threads=[[7, "h", 1, 1]])
@@ -356,8 +377,10 @@ def test_a_window_of_looks_is_taken_in_only_where_it_can_be_one(tmp_path: Path) 
     made.window(1, 2, frames=frames, stacks=[[7, "MainThread", [1], 4]])
     seen = made.read()
     assert [(each.thread, each.count, each.t_done) for each in seen.stacks] == [
-        ("MainThread", 4, ns(2)), ("Other", 9, ns(2)), ("MainThread", 4, ns(1)),
-    ]  # fmt: skip
+        ("MainThread", 4, ns(2)),
+        ("Other", 9, ns(2)),
+        ("MainThread", 4, ns(1)),
+    ]
     assert [each.thread for each in seen.threads] == ["a", "b"]
     assert seen.gil == [(7, 0, 4), (7, 3, 4), (7, 2, 4)]
     assert [each.thread for each in seen.locks] == ["a", "b"]
@@ -549,9 +572,25 @@ def test_bits_flipped_anywhere_do_no_harm(folder: Path) -> None:
 
 
 KEYS = (
-    "started_ns", "ended_ns", "exit_code", "signal", "command", "cwd", "script_folder", "cpu_budget", "missing", "gpus",
-    "sources", "sampler_cpu_s", "started_unix_ns", "loaderprof", "job", "mode", "host", "open_files_limit",
-)  # fmt: skip
+    "started_ns",
+    "ended_ns",
+    "exit_code",
+    "signal",
+    "command",
+    "cwd",
+    "script_folder",
+    "cpu_budget",
+    "missing",
+    "gpus",
+    "sources",
+    "sampler_cpu_s",
+    "started_unix_ns",
+    "loaderprof",
+    "job",
+    "mode",
+    "host",
+    "open_files_limit",
+)
 
 
 @fuzzed
@@ -582,8 +621,25 @@ def test_a_journals_header_of_any_type_does_no_harm(
 
 
 @fuzzed
-@given(key=st.sampled_from(["num_workers", "batch_size", "prefetch_factor", "samples", "in_order", "name", "where",
-                            "dataset", "dataset_where", "collate_fn", "sampler", "start_method"]), value=JSON)  # fmt: skip
+@given(
+    key=st.sampled_from(
+        [
+            "num_workers",
+            "batch_size",
+            "prefetch_factor",
+            "samples",
+            "in_order",
+            "name",
+            "where",
+            "dataset",
+            "dataset_where",
+            "collate_fn",
+            "sampler",
+            "start_method",
+        ]
+    ),
+    value=JSON,
+)
 def test_a_loaders_facts_of_any_type_do_no_harm(tmp_path_factory: pytest.TempPathFactory, key: str, value: Any) -> None:
     made = Made(tmp_path_factory.mktemp("facts") / "r")
     main = made.process()

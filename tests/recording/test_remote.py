@@ -151,8 +151,12 @@ def test_without_fsspec_the_sentence_says_what_to_install(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
     done = subprocess.run(
         [sys.executable, "-m", "loaderprof", "report", "s3://runs/run"],
-        env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "loaderprof: s3://runs/run needs fsspec, which is not installed",

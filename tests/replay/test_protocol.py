@@ -136,17 +136,28 @@ def protocol(of: RunCosts, how: Settings, batches: int, epochs: int) -> Outcome:
     last -= (last - skip) % workers if last - skip > workers else 0
     steady = sum(each[last] - each[skip] for each in marks) / (epochs * (last - skip))
     return Outcome(
-        total_s=now, steady_step_s=steady[0], wait_s=steady[1], first_batch_s=first_batch, batches=batches * epochs,
-        worker_busy_share=fetch.sum() / (making * workers), parked=parked / wait,
+        total_s=now,
+        steady_step_s=steady[0],
+        wait_s=steady[1],
+        first_batch_s=first_batch,
+        batches=batches * epochs,
+        worker_busy_share=fetch.sum() / (making * workers),
+        parked=parked / wait,
         first_round_s=marks[0][min(workers, batches)][0],
         later_epoch_s=(now - first_epoch) / (epochs - 1) if epochs > 1 else None,
-    )  # fmt: skip
+    )
 
 
 @given(
-    st.lists(st.floats(0.001, 0.05), min_size=1, max_size=12).map(np.array), seconds, st.integers(1, 5), st.integers(1, 3),
-    st.booleans(), st.integers(1, 30), st.integers(1, 3), st.tuples(*[st.sampled_from((0.0, 0.01, 0.07))] * 4),
-)  # fmt: skip
+    st.lists(st.floats(0.001, 0.05), min_size=1, max_size=12).map(np.array),
+    seconds,
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(1, 30),
+    st.integers(1, 3),
+    st.tuples(*[st.sampled_from((0.0, 0.01, 0.07))] * 4),
+)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_batches_in_order_come_when_the_protocol_lets_them(
     fetch: Any, step: Any, workers: int, prefetch: int, kept: bool, batches: int, epochs: int, borders: Any

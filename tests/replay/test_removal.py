@@ -29,9 +29,11 @@ from loaderprof.replay.removal import (
 )
 
 MIX = Fetch(
-    cpu=0.04, blocked=0.02, collate=0.004,
+    cpu=0.04,
+    blocked=0.02,
+    collate=0.004,
     operators=[("io.open", 0.021, 0.001), (LOAD, 0.02, 0.02), (RESIZE, 0.015, 0.015)],
-)  # fmt: skip
+)
 
 
 def modelled(recording: Recording, cores: float = 8.0) -> tuple[Loop, Breakdown, LoopModel]:
@@ -141,9 +143,15 @@ def test_starting_workers_again_is_what_startup_takes_away() -> None:
 def lazy(epochs: int = 12, batches: int = 6, wait_s: float = 0.5) -> Plan:
     """Two workers, each of which builds its data set's table at its first sample of every epoch."""
     return Plan(
-        epochs=epochs, batches=batches, workers=2, startup=0.02, shutdown=0.03, step=0.01,
-        wait=lambda batch: wait_s if batch == 0 else 0.0, fetch=Fetch(cpu=lambda task: wait_s if task < 2 else 0.002),
-    )  # fmt: skip
+        epochs=epochs,
+        batches=batches,
+        workers=2,
+        startup=0.02,
+        shutdown=0.03,
+        step=0.01,
+        wait=lambda batch: wait_s if batch == 0 else 0.0,
+        fetch=Fetch(cpu=lambda task: wait_s if task < 2 else 0.002),
+    )
 
 
 @pytest.mark.parametrize("cores", [8.0, 2.0, 1.0])

@@ -36,8 +36,11 @@ def test_each_section_says_all_four_things() -> None:
     sections = guide.render().split("\n## ")[1:]
     assert [section.split("\n")[0] for section in sections] == [kind.id for kind in CATALOGUE] + list(OTHERS)
     for section in sections:
-        assert re.search(r"\*\*Evidence\.\*\* \S.*\n\n\*\*What to do\.\*\*\n\n- .*\n\n\*\*What to type\.\*\*\n\n```bash\n\S",
-                         section, re.DOTALL), section  # fmt: skip
+        assert re.search(
+            r"\*\*Evidence\.\*\* \S.*\n\n\*\*What to do\.\*\*\n\n- .*\n\n\*\*What to type\.\*\*\n\n```bash\n\S",
+            section,
+            re.DOTALL,
+        ), section
         assert re.match(r"[a-z-]+\n\n\*\*.+\*\* \(stage `[a-z]+`\)\. \S", section)
 
 

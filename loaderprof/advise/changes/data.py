@@ -56,13 +56,17 @@ def _cache(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[C
         f"all {samples} samples fit in memory" if kept else f"what its {samples} samples take decoded was not measured"
     )
     yield Change(
-        "cache-in-memory", "Cache samples in memory, before what is random: gains from the second epoch on",
-        f"Reading and decoding are {share:.0%} of making a batch, and {fit}.", where,
-        {"kind": "cache", "place": "memory"}, {"cache": None}, remove_stage(decoded, "read", context.parts) or decoded,
+        "cache-in-memory",
+        "Cache samples in memory, before what is random: gains from the second epoch on",
+        f"Reading and decoding are {share:.0%} of making a batch, and {fit}.",
+        where,
+        {"kind": "cache", "place": "memory"},
+        {"cache": None},
+        remove_stage(decoded, "read", context.parts) or decoded,
         Costs(0.0, needed if kept else None, "a few lines"),
         "# in the dataset: fill once, before the workers start, then index\nself.cache = [self.load(i) for i in range(len(self))]",
         cheaper=frozenset({"read", "decode"}),
-    )  # fmt: skip
+    )
 
 
 def _on_disk(context: LoopContext, base: LoopModel, decoded: LoopModel, needed: int, where: str | None) -> Change:
@@ -72,14 +76,20 @@ def _on_disk(context: LoopContext, base: LoopModel, decoded: LoopModel, needed: 
     worst = faster(decoded, context.parts, "read", 1.0 / longer)
     before = base.pace_s()
     return Change(
-        "cache-on-disk", "Store samples decoded, as arrays in one file that is mapped: gains from the second epoch on",
+        "cache-on-disk",
+        "Store samples decoded, as arrays in one file that is mapped: gains from the second epoch on",
         f"Decoding is {context.share('decode') or 0.0:.0%} of making a batch, and {needed / (1 << 30):.3g} GiB of samples do "
-        "not fit in memory.", where, {"kind": "cache", "place": "disk"}, {"cache": None},
-        faster(decoded, context.parts, "read", 1.0 / max(1.0, longer * BYTE_OF_FLOAT)), Costs(0.0, 0, "a script that runs once"),
+        "not fit in memory.",
+        where,
+        {"kind": "cache", "place": "disk"},
+        {"cache": None},
+        faster(decoded, context.parts, "read", 1.0 / max(1.0, longer * BYTE_OF_FLOAT)),
+        Costs(0.0, 0, "a script that runs once"),
         "decoded = np.lib.format.open_memmap('decoded.npy', 'w+', np.uint8, (len(files), *shape))  # filled once\n"
         "decoded = np.load('decoded.npy', mmap_mode='r')  # in the dataset",
-        min(1.0, before / worst.pace_s()), cheaper=frozenset({"decode"}),
-    )  # fmt: skip
+        min(1.0, before / worst.pace_s()),
+        cheaper=frozenset({"decode"}),
+    )
 
 
 def _shards(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -90,13 +100,20 @@ def _shards(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chan
     before = base.pace_s()
     opened = context.parts.reads.opened if context.parts.reads is not None else None
     yield Change(
-        "shards", "Pack the small files into a few large ones, and read these in a row",
-        f"A batch opens {opened or 0.0:.0f} small files, one after another.", context.named("read") or None,
-        {"kind": "code", "storage": "shards"}, {"storage": "files"}, likely, Costs(0.0, 0, "a script that runs once"),
+        "shards",
+        "Pack the small files into a few large ones, and read these in a row",
+        f"A batch opens {opened or 0.0:.0f} small files, one after another.",
+        context.named("read") or None,
+        {"kind": "code", "storage": "shards"},
+        {"storage": "files"},
+        likely,
+        Costs(0.0, 0, "a script that runs once"),
         "with tarfile.open('train-000.tar', 'w') as shard:  # once; then webdataset.WebDataset('train-{000..099}.tar')\n"
         "    for file in files[:1000]:\n        shard.add(file)",
-        before / slow.pace_s(), before / best.pace_s(), cheaper=frozenset({"read"}),
-    )  # fmt: skip
+        before / slow.pace_s(),
+        before / best.pace_s(),
+        cheaper=frozenset({"read"}),
+    )
 
 
 def _as_bytes(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:
@@ -113,19 +130,26 @@ def _as_bytes(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterato
     model = replace(
         base,
         costs=replace(
-            costs, fetch_cpu_s=np.maximum(costs.fetch_cpu_s - less, 0.0),
+            costs,
+            fetch_cpu_s=np.maximum(costs.fetch_cpu_s - less, 0.0),
             step_cpu_s=np.maximum(costs.step_cpu_s + more - unmapped, 0.0),
         ),
-    )  # fmt: skip
+    )
     yield Change(
-        "uint8-batches", "Send images as uint8, and make them floats after the copy to the device",
+        "uint8-batches",
+        "Send images as uint8, and make them floats after the copy to the device",
         f"A batch is {bytes_ / (1 << 20):.3g} MiB of floats, made from bytes in the workers and handed over as four times "
-        "as many.", making[0].where, {"kind": "code", "batches": "uint8"}, {"batches": "float"}, model,
+        "as many.",
+        making[0].where,
+        {"kind": "code", "batches": "uint8"},
+        {"batches": "float"},
+        model,
         Costs(0.0, 0, "a few lines"),
         "# PILToTensor() in place of ToTensor(), without Normalize(); then in the loop\n"
-        "images = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)", 1.0,
+        "images = images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)",
+        1.0,
         cheaper=frozenset({"transform"}),
-    )  # fmt: skip
+    )
 
 
 def _crop_first(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -138,12 +162,19 @@ def _crop_first(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
     worst, likely, best = (faster(base, context.parts, "transform", 1.0 / kept) for kept in CROPPED_KEPT)
     before = base.pace_s()
     yield Change(
-        "crop-first", f"Put {later} before {names[first]}: cut samples to size while they are bytes",
+        "crop-first",
+        f"Put {later} before {names[first]}: cut samples to size while they are bytes",
         f"{names[first]} works on whole samples, of which {later} then takes a part or a smaller copy.",
-        context.loop.facts.get("dataset_where"), {"kind": "code", "first": later}, {"first": names[first]}, likely,
-        Costs(0.0, 0, "one line moved"), f"Compose([..., {later}(...), ..., {names[first]}(...)])",
-        before / worst.pace_s(), before / best.pace_s(), cheaper=frozenset({"transform"}),
-    )  # fmt: skip
+        context.loop.facts.get("dataset_where"),
+        {"kind": "code", "first": later},
+        {"first": names[first]},
+        likely,
+        Costs(0.0, 0, "one line moved"),
+        f"Compose([..., {later}(...), ..., {names[first]}(...)])",
+        before / worst.pace_s(),
+        before / best.pace_s(),
+        cheaper=frozenset({"transform"}),
+    )
 
 
 DATA_RULES: tuple[Rule, ...] = (_cache, _shards, _as_bytes, _crop_first)

@@ -65,10 +65,19 @@ def faster_decoder(context: LoopContext, base: LoopModel, facts: RunFacts) -> It
     slow, middle, fast = (faster(base, context.parts, "decode", ratio) for ratio in ratios)
     before = base.pace_s()
     yield Change(
-        "faster-decoder", action, why, pieces[0].where, {"kind": "decoder", "from": "PIL", **({"to": name} if name else {})},
-        {"decoder": "PIL"}, middle, Costs(0.0, 0, "a few lines"), _CODE.get(name or "draft", ""),
-        before / slow.pace_s(), before / fast.pace_s(), cheaper=frozenset({"decode"}),
-    )  # fmt: skip
+        "faster-decoder",
+        action,
+        why,
+        pieces[0].where,
+        {"kind": "decoder", "from": "PIL", **({"to": name} if name else {})},
+        {"decoder": "PIL"},
+        middle,
+        Costs(0.0, 0, "a few lines"),
+        _CODE.get(name or "draft", ""),
+        before / slow.pace_s(),
+        before / fast.pace_s(),
+        cheaper=frozenset({"decode"}),
+    )
 
 
 def _best(tried: Decoders, bytes_per_sample: float | None) -> tuple[str, float]:

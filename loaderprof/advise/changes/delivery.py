@@ -57,17 +57,25 @@ def _tensors(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
     packing = (0.0, 0.0, 0.0) if arrays else (pickled, 0.5 * pickled, 0.0)
     models = [
         _delivered(
-            base, context, RECEIVE_PER_TENSOR_S * count + SHARE_PER_BYTE_S * (size or 0.0) + cost,
+            base,
+            context,
+            RECEIVE_PER_TENSOR_S * count + SHARE_PER_BYTE_S * (size or 0.0) + cost,
             RECEIVE_S + RECEIVE_PER_TENSOR_S * count,
         )
         for count, cost in zip(counts, packing, strict=True)
-    ]  # fmt: skip
+    ]
     change = _spanning(
-        base, models, "shared-memory", action,
+        base,
+        models,
+        "shared-memory",
+        action,
         f"{(context.pickled_bytes or 0.0) / (1 << 20):.3g} MiB of every batch are pickled, written to a pipe, read and unpickled.",
-        context.loop.facts.get("where"), {"kind": "code", "batches": "tensors"},
-        {"batches": "arrays" if arrays else "objects"}, Costs(0.0, int(size or 0.0), "a line in collate_fn"), code,
-    )  # fmt: skip
+        context.loop.facts.get("where"),
+        {"kind": "code", "batches": "tensors"},
+        {"batches": "arrays" if arrays else "objects"},
+        Costs(0.0, int(size or 0.0), "a line in collate_fn"),
+        code,
+    )
     yield _unhindered(context, change, models[-1])
 
 
@@ -92,12 +100,17 @@ def _stacked(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
         sending = copying + (pickled - copying) * kept + stacking
         models.append(_delivered(base, context, sending, received * kept, base.costs.answer_cpu_s * kept))
     change = _spanning(
-        base, models, "fewer-tensors", "Stack what a batch holds into a few tensors in collate_fn",
+        base,
+        models,
+        "fewer-tensors",
+        "Stack what a batch holds into a few tensors in collate_fn",
         f"A batch holds {held:.0f} tensors; each has a file in shared memory that is made, sent and mapped by itself.",
-        context.loop.facts.get("where"), {"kind": "code", "tensors": round(FEW)}, {"tensors": round(held)},
+        context.loop.facts.get("where"),
+        {"kind": "code", "tensors": round(FEW)},
+        {"tensors": round(held)},
         Costs(0.0, 0, "a few lines in collate_fn and in the loop"),
         "def collate(samples):\n    return torch.stack([box for sample in samples for box in sample])",
-    )  # fmt: skip
+    )
     yield _unhindered(context, change, models[-1])
 
 
@@ -107,11 +120,17 @@ def _no_workers(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
         return
     models = in_process(base)
     change = _spanning(
-        base, models, "no-workers", f"Make batches in the training process: num_workers=0, not {context.loop.num_workers}",
-        "Handing a batch over costs more than making it does.", context.loop.facts.get("where"), {"num_workers": 0},
-        {"num_workers": context.loop.num_workers}, Costs(-float(context.loop.num_workers), 0, "one argument"),
+        base,
+        models,
+        "no-workers",
+        f"Make batches in the training process: num_workers=0, not {context.loop.num_workers}",
+        "Handing a batch over costs more than making it does.",
+        context.loop.facts.get("where"),
+        {"num_workers": 0},
+        {"num_workers": context.loop.num_workers},
+        Costs(-float(context.loop.num_workers), 0, "one argument"),
         f"{context.loop.name} = DataLoader(..., num_workers=0)",
-    )  # fmt: skip
+    )
     # One run with workers cannot promise this where it may as well lose.
     if (change.floor or 0.0) >= 1.0 + MIN_GAIN:
         yield _unhindered(context, change, models[-1])
@@ -146,16 +165,22 @@ def _sampler(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
     by_batch = index * base.batches_per_epoch >= costs.epoch_gap_s
     name = sampler_of(context.loop).rsplit(".", 1)[-1]
     yield _spanning(
-        base, models, "cheaper-sampler",
-        "Make the sampler cheaper: draw the indices of an epoch at once" if by_batch
+        base,
+        models,
+        "cheaper-sampler",
+        "Make the sampler cheaper: draw the indices of an epoch at once"
+        if by_batch
         else "Make the sampler cheaper: draw only the indices that an epoch takes",
         f"{name} takes {index * 1e3:.2g} ms a batch of the training process itself, which workers cannot take over."
-        if by_batch else f"{name} takes {costs.epoch_gap_s:.2g} s at the start of every epoch, before the first batch.",
-        context.sampler_where, {"kind": "code", "operator": name}, {"s_per_batch": round(index, 6), "s_per_epoch": round(costs.epoch_gap_s, 6)},
+        if by_batch
+        else f"{name} takes {costs.epoch_gap_s:.2g} s at the start of every epoch, before the first batch.",
+        context.sampler_where,
+        {"kind": "code", "operator": name},
+        {"s_per_batch": round(index, 6), "s_per_epoch": round(costs.epoch_gap_s, 6)},
         Costs(0.0, None, "code"),
         # What a sampler of the user's draws, and whether anew after each batch, only they know.
         (_AT_ONCE if by_batch else _FEWER) if sampler_of(context.loop).startswith("torch.") else "",
-    )  # fmt: skip
+    )
 
 
 def _delivered(
@@ -167,16 +192,22 @@ def _delivered(
     index = min(context.parts.index_s or 0.0, costs.receive_cpu_s)
     return replace(
         base,
-        costs=replace(
-            costs, fetch_cpu_s=making + sending_s, receive_cpu_s=index + receiving_s, answer_cpu_s=answer_s
-        ),
-    )  # fmt: skip
+        costs=replace(costs, fetch_cpu_s=making + sending_s, receive_cpu_s=index + receiving_s, answer_cpu_s=answer_s),
+    )
 
 
 def _spanning(
-    base: LoopModel, models: list[LoopModel], id_: str, action: str, why: str, where: str | None, change: dict[str, object],
-    current: dict[str, object], costs: Costs, code: str,
-) -> Change:  # fmt: skip
+    base: LoopModel,
+    models: list[LoopModel],
+    id_: str,
+    action: str,
+    why: str,
+    where: str | None,
+    change: dict[str, object],
+    current: dict[str, object],
+    costs: Costs,
+    code: str,
+) -> Change:
     """Return a change that gains at least what the first model does, at most what the last does, and likely the middle."""
     worst, likely, best = models
     before = base.pace_s()
@@ -193,5 +224,8 @@ def _unhindered(context: LoopContext, change: Change, best: LoopModel) -> Change
 
 
 DELIVERY_RULES: tuple[Callable[[LoopContext, LoopModel, RunFacts], Iterator[Change]], ...] = (
-    _tensors, _stacked, _no_workers, _sampler,
-)  # fmt: skip
+    _tensors,
+    _stacked,
+    _no_workers,
+    _sampler,
+)

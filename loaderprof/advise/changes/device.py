@@ -36,12 +36,18 @@ def _pin(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Cha
         # Copied while the step before it goes on, it takes none of the device's time.
         ceiling = base.pace_s() / _copying(pinned, copy, 0.0).pace_s()
     yield Change(
-        "pin-memory", "Pin batches (pin_memory=True) and copy with non_blocking=True", why,
-        context.loop.facts.get("where"), {"pin_memory": True}, {"pin_memory": False}, likely,
+        "pin-memory",
+        "Pin batches (pin_memory=True) and copy with non_blocking=True",
+        why,
+        context.loop.facts.get("where"),
+        {"pin_memory": True},
+        {"pin_memory": False},
+        likely,
         Costs(0.2, int(2 * context.batch_bytes) if context.batch_bytes else None, "one argument"),
         f"{context.loop.name} = DataLoader(..., pin_memory=True)",
-        base.pace_s() / pinned.pace_s() if ceiling is not None else None, ceiling,
-    )  # fmt: skip
+        base.pace_s() / pinned.pace_s() if ceiling is not None else None,
+        ceiling,
+    )
 
 
 def _overlap(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -50,14 +56,19 @@ def _overlap(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
     if hidden is None or pageable(context) or context.gain("copy") < MIN_GAIN:
         return
     yield Change(
-        "overlapped-copy", "Copy the next batch on a stream of its own, while the step goes on",
+        "overlapped-copy",
+        "Copy the next batch on a stream of its own, while the step goes on",
         f"The copy is {(context.parts.copy_s or 0.0) * 1e3:.3g} ms of a step, in which the device does nothing else.",
-        context.loop.facts.get("where"), {"kind": "code", "copy": "overlapped"}, {"copy": "in the step"}, hidden,
+        context.loop.facts.get("where"),
+        {"kind": "code", "copy": "overlapped"},
+        {"copy": "in the step"},
+        hidden,
         Costs(0.0, int(context.batch_bytes) if context.batch_bytes else None, "a few lines in the loop"),
         "with torch.cuda.stream(side):\n    following = next(batches).to(device, non_blocking=True)\n"
         "step(batch)\ntorch.cuda.current_stream().wait_stream(side)\n"
-        "following.record_stream(torch.cuda.current_stream())", 1.0,
-    )  # fmt: skip
+        "following.record_stream(torch.cuda.current_stream())",
+        1.0,
+    )
 
 
 def _gpu_decode(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:
@@ -73,12 +84,19 @@ def _gpu_decode(context: LoopContext, base: LoopModel, facts: RunFacts) -> Itera
     # The GPU decodes for no longer than it stands idle now, or the change is none: half of that is as likely as any.
     likely = replace(decoded, costs=replace(decoded.costs, device_step_s=base.costs.device_step_s + 0.5 * idle))
     yield Change(
-        "gpu-decode", "Decode images on the GPU, which has time to spare (torchvision.io.decode_jpeg, or DALI)",
+        "gpu-decode",
+        "Decode images on the GPU, which has time to spare (torchvision.io.decode_jpeg, or DALI)",
         f"Decoding limits the job, and the device has nothing to do {idle * 1e3:.3g} ms of every step; what it would take "
-        "to decode was not measured.", context.named("decode") or None, {"kind": "decoder", "decoder": "gpu"},
-        {"decoder": "cpu"}, likely, Costs(0.0, None, "code, and memory of the GPU"),
-        'images = torchvision.io.decode_jpeg(encoded, device="cuda")', 1.0, cheaper=frozenset({"decode"}),
-    )  # fmt: skip
+        "to decode was not measured.",
+        context.named("decode") or None,
+        {"kind": "decoder", "decoder": "gpu"},
+        {"decoder": "cpu"},
+        likely,
+        Costs(0.0, None, "code, and memory of the GPU"),
+        'images = torchvision.io.decode_jpeg(encoded, device="cuda")',
+        1.0,
+        cheaper=frozenset({"decode"}),
+    )
 
 
 def _copying(base: LoopModel, now_s: float, then_s: float) -> LoopModel:

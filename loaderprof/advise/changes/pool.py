@@ -39,21 +39,31 @@ def _processes(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[C
         )
     if pool.waiting < MOSTLY_COMPUTING:
         yield Change(
-            "processes", "Use processes for the threads: ProcessPoolExecutor in place of ThreadPoolExecutor", why,
-            computing, {"kind": "code", "makers": "processes"}, {"makers": "threads"}, model,
+            "processes",
+            "Use processes for the threads: ProcessPoolExecutor in place of ThreadPoolExecutor",
+            why,
+            computing,
+            {"kind": "code", "makers": "processes"},
+            {"makers": "threads"},
+            model,
             Costs(max(0.0, cores - 1.0), None, "one line; what tasks take and return must pickle"),
-            f"pool = ProcessPoolExecutor({round(cores)})", error_per_log=PICKLING_ERROR_PER_LOG,
-        )  # fmt: skip
+            f"pool = ProcessPoolExecutor({round(cores)})",
+            error_per_log=PICKLING_ERROR_PER_LOG,
+        )
         return
     yield Change(
-        "threads-and-processes", "Keep the threads for what they wait for, and compute in processes",
-        f"{why} They also wait for reads {pool.waiting:.0%} of their work, which threads do well.", computing,
-        {"kind": "code", "makers": "threads and processes"}, {"makers": "threads"}, model,
+        "threads-and-processes",
+        "Keep the threads for what they wait for, and compute in processes",
+        f"{why} They also wait for reads {pool.waiting:.0%} of their work, which threads do well.",
+        computing,
+        {"kind": "code", "makers": "threads and processes"},
+        {"makers": "threads"},
+        model,
         Costs(max(0.0, cores - 1.0), None, "a few lines; what tasks take and return must pickle"),
         f"downloads, compute = ThreadPoolExecutor({pool.producers}), ProcessPoolExecutor({round(cores)})\n"
         "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()",
         error_per_log=PICKLING_ERROR_PER_LOG,
-    )  # fmt: skip
+    )
 
 
 def _requests(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -72,14 +82,19 @@ def _requests(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
         return
     yield Change(
         "threads" if processes else "requests-in-flight",
-        f"Read in {count} threads in place of {pool.words()}" if processes
+        f"Read in {count} threads in place of {pool.words()}"
+        if processes
         else f"Raise the requests in flight from {pool.producers} to {count}",
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work"
         + ("; threads wait as well, and cost no process each." if processes else "; waiting overlaps freely."),
-        _most_expensive(context, reading=True), {"kind": "code", "makers": "threads", "requests": count},
-        {"makers": pool.kind, "requests": pool.producers}, model,
-        Costs(0.0, 0, "one line, until the source is full"), f"pool = ThreadPoolExecutor({count})", 1.0,
-    )  # fmt: skip
+        _most_expensive(context, reading=True),
+        {"kind": "code", "makers": "threads", "requests": count},
+        {"makers": pool.kind, "requests": pool.producers},
+        model,
+        Costs(0.0, 0, "one line, until the source is full"),
+        f"pool = ThreadPoolExecutor({count})",
+        1.0,
+    )
 
 
 def _count(base: LoopModel, pool: Pool) -> int | None:
@@ -103,13 +118,18 @@ def _hybrid(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[
     if any(each.id == "threads" for each in _requests(context, base, facts)) or not (count := _count(base, pool)):
         return
     yield Change(
-        "threads-and-processes", f"Download in {count} threads, and compute in the processes",
+        "threads-and-processes",
+        f"Download in {count} threads, and compute in the processes",
         f"{pool.words()} wait for reads {pool.waiting:.0%} of their work; in that time they could compute.",
-        _most_expensive(context, reading=True), {"kind": "code", "makers": "threads and processes"}, {"makers": "processes"},
-        _in_flight(base, count / pool.producers), Costs(0.0, 0, "a few lines, until the source is full"),
+        _most_expensive(context, reading=True),
+        {"kind": "code", "makers": "threads and processes"},
+        {"makers": "processes"},
+        _in_flight(base, count / pool.producers),
+        Costs(0.0, 0, "a few lines, until the source is full"),
         f"downloads = ThreadPoolExecutor({count})\n"
-        "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()", 1.0,
-    )  # fmt: skip
+        "def task(key):  # runs in a thread\n    return compute.submit(process, download(key)).result()",
+        1.0,
+    )
 
 
 def _ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -118,14 +138,17 @@ def _ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
     if pool is None or pool.overlapped or base.settings.num_workers:
         return
     yield Change(
-        "batches-ahead", "Submit the next batch before the step, so that it is made meanwhile",
-        f"{pool.words()} work only while the loop waits for them.", context.loop.facts.get("where"),
-        {"kind": "code", "batches_ahead": 1}, {"batches_ahead": 0},
+        "batches-ahead",
+        "Submit the next batch before the step, so that it is made meanwhile",
+        f"{pool.words()} work only while the loop waits for them.",
+        context.loop.facts.get("where"),
+        {"kind": "code", "batches_ahead": 1},
+        {"batches_ahead": 0},
         replace(base, settings=replace(base.settings, num_workers=1, persistent_workers=True)),
         Costs(0.0, None, "a few lines"),
         "ahead = pool.submit(make, 0)\nfor number in range(1, batches + 1):\n"
         "    batch, ahead = ahead.result(), pool.submit(make, number)\n    step(batch)",
-    )  # fmt: skip
+    )
 
 
 def _most_expensive(context: LoopContext, *, reading: bool) -> str | None:

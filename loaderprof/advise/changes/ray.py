@@ -32,12 +32,16 @@ def _tasks(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
     best = min(model.pace_s() for model in models.values())
     count = min(count for count, model in models.items() if model.pace_s() <= AS_FAST * best)
     yield Change(
-        "ray-tasks", f"Let {count} tasks of map_batches run at once, in place of {pool.producers}",
+        "ray-tasks",
+        f"Let {count} tasks of map_batches run at once, in place of {pool.producers}",
         f"The loop waits for {pool.words()} of Ray, {pool.busy / pool.producers:.0%} of the time at work.",
-        pool.work[0].where if pool.work else None, {"kind": "code", "tasks": count}, {"tasks": pool.producers}, models[count],
+        pool.work[0].where if pool.work else None,
+        {"kind": "code", "tasks": count},
+        {"tasks": pool.producers},
+        models[count],
         Costs(float(count - pool.producers), None, "one argument"),
         f"dataset.map_batches(..., compute=ray.data.TaskPoolStrategy(size={count}))  # and ray.init(num_cpus=...) to match",
-    )  # fmt: skip
+    )
 
 
 def _prefetch(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -45,12 +49,16 @@ def _prefetch(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
     if context.loop.facts.get("prefetch_batches") != 0 or context.parts.pool is None or base.settings.num_workers:
         return
     yield Change(
-        "ray-prefetch", "Fetch batches ahead of the loop: prefetch_batches=2",
+        "ray-prefetch",
+        "Fetch batches ahead of the loop: prefetch_batches=2",
         "With prefetch_batches=0 the loop fetches and formats each batch itself, between its steps.",
-        context.loop.facts.get("where"), {"kind": "code", "prefetch_batches": 2}, {"prefetch_batches": 0},
+        context.loop.facts.get("where"),
+        {"kind": "code", "prefetch_batches": 2},
+        {"prefetch_batches": 0},
         replace(base, settings=replace(base.settings, num_workers=1, persistent_workers=True)),
-        Costs(0.0, None, "one argument"), "dataset.iter_torch_batches(..., prefetch_batches=2)",
-    )  # fmt: skip
+        Costs(0.0, None, "one argument"),
+        "dataset.iter_torch_batches(..., prefetch_batches=2)",
+    )
 
 
 RAY_RULES: tuple[Callable[[LoopContext, LoopModel, RunFacts], Iterator[Change]], ...] = (_tasks, _prefetch)

@@ -28,12 +28,16 @@ def _more_shards(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator
     shards = int(context.loop.facts["shards"])
     library = str(context.loop.facts.get("dataset")).partition(".")[0]
     yield Change(
-        "more-shards", f"Split the dataset into {workers} shards or a multiple, in place of {shards}",
+        "more-shards",
+        f"Split the dataset into {workers} shards or a multiple, in place of {shards}",
         f"{workers} workers share {shards} {'shard' if shards == 1 else 'shards'}: {idle} of them made no batch.",
-        context.loop.facts.get("where"), {"kind": "code", "shards": workers}, {"shards": shards},
-        with_settings(base, num_workers=workers), Costs(float(idle), None, "the data written once more, or one argument"),
+        context.loop.facts.get("where"),
+        {"kind": "code", "shards": workers},
+        {"shards": shards},
+        with_settings(base, num_workers=workers),
+        Costs(float(idle), None, "the data written once more, or one argument"),
         _SHARDED.get(library, "# write the data as {0} files, or as a multiple").format(workers),
-    )  # fmt: skip
+    )
 
 
 _SHARDED = {
@@ -59,20 +63,28 @@ def _cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
         "larger-cache",
         f"Raise {knob} from {_size(limit)} to {_size(needed)}" if needed else f"Raise {knob} above {_size(limit)}",
         f"Workers fetched {_size(fetched)} of shards anew in each epoch after the first: {_size(limit)}{held} are kept.",
-        facts.get("where"), {"kind": "code", **({knob: needed} if needed else {})}, {knob: limit}, base,
-        Costs(0.0, 0, f"one argument{f', and {_size(needed - limit)} of local disk' if needed else ', and local disk'}"),
+        facts.get("where"),
+        {"kind": "code", **({knob: needed} if needed else {})},
+        {knob: limit},
+        base,
+        Costs(
+            0.0, 0, f"one argument{f', and {_size(needed - limit)} of local disk' if needed else ', and local disk'}"
+        ),
         f"StreamingDataset(..., {knob}={needed or 'as large as the dataset'})",
-    )  # fmt: skip
+    )
     places = facts.get("canonical_nodes") or 1
     if places > 1:
         yield Change(
             "fewer-canonical-nodes",
             f"Lower num_canonical_nodes to the number of machines: {places:g} times fewer",
             f"Each machine reads {places:g} places of the dataset by turns, whose shards do not lie in {_size(limit)} all at once.",
-            facts.get("where"), {"kind": "code"}, {"canonical_nodes_per_machine": places}, base,
+            facts.get("where"),
+            {"kind": "code"},
+            {"canonical_nodes_per_machine": places},
+            base,
             Costs(0.0, 0, "one argument; samples from fewer places stand side by side"),
             "StreamingDataset(..., num_canonical_nodes=1)  # one a machine",
-        )  # fmt: skip
+        )
 
 
 def _size(bytes_: float) -> str:

@@ -68,11 +68,20 @@ def _together(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
     """Offer parallel calls and a prefetch as one change; what each brings, the other may hide."""
     for first, parallel in _parallel(model):
         for second, ahead in _prefetch(pipeline, parallel):
-            yield Advice(
-                f"{first.id}+{second.id}", first.action + JOINED + second.action, first.why, first.where,
-                {**first.change, **second.change}, {**first.current, **second.current}, _UNWEIGHED,
-                Costs(first.costs.cores, None, "two arguments"), code=f"{first.code}\n{second.code}",
-            ), ahead  # fmt: skip
+            yield (
+                Advice(
+                    f"{first.id}+{second.id}",
+                    first.action + JOINED + second.action,
+                    first.why,
+                    first.where,
+                    {**first.change, **second.change},
+                    {**first.current, **second.current},
+                    _UNWEIGHED,
+                    Costs(first.costs.cores, None, "two arguments"),
+                    code=f"{first.code}\n{second.code}",
+                ),
+                ahead,
+            )
 
 
 def _parallel(model: PipelineModel) -> Iterator[_Offer]:
@@ -97,11 +106,21 @@ def _parallel(model: PipelineModel) -> Iterator[_Offer]:
             f"\noptions = tf.data.Options()\noptions.threading.private_threadpool_size = {WAITING_CALLS}\n"
             "dataset = dataset.with_options(options)"
         )
-    yield Advice(
-        "parallel-calls", f"Set num_parallel_calls={shown} on {most_expensive.label}" + (", in a pool of as many threads" if waits else ""), why, most_expensive.where,
-        change, {"num_parallel_calls": now}, _UNWEIGHED,
-        Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"), code=code,
-    ), model.of(changed)  # fmt: skip
+    yield (
+        Advice(
+            "parallel-calls",
+            f"Set num_parallel_calls={shown} on {most_expensive.label}"
+            + (", in a pool of as many threads" if waits else ""),
+            why,
+            most_expensive.where,
+            change,
+            {"num_parallel_calls": now},
+            _UNWEIGHED,
+            Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"),
+            code=code,
+        ),
+        model.of(changed),
+    )
 
 
 def _can_be_parallel(node: Node, calls: int, waits: bool) -> bool:
@@ -127,12 +146,20 @@ def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
     if asked_s <= 0:
         return
     ahead = Node("Prefetch", "handover", None, 0.0, 0, False, True, 1.0, 0.0)
-    yield Advice(
-        "prefetch", "End the pipeline with prefetch(tf.data.AUTOTUNE)",
-        f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it", last[-1].where or _first_line(pipeline),
-        {"tf.prefetch": AUTOTUNE}, {"prefetch": None}, _UNWEIGHED,
-        Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"), code="dataset = dataset.prefetch(tf.data.AUTOTUNE)",
-    ), model.of((ahead, *model.nodes))  # fmt: skip
+    yield (
+        Advice(
+            "prefetch",
+            "End the pipeline with prefetch(tf.data.AUTOTUNE)",
+            f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it",
+            last[-1].where or _first_line(pipeline),
+            {"tf.prefetch": AUTOTUNE},
+            {"prefetch": None},
+            _UNWEIGHED,
+            Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"),
+            code="dataset = dataset.prefetch(tf.data.AUTOTUNE)",
+        ),
+        model.of((ahead, *model.nodes)),
+    )
 
 
 def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> Iterator[_Offer]:
@@ -148,12 +175,20 @@ def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> It
     changed = (*model.nodes[:at], *(replace(node, work_s=0.0) for node in kept))
     spared = sum(node.work_s for node in kept)
     label = model.nodes[at].label
-    yield Advice(
-        "cache", f"Cache after {label}: gains from the second epoch on",
-        f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
-        model.nodes[at].where, {"tf.cache": True}, {"cache": False}, _UNWEIGHED,
-        Costs(0.0, size or None, "one line"), code=f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
-    ), model.of(changed)  # fmt: skip
+    yield (
+        Advice(
+            "cache",
+            f"Cache after {label}: gains from the second epoch on",
+            f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
+            model.nodes[at].where,
+            {"tf.cache": True},
+            {"cache": False},
+            _UNWEIGHED,
+            Costs(0.0, size or None, "one line"),
+            code=f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
+        ),
+        model.of(changed),
+    )
 
 
 def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
@@ -179,11 +214,19 @@ def _cheaper(model: PipelineModel) -> Iterator[_Offer]:
         return
     most_expensive = max(mine, key=lambda node: node.work_s)
     changed = (replace(node, work_s=node.work_s / 2) if node is most_expensive else node for node in model.nodes)
-    yield Advice(
-        "cheaper-function", f"Make {most_expensive.label} cheaper: half its cost",
-        f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch", most_expensive.where, {"kind": "code"}, {},
-        _UNWEIGHED, Costs(0.0, None, "code"),
-    ), model.of(changed)  # fmt: skip
+    yield (
+        Advice(
+            "cheaper-function",
+            f"Make {most_expensive.label} cheaper: half its cost",
+            f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch",
+            most_expensive.where,
+            {"kind": "code"},
+            {},
+            _UNWEIGHED,
+            Costs(0.0, None, "code"),
+        ),
+        model.of(changed),
+    )
 
 
 def _first_line(pipeline: Pipeline) -> str | None:

@@ -22,19 +22,47 @@ from loaderprof.capture.hooks import kernel
 
 # The environment is the user's; only these names are ever recorded.
 ENVIRONMENT = (
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT",
-    "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_CPUS_PER_TASK",
-    "SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM",
-)  # fmt: skip
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_JOB_ID",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "PMI_RANK",
+    "PMI_SIZE",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "TOKENIZERS_PARALLELISM",
+)
 # Frameworks that make loaders from settings of their own, by the module that goes over these; one that another is
 # built upon comes after it.
 _FRAMEWORKS = (
-    ("setfit.trainer", "setfit"), ("transformers.trainer", "transformers"), ("ultralytics.engine", "ultralytics"),
-    ("chemprop.cli", "chemprop"), ("mace.cli", "mace"), ("darts.models.forecasting", "darts"),
-    ("neuralforecast.core", "neuralforecast"), ("open_clip_train", "open_clip"), ("skorch.net", "skorch"),
-    ("speechbrain.dataio.dataloader", "speechbrain"), ("keras.src.trainers.data_adapters", "keras"),
-)  # fmt: skip
+    ("setfit.trainer", "setfit"),
+    ("transformers.trainer", "transformers"),
+    ("ultralytics.engine", "ultralytics"),
+    ("chemprop.cli", "chemprop"),
+    ("mace.cli", "mace"),
+    ("darts.models.forecasting", "darts"),
+    ("neuralforecast.core", "neuralforecast"),
+    ("open_clip_train", "open_clip"),
+    ("skorch.net", "skorch"),
+    ("speechbrain.dataio.dataloader", "speechbrain"),
+    ("keras.src.trainers.data_adapters", "keras"),
+)
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api[-_]?key|access[-_]?key|auth)[^=\s]*)(=|$)")
 _PR_SET_PTRACER = 0x59616D61
 
@@ -155,8 +183,15 @@ def _dataset(item: Any, iterator: Any) -> Dict[str, Any]:
 def watched(iterable: Any, name: str, settings: Optional[Dict[str, Any]] = None) -> str:
     """Return the facts of an iterable that is no DataLoader, as JSON; with them, what is known of its settings."""
     _, where = name_and_place(iterable)
-    facts = {"name": name, "where": where, "type": type_name(iterable), "num_workers": 0, "watched": True,
-             "dataset": type_name(iterable), "dataset_where": _source_of(iterable)}  # fmt: skip
+    facts = {
+        "name": name,
+        "where": where,
+        "type": type_name(iterable),
+        "num_workers": 0,
+        "watched": True,
+        "dataset": type_name(iterable),
+        "dataset_where": _source_of(iterable),
+    }
     return json.dumps(dict(facts, **(settings or {})))
 
 

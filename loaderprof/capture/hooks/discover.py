@@ -53,8 +53,18 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
     "numpy.lib.npyio": ("NpzFile.__getitem__",),
     "numpy.lib._npyio_impl": ("NpzFile.__getitem__",),
     "PIL.Image": (
-        "open", "Image.convert", "Image.resize", "Image.crop", "Image.rotate", "Image.transform", "Image.transpose",
-        "Image.thumbnail", "Image.filter", "Image.reduce", "Image.tobytes", "fromarray",
+        "open",
+        "Image.convert",
+        "Image.resize",
+        "Image.crop",
+        "Image.rotate",
+        "Image.transform",
+        "Image.transpose",
+        "Image.thumbnail",
+        "Image.filter",
+        "Image.reduce",
+        "Image.tobytes",
+        "fromarray",
     ),
     "PIL.ImageFile": ("ImageFile.load", "ImageFile.draft"),
     # Opening is lazy; these tell which format it is that is decoded later.
@@ -63,8 +73,18 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
     "PIL.WebPImagePlugin": ("WebPImageFile._open", "WebPImageFile.load"),
     "PIL.TiffImagePlugin": ("TiffImageFile._open",),
     "cv2": (
-        "imread", "imdecode", "resize", "cvtColor", "warpAffine", "warpPerspective", "GaussianBlur", "flip", "remap",
-        "medianBlur", "bilateralFilter", "LUT",
+        "imread",
+        "imdecode",
+        "resize",
+        "cvtColor",
+        "warpAffine",
+        "warpPerspective",
+        "GaussianBlur",
+        "flip",
+        "remap",
+        "medianBlur",
+        "bilateralFilter",
+        "LUT",
     ),
     "imageio.v3": ("imread",),
     "imageio": ("imread",),
@@ -90,7 +110,7 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
     "pydicom": ("dcmread",),
     "torch": ("load", "from_numpy", "as_tensor", "tensor", "stack"),
     "torch.nn.functional": ("interpolate", "pad", "conv2d", "avg_pool2d", "grid_sample"),
-}  # fmt: skip
+}
 
 
 def discover(dataset: Any, collate: Any) -> List[Target]:

@@ -173,9 +173,19 @@ class Fetches:
         # Collating is timed in measured batches; those in between are taken to have taken as long.
         collate = [mine + usual * (self.count - 1) for mine, usual in zip(collated, self.collated)]
         self.pending = (
-            table is not None, begun, done, cpu, runq, *collate, rchar, read, faults, self.wall_ns,
-            threads_cpu, self.count,
-        )  # fmt: skip
+            table is not None,
+            begun,
+            done,
+            cpu,
+            runq,
+            *collate,
+            rchar,
+            read,
+            faults,
+            self.wall_ns,
+            threads_cpu,
+            self.count,
+        )
         self.seen += 1
         usual = self.wall_ns // self.count
         self.slow_ns = max(SLOW_FETCH_NS, 2 * usual)
@@ -207,14 +217,33 @@ class Fetches:
             for name, (calls, wall_ns, cpu_ns) in rows.items():
                 if calls:
                     journal.write(
-                        layout.OPERATOR, collating, 0, self.worker, number, journal.text(name.partition(FROM)[0]), calls,
-                        wall_ns, cpu_ns, self.samples, journal.text(table.callers.get(name, "")), self.iterator,
-                    )  # fmt: skip
+                        layout.OPERATOR,
+                        collating,
+                        0,
+                        self.worker,
+                        number,
+                        journal.text(name.partition(FROM)[0]),
+                        calls,
+                        wall_ns,
+                        cpu_ns,
+                        self.samples,
+                        journal.text(table.callers.get(name, "")),
+                        self.iterator,
+                    )
         for position, (key, sample_wall, sample_cpu, file) in enumerate(table.samples):
             journal.write(
-                layout.SAMPLE, 0, 0, self.worker, number, position, key, sample_wall, sample_cpu, self.iterator,
+                layout.SAMPLE,
+                0,
+                0,
+                self.worker,
+                number,
+                position,
+                key,
+                sample_wall,
+                sample_cpu,
+                self.iterator,
                 journal.text(file, MAX_TEXTS) if file else 0,
-            )  # fmt: skip
+            )
         now, calls_ns = _NOW(), table.calls * CALL_COST_NS
         self.depth_due = process.depth_due[self.dataset] = now + max(DEPTH_PERIOD_NS, earned_ns(calls_ns))
         spent = calls_ns + self.enter_ns + now - begun

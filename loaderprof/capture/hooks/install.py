@@ -28,9 +28,11 @@ STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
 GENERATORS = ("ray.data.iterator", "monai.data.thread_buffer")
 ITERATORS = ("torchdata.nodes.loader", "spdl.pipeline._pipeline", "grain._src.python.data_loader")
 TENSORFLOW = (
-    "tensorflow.python.data.ops.dataset_ops", "tensorflow.python.data.ops.iterator_ops",
-    "tensorflow.python.eager.polymorphic_function.polymorphic_function", "tensorflow.python.ops.script_ops",
-)  # fmt: skip
+    "tensorflow.python.data.ops.dataset_ops",
+    "tensorflow.python.data.ops.iterator_ops",
+    "tensorflow.python.eager.polymorphic_function.polymorphic_function",
+    "tensorflow.python.ops.script_ops",
+)
 PATCHED_MODULES = (TORCH, STATEFUL, *GENERATORS, *ITERATORS, *TENSORFLOW)
 
 

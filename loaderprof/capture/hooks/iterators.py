@@ -147,7 +147,7 @@ def _write_end(journal: Any, number: int, asked: int, error: BaseException, work
     known = failures.kind(error, workers) if raised else None
     journal.write(
         layout.END, 0, 0, number, asked, _NOW(), raised, _CPU(), _PROCESS_CPU(), journal.text(known) if known else 0
-    )  # fmt: skip
+    )
 
 
 class Iteration:
@@ -292,9 +292,25 @@ class Iteration:
             parked = sum(len(info) == 2 for info in list(getattr(iterator, "_task_info", {}).values()))
         task = getattr(iterator, "_rcvd_idx", 0) - 1 if getattr(iterator, "_in_order", True) else -1
         self.journal.write(
-            layout.TAKE, describe.gradients(), ready + 1, self.number, asked, taken, spent[INDEX], parked, cpu, _CPU(),
-            process_cpu, _PROCESS_CPU(), self.stat.read(), task, spent[RECEIVE], spent[RECEIVE_CPU], 1, taken - asked,
-        )  # fmt: skip
+            layout.TAKE,
+            describe.gradients(),
+            ready + 1,
+            self.number,
+            asked,
+            taken,
+            spent[INDEX],
+            parked,
+            cpu,
+            _CPU(),
+            process_cpu,
+            _PROCESS_CPU(),
+            self.stat.read(),
+            task,
+            spent[RECEIVE],
+            spent[RECEIVE_CPU],
+            1,
+            taken - asked,
+        )
         self._pace(asked)
 
     def _pace(self, asked: int) -> None:
@@ -335,9 +351,25 @@ class Iteration:
             if self.count:
                 cpu, process_cpu, runq = self.before
                 self.journal.write(
-                    layout.TAKE, describe.gradients(), 0, self.number, self.t_first, self.t_last, 0, 0, cpu, _CPU(),
-                    process_cpu, _PROCESS_CPU(), runq, -1, 0, 0, self.count, self.wait_ns,
-                )  # fmt: skip
+                    layout.TAKE,
+                    describe.gradients(),
+                    0,
+                    self.number,
+                    self.t_first,
+                    self.t_last,
+                    0,
+                    0,
+                    cpu,
+                    _CPU(),
+                    process_cpu,
+                    _PROCESS_CPU(),
+                    runq,
+                    -1,
+                    0,
+                    0,
+                    self.count,
+                    self.wait_ns,
+                )
                 self.t_stamped, self.between = self.t_first, self.count
                 self._clear()
         except Exception as error:

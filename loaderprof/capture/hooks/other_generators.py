@@ -25,8 +25,9 @@ SETTINGS = ("batch_size", "prefetch_batches", "local_shuffle_buffer_size")
 def patch(module: Any) -> None:
     """Install the hook of one imported module; one of another shape is for `watch()`."""
     kind, name, hook = {
-        RAY: ("DataIterator", "_iter_batches", ray_hook), MONAI: ("ThreadDataLoader", "__iter__", monai_hook),
-    }[module.__name__]  # fmt: skip
+        RAY: ("DataIterator", "_iter_batches", ray_hook),
+        MONAI: ("ThreadDataLoader", "__iter__", monai_hook),
+    }[module.__name__]
     owner = getattr(module, kind, None)
     if owner is not None and name in vars(owner):
         setattr(owner, name, functools.wraps(vars(owner)[name])(hook(vars(owner)[name])))

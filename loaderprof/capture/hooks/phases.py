@@ -222,9 +222,19 @@ class Phases:
     def _write(self, journal: Journal, step: Step, device: int) -> None:
         sizes = step.sizes
         journal.write(
-            layout.PHASES, sizes is not None, 0, self._iterator, step.begun_ns, step.ended_ns, device, *step.lasted_ns(),
-            step.counts[BACKWARD], step.counts[OPTIMIZER], step.counts[COPY], *(sizes or (0, 0)),
-        )  # fmt: skip
+            layout.PHASES,
+            sizes is not None,
+            0,
+            self._iterator,
+            step.begun_ns,
+            step.ended_ns,
+            device,
+            *step.lasted_ns(),
+            step.counts[BACKWARD],
+            step.counts[OPTIMIZER],
+            step.counts[COPY],
+            *(sizes or (0, 0)),
+        )
 
     def _give_back(self, step: Step) -> None:
         if step.module is not None:

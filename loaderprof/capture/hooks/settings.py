@@ -14,9 +14,14 @@ import sys
 from typing import Any, Dict, Optional
 
 KEYS = (
-    "num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "in_order", "multiprocessing_context",
+    "num_workers",
+    "prefetch_factor",
+    "pin_memory",
+    "persistent_workers",
+    "in_order",
+    "multiprocessing_context",
     "batch_size",
-)  # fmt: skip
+)
 _NEEDS_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
 
 

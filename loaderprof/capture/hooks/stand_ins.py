@@ -27,12 +27,34 @@ ENTRIES = ("__getitem__", "__getitems__", "__call__", "forward", "__next__")
 # Those of them that others are part of, as making tensors is of formatting a row.
 _OWNERS = ("datasets", "transformers", "librosa", "nibabel", "pandas", "pyarrow", "webdataset")
 # What takes the name of a file first: by these a sample is known by its file.
-OPENERS = frozenset((
-    "builtins.open", "io.open", "os.open", "pathlib.Path.read_bytes", "pathlib.Path.open", "PIL.Image.open", "cv2.imread",
-    "imageio.imread", "imageio.v3.imread", "numpy.load", "numpy.fromfile", "torch.load", "soundfile.read", "librosa.load",
-    "torchaudio.load", "torchvision.io.read_image", "torchvision.io.decode_image", "torchvision.io.read_file",
-    "torchvision.io.read_video", "av.open", "nibabel.load", "pydicom.dcmread", "pandas.read_csv", "pandas.read_parquet",
-))  # fmt: skip
+OPENERS = frozenset(
+    (
+        "builtins.open",
+        "io.open",
+        "os.open",
+        "pathlib.Path.read_bytes",
+        "pathlib.Path.open",
+        "PIL.Image.open",
+        "cv2.imread",
+        "imageio.imread",
+        "imageio.v3.imread",
+        "numpy.load",
+        "numpy.fromfile",
+        "torch.load",
+        "soundfile.read",
+        "librosa.load",
+        "torchaudio.load",
+        "torchvision.io.read_image",
+        "torchvision.io.decode_image",
+        "torchvision.io.read_file",
+        "torchvision.io.read_video",
+        "av.open",
+        "nibabel.load",
+        "pydicom.dcmread",
+        "pandas.read_csv",
+        "pandas.read_parquet",
+    )
+)
 # Tells apart the rows of an operator that is called from several lines of the user's.
 FROM = "@from "
 _NOTHING = object()
@@ -63,8 +85,10 @@ class Function:
         stand_in = {_CALL: _timed_call, _TIMED: timed}
         self._trampoline = TRAMPOLINE.replace(
             co_consts=tuple(stand_in.get(item, item) for item in TRAMPOLINE.co_consts),
-            co_freevars=code.co_freevars, co_name=code.co_name, co_firstlineno=code.co_firstlineno,
-        )  # fmt: skip
+            co_freevars=code.co_freevars,
+            co_name=code.co_name,
+            co_firstlineno=code.co_firstlineno,
+        )
         # By this `inspect` still tells the function's own arguments.
         function.__dict__.setdefault("__wrapped__", itself)
         function.__code__ = self._trampoline

@@ -49,11 +49,17 @@ def described(dataset: Any, made: Any, wanted: Dict[str, Any]) -> str:
     name, where = describe.name_and_place(dataset)
     operations = _operations(made)
     facts = {
-        "name": name or "dataset", "where": where, "type": describe.type_name(dataset), "num_workers": 0, "watched": True,
-        "dataset": "tf.data", "batch_size": next((each["size"] for each in operations if each.get("size")), None),
-        "pipeline": json.dumps(operations), "tensorflow": str(getattr(sys.modules.get("tensorflow"), "__version__", "")),
+        "name": name or "dataset",
+        "where": where,
+        "type": describe.type_name(dataset),
+        "num_workers": 0,
+        "watched": True,
+        "dataset": "tf.data",
+        "batch_size": next((each["size"] for each in operations if each.get("size")), None),
+        "pipeline": json.dumps(operations),
+        "tensorflow": str(getattr(sys.modules.get("tensorflow"), "__version__", "")),
         **wanted,
-    }  # fmt: skip
+    }
     text = json.dumps(facts)
     object.__setattr__(dataset, "_loaderprof_facts", text)
     return text

@@ -249,10 +249,23 @@ class WatchedPipeline:
             values = {each.name: int(each.value) for each in node.parameters}
             tunable = any(each.name == "parallelism" and each.tunable for each in node.parameters)
             journal.write(
-                layout.NODE, int(tunable), 0, number, now, position, parent, node.id, journal.text(str(node.name)), node.num_elements,
-                max(0, node.processing_time), values.get("parallelism", 0), values.get("buffer_size", 0),
-                max(0, node.buffered_elements), max(0, node.bytes_produced), *usage,
-            )  # fmt: skip
+                layout.NODE,
+                int(tunable),
+                0,
+                number,
+                now,
+                position,
+                parent,
+                node.id,
+                journal.text(str(node.name)),
+                node.num_elements,
+                max(0, node.processing_time),
+                values.get("parallelism", 0),
+                values.get("buffer_size", 0),
+                max(0, node.buffered_elements),
+                max(0, node.bytes_produced),
+                *usage,
+            )
         if self.in_graph and not self.eager:
             self._write_taken(model, now, usage[0])
 
@@ -270,9 +283,25 @@ class WatchedPipeline:
             away = 1000 * sum(gaps) * count // len(gaps)
             waited = min(max(0, now - begun - away), now - begun)
         self.iteration.journal.write(
-            layout.TAKE, describe.gradients(), 0, self.iteration.number, begun, now, 0, 0, 0, 0, self.cpu_read, cpu,
-            0, -1, 0, 0, count, waited,
-        )  # fmt: skip
+            layout.TAKE,
+            describe.gradients(),
+            0,
+            self.iteration.number,
+            begun,
+            now,
+            0,
+            0,
+            0,
+            0,
+            self.cpu_read,
+            cpu,
+            0,
+            -1,
+            0,
+            0,
+            count,
+            waited,
+        )
         self.t_read, self.read_elements, self.cpu_read = now, elements, cpu
 
 

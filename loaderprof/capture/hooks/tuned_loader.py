@@ -368,11 +368,20 @@ class Tuner:
 
     def _report(self, window: Window, cut: bool) -> None:
         self._tell(
-            event="window", window=window.order["window"], settings=self.settings, cut=cut, batches=window.batches,
-            group=window.group, step_ns=window.step_ns, wait_ns=window.wait_ns, epochs=window.epochs,
-            open_ns=window.open_ns, close_ns=window.close_ns, size=window.size,
+            event="window",
+            window=window.order["window"],
+            settings=self.settings,
+            cut=cut,
+            batches=window.batches,
+            group=window.group,
+            step_ns=window.step_ns,
+            wait_ns=window.wait_ns,
+            epochs=window.epochs,
+            open_ns=window.open_ns,
+            close_ns=window.close_ns,
+            size=window.size,
             iterator=window.iterator,
-        )  # fmt: skip
+        )
 
     def _tell(self, **event: Any) -> None:
         os.write(self.events, (json.dumps(event) + "\n").encode())

@@ -25,11 +25,17 @@ def offered(folder: Path, plan: Plan, available: int | None = None) -> dict[str,
 
 
 FLOATS = Plan(
-    workers=2, wait=0.03, step=0.002,
+    workers=2,
+    wait=0.03,
+    step=0.002,
     fetch=Fetch(
-        cpu=0.06, pickle=0.001, operators=[(LOAD, 0.02, 0.02), (TO_TENSOR, 0.03, 0.03)], batch_bytes=10 * MIB, floats=100
+        cpu=0.06,
+        pickle=0.001,
+        operators=[(LOAD, 0.02, 0.02), (TO_TENSOR, 0.03, 0.03)],
+        batch_bytes=10 * MIB,
+        floats=100,
     ),
-)  # fmt: skip
+)
 
 
 def test_images_made_floats_in_workers_are_sent_as_bytes(tmp_path: Path) -> None:
@@ -91,9 +97,12 @@ def test_large_files_are_not_packed(tmp_path: Path) -> None:
 
 def test_decoded_samples_that_do_not_fit_in_memory_are_kept_on_disk(tmp_path: Path) -> None:
     fetch = Fetch(
-        cpu=0.05, blocked=0.002, operators=[("io.open", 0.004, 0.002), (LOAD, 0.04, 0.04)], batch_bytes=16 * 150_000,
+        cpu=0.05,
+        blocked=0.002,
+        operators=[("io.open", 0.004, 0.002), (LOAD, 0.04, 0.04)],
+        batch_bytes=16 * 150_000,
         asked_bytes=16 * 100_000,
-    )  # fmt: skip
+    )
     plan = Plan(wait=0.05, fetch=fetch, facts={"samples": 10**6})
     found = offered(tmp_path / "full", plan, available=10**10)
     assert found["cache-on-disk"].change == {"kind": "cache", "place": "disk"}

@@ -71,8 +71,9 @@ def test_half_size_is_advised_only_where_enough_pixels_stay(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "nonsense", [None, 3, {}, {"cpu_s": {"PIL": "x"}}, tried(opencv=0.1), {**tried(PIL=0.1), "files": "many"}, tried(PIL=-1.0)]
-)  # fmt: skip
+    "nonsense",
+    [None, 3, {}, {"cpu_s": {"PIL": "x"}}, tried(opencv=0.1), {**tried(PIL=0.1), "files": "many"}, tried(PIL=-1.0)],
+)
 def test_what_was_not_tried_is_an_assumption(tmp_path: Path, nonsense: Any) -> None:
     advice = decoder_advice(tmp_path, nonsense)
     assert advice is not None

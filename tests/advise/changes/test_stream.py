@@ -14,9 +14,13 @@ from loaderprof.findings import Advice
 
 MIB = 1 << 20
 FEW = Plan(
-    workers=4, idle=2, wait=0.028, step=0.002, fetch=Fetch(cpu=0.06, pickle=0.0),
+    workers=4,
+    idle=2,
+    wait=0.028,
+    step=0.002,
+    fetch=Fetch(cpu=0.06, pickle=0.0),
     facts={"iterable": True, "shards": 2, "dataset": "datasets.iterable_dataset.IterableDataset"},
-)  # fmt: skip
+)
 
 
 def offered(made: Made, ended: float) -> dict[str, Advice]:

@@ -32,9 +32,20 @@ CALM = {**os.environ, "OMP_NUM_THREADS": "1"}
 DEEP = {**CALM, "LOADERPROF_DEPTH_PERIOD_NS": "0"}
 # How many lines of ours each fault may put on stderr while the job runs.
 LINES = {
-    "nothing": 0, "no_proc": 0, "few_files": 0, "no_files": 1, "bound": 0, "eight": 0, "two_hundred": 0, "internal": 1,
-    "late": 1, "counters": 1, "discovery": 1, "daemons": 0, "threads": 0,
-}  # fmt: skip
+    "nothing": 0,
+    "no_proc": 0,
+    "few_files": 0,
+    "no_files": 1,
+    "bound": 0,
+    "eight": 0,
+    "two_hundred": 0,
+    "internal": 1,
+    "late": 1,
+    "counters": 1,
+    "discovery": 1,
+    "daemons": 0,
+    "threads": 0,
+}
 # Under these a job runs in another place: with /tmp read-only, as another user, without any right of root's.
 PLACES = {
     "read_only_tmp": (
@@ -125,8 +136,11 @@ def test_journals_nowhere(bare: dict[str, str], tmp_path: Path) -> None:
     """A read-only place, as seen by the job: no folder can be made in /proc."""
     done = subprocess.run(
         [sys.executable, FAULTS, "nothing"],
-        capture_output=True, text=True, timeout=100, env=job_environment(Path("/proc/none"), {}, DEEP),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=job_environment(Path("/proc/none"), {}, DEEP),
+    )
     assert sections(done.stdout) == {"nothing": bare["nothing"]}
     assert done.returncode == 0
     assert len(done.stderr.splitlines()) == 2, done.stderr  # and the program's own
@@ -184,9 +198,14 @@ def test_another_place(bare: dict[str, str], place: str) -> None:
 def test_the_clock_jumps(bare: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "clock").write_text("+0d\n")
     outcome = run(
-        tmp_path / "run", FAULTS, "clock", LD_PRELOAD=str(FAKETIME), FAKETIME_TIMESTAMP_FILE=str(tmp_path / "clock"),
-        FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1",
-    )  # fmt: skip
+        tmp_path / "run",
+        FAULTS,
+        "clock",
+        LD_PRELOAD=str(FAKETIME),
+        FAKETIME_TIMESTAMP_FILE=str(tmp_path / "clock"),
+        FAKETIME_NO_CACHE="1",
+        FAKETIME_DONT_FAKE_MONOTONIC="1",
+    )
     assert 0 < assert_as_bare(outcome, bare, "clock")["run"]["duration_s"] < 100
 
 
@@ -213,8 +232,11 @@ class Victim:
         command = [sys.executable, "-m", "loaderprof", "run", "-o", str(self.folder), "--no-html"]
         self.process = subprocess.Popen(
             [*command, str(PROGRAMS / "victim.py")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=DEEP,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=DEEP,
+        )
 
     def kill(self) -> None:
         assert self.process.stdout is not None

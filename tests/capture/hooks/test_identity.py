@@ -19,11 +19,32 @@ PROGRAMS = Path(__file__).parents[1] / "programs"
 LOOPS = str(PROGRAMS / "loops.py")
 GENERATED = str(PROGRAMS / "generated.py")
 FAST = (
-    "map_style", "iterable", "iterable_workers", "getitems", "persistent", "prefetch_generator", "no_batching",
-    "batch_sampler", "subclass", "early_break", "nested_validation", "zipped", "iterator_reuse", "alternating",
-    "raising", "warning", "augmented", "thread_pool", "inner_loader", "forking", "copies", "curious", "lifetimes",
-    "odd_objects", "own_functions",
-)  # fmt: skip
+    "map_style",
+    "iterable",
+    "iterable_workers",
+    "getitems",
+    "persistent",
+    "prefetch_generator",
+    "no_batching",
+    "batch_sampler",
+    "subclass",
+    "early_break",
+    "nested_validation",
+    "zipped",
+    "iterator_reuse",
+    "alternating",
+    "raising",
+    "warning",
+    "augmented",
+    "thread_pool",
+    "inner_loader",
+    "forking",
+    "copies",
+    "curious",
+    "lifetimes",
+    "odd_objects",
+    "own_functions",
+)
 SLOW = ("map_workers", "spawn", "forkserver", "fork", "weighted", "stateful", "compositions")
 # Every batch but the first of a process is timed in depth: as hard on the job as it gets.
 DEEP = {"LOADERPROF_DEPTH_PERIOD_NS": "0"}
@@ -48,8 +69,11 @@ def start(folder: Path, *arguments: str, hooked: bool, **environment: str) -> su
     ours = ["-m", "loaderprof", "run", "-o", str(folder), "--no-html"] if hooked else []
     return subprocess.Popen(
         [sys.executable, *ours, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def ended(process: subprocess.Popen[str], folder: Path) -> Outcome:
@@ -162,9 +186,13 @@ def test_generated_loaders_of_two_ranks(tmp_path: Path) -> None:
         folder.mkdir()
         ours = ["-m", "loaderprof", "run", "-o", "run", "--no-html", "--", sys.executable] if hooked else []
         done = subprocess.run(
-            [sys.executable, *ours, *command], cwd=folder, capture_output=True, text=True, timeout=250,
+            [sys.executable, *ours, *command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=250,
             env={**os.environ, **DEEP, **CALM},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         lines[hooked] = [(folder / f"rank-{rank}").read_text() for rank in (0, 1)]
     assert lines[True] == lines[False]

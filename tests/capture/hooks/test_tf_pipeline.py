@@ -38,9 +38,14 @@ def test_a_torch_job_never_imports_tensorflow(tmp_path: Path) -> None:
     (package / "__init__.py").write_text(LOUD)
     base = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")))}
     done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True,
+        [sys.executable, "train.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
         env=launch.job_environment(tmp_path / "journals", {"tf.prefetch": 2}, base),
-    )  # fmt: skip
+    )
     assert done.stdout == "[]\n"
     assert done.stderr == ""
     assert list((tmp_path / "journals").glob("*.lpj"))
@@ -82,10 +87,17 @@ def test_iterators_of_another_shape_still_give_what_they_gave(monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("key", "value", "fits"),
-    [("tf.cache", True, True), ("tf.cache", False, False), ("tf.prefetch", "AUTOTUNE", True), ("tf.prefetch", 2, True),
-     ("tf.prefetch", 0, False), ("tf.num_parallel_calls", True, False), ("tf.num_parallel_calls", "many", False),
-     ("tf.private_threadpool_size", "AUTOTUNE", False)],
-)  # fmt: skip
+    [
+        ("tf.cache", True, True),
+        ("tf.cache", False, False),
+        ("tf.prefetch", "AUTOTUNE", True),
+        ("tf.prefetch", 2, True),
+        ("tf.prefetch", 0, False),
+        ("tf.num_parallel_calls", True, False),
+        ("tf.num_parallel_calls", "many", False),
+        ("tf.private_threadpool_size", "AUTOTUNE", False),
+    ],
+)
 def test_values_of_settings(key: str, value: object, fits: bool) -> None:
     assert tf_settings.fits(key, value) == fits
 
@@ -124,9 +136,14 @@ def plain(number: int) -> float:
 
 @pytest.mark.parametrize(
     ("function", "types", "random_"),
-    [(lambda number: drawn(number), {"EagerPyFunc"}, True), (lambda number: plain(number), {"EagerPyFunc"}, False),
-     (plain, {"RandomUniform"}, True), (plain, {"StatelessRandomUniformV2", "Mul"}, False), (plain, {"GeneratorDataset"}, True)],
-)  # fmt: skip
+    [
+        (lambda number: drawn(number), {"EagerPyFunc"}, True),
+        (lambda number: plain(number), {"EagerPyFunc"}, False),
+        (plain, {"RandomUniform"}, True),
+        (plain, {"StatelessRandomUniformV2", "Mul"}, False),
+        (plain, {"GeneratorDataset"}, True),
+    ],
+)
 def test_what_may_be_random_is_not_cached(
     monkeypatch: pytest.MonkeyPatch, function: Any, types: set[str], random_: bool
 ) -> None:

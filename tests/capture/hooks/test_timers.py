@@ -45,8 +45,11 @@ def names(*transforms: Any) -> dict[str, str]:
     rows = Rows(*transforms)
     with Timers(rows, None) as table:
         rows[0]
-    return {name.partition(FROM)[0] + f"#{position}": table.callers.get(name, "")
-            for position, (name, row) in enumerate(table.rows.items()) if row[0]}  # fmt: skip
+    return {
+        name.partition(FROM)[0] + f"#{position}": table.callers.get(name, "")
+        for position, (name, row) in enumerate(table.rows.items())
+        if row[0]
+    }
 
 
 def test_an_inherited_entry_point_goes_by_the_objects_class() -> None:

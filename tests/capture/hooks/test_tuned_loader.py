@@ -100,8 +100,12 @@ def test_a_window_says_what_was_seen(log: IO[bytes]) -> None:
     assert (facts["facts"]["name"], facts["facts"]["assigned"]) == ("loader", None)
     assert facts["length"] == 100
     assert facts["present"] == {
-        "num_workers": 0, "prefetch_factor": None, "in_order": True, "persistent_workers": False, "pin_memory": False
-    }  # fmt: skip
+        "num_workers": 0,
+        "prefetch_factor": None,
+        "in_order": True,
+        "persistent_workers": False,
+        "pin_memory": False,
+    }
 
 
 def test_short_epochs_are_measured_whole(log: IO[bytes], monkeypatch: pytest.MonkeyPatch) -> None:

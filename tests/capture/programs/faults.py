@@ -240,10 +240,26 @@ def sixty_four() -> None:
 FAULTS: dict[str, Callable[[], None]] = {
     each.__name__: each
     for each in (
-        nothing, removed, no_proc, few_files, no_files, bound, eight, two_hundred, internal, late, counters, discovery,
-        daemons, threads, hidden, clock, hangs, sixty_four,
+        nothing,
+        removed,
+        no_proc,
+        few_files,
+        no_files,
+        bound,
+        eight,
+        two_hundred,
+        internal,
+        late,
+        counters,
+        discovery,
+        daemons,
+        threads,
+        hidden,
+        clock,
+        hangs,
+        sixty_four,
     )
-}  # fmt: skip
+}
 
 
 def alone(name: str) -> None:
