@@ -48,7 +48,7 @@ def findings_of(recording: Recording) -> Findings:
 
 def conclude(recording: Recording) -> Findings:
     """Return the findings of a recording."""
-    if recording.meta.get("mode") == "attach" and not recording.processes:
+    if recording.meta.mode == "attach" and not recording.processes:
         return outside.conclude(
             recording, cores=machine.cpu_budget(recording), busy_others=machine.busy_others(recording)
         )
@@ -108,7 +108,7 @@ def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[
     everyone = _study(recording, build(recording), budget, others)
     studied = job.slowest_rank(everyone) if everyone else ()
     main = job.main(studied) if studied else None
-    if main is None or main.base is None or main.loop.facts.get("watched") or main.parts.pool is not None:
+    if main is None or main.base is None or main.loop.facts.watched or main.parts.pool is not None:
         return [None for _ in changes]
     context = _context(recording, main, job.job_gains(studied), budget, others)
     facts, base, prefix = _facts(recording, main, studied), main.base, f"{main.loop.name}."
@@ -124,8 +124,7 @@ def _study(recording: Recording, timeline: Timeline, budget: float, others: floa
 def _context(
     recording: Recording, each: job.LoopStudy, gains: dict[Stage, float], budget: float, others: float | None
 ) -> LoopContext:
-    missing = recording.meta.get("missing")
-    missing = missing if isinstance(missing, dict) else {}
+    missing = recording.meta.missing
     names = np.unique(of_producers(recording, each.loop, recording.tables["operator"])["name"])
     mine = of_producers(recording, each.loop, recording.tables["size"])
     pickles = recording.tables["pickle"]
@@ -136,8 +135,8 @@ def _context(
         gains,
         budget,
         others,
-        missing.get("gpu"),
-        missing.get("stacks"),
+        missing.gpu,
+        missing.stacks,
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
         float(np.median(mine["tensors"])) if len(mine) else None,
@@ -145,7 +144,7 @@ def _context(
         helpers=each.helpers,
         batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
-        sampler_where=loop_side.shown_place(recording, str(each.loop.facts.get("sampler_where") or "")),
+        sampler_where=loop_side.shown_place(recording, str(each.loop.facts.sampler_where or "")),
         float_share=float(np.median(mine["extra"])) / 100 if len(mine) else None,
         phases=device.phases_of(recording, each.loop),
         gpus=device.gpus_of(recording),
@@ -256,16 +255,16 @@ def _facts(recording: Recording, each: job.LoopStudy, studied: Sequence[job.Loop
 
 def _rate(each: job.LoopStudy) -> float | None:
     """Return the samples per second that a loop took as it went on, the borders of its epochs included."""
-    pace, size = each.loop.pace_s, each.loop.facts.get("batch_size")
-    return size / pace if pace and isinstance(size, int) else None
+    pace, size = each.loop.pace_s, each.loop.facts.batch_size
+    return size / pace if pace and size is not None else None
 
 
 def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: float | None) -> results.Loader:
     loop = each.loop
     wait, step = loop.mean(loop.wait), loop.mean(loop.step)
     total = wait + step if wait is not None and step is not None else None
-    settings = {key: loop.facts.get(key) for key in _SETTINGS}
-    size = loop.facts.get("batch_size")
+    settings = {key: getattr(loop.facts, key) for key in _SETTINGS}
+    size = loop.facts.batch_size
     rate = _rate(each)
     judgement = judge(
         each.gains,
@@ -285,10 +284,10 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
     first = [epoch.first_batch_s for epoch in loop.epochs if np.isfinite(epoch.first_batch_s)]
     return results.Loader(
         name=loop.name,
-        where=loop.facts.get("where"),
+        where=loop.facts.where,
         settings=settings,
         batches=loop.batches,
-        batch_size=size if isinstance(size, int) else None,
+        batch_size=size,
         samples_per_s=rate and round(rate, 2),
         wait_s=wait,
         wait_share=_share(wait, total),
@@ -362,36 +361,36 @@ def _ranks(studied: Sequence[job.LoopStudy], others: Sequence[SummedRank]) -> tu
 
 def _run(recording: Recording, timeline: Timeline) -> results.Run:
     meta = recording.meta
-    command = meta.get("command")
+    command = meta.command
     mains = [process for process in recording.processes if process.worker is None]
     ranks = {process.rank for process in mains if process.rank is not None}
     taken = [(loop.training, loop.batches) for loop in timeline.loops]
     taken += [(loop.training, loop.batches) for rank in recording.others for loop in rank.loops]
-    methods = [loop.facts.get("start_method") for loop in timeline.loops if loop.facts.get("start_method")]
+    methods = [loop.facts.start_method for loop in timeline.loops if loop.facts.start_method]
     return results.Run(
-        command=shlex.join(map(str, command)) if isinstance(command, list) else "",
-        exit_code=meta.get("exit_code"),
+        command=shlex.join(map(str, command)) if command is not None else "",
+        exit_code=meta.exit_code,
         duration_s=timeline.duration_s,
         steps=sum(batches for training, batches in taken if training) or sum(batches for _, batches in taken),
         world_size=max(1, len(ranks)),
         device=_device(recording),
         cpu_budget=machine.cpu_budget(recording),
-        python=next((process.header.get("python") for process in mains), None),
+        python=next((process.header.python for process in mains), None),
         torch=_torch(recording),
         start_method=methods[0] if methods else None,
         overhead=machine.overhead(recording, timeline.duration_s),
         notes=(*recording.notes, *_restarts(mains), *(note for loop in timeline.loops[:1] for note in _notes(loop))),
-        signal=meta.get("signal"),
-        started_unix_s=meta["started_unix_ns"] / 1e9 if isinstance(meta.get("started_unix_ns"), int) else None,
-        loaderprof=meta.get("loaderprof"),
-        gpus=tuple(meta.get("gpus") or ()),
+        signal=meta.signal,
+        started_unix_s=meta.started_unix_ns / 1e9 if meta.started_unix_ns is not None else None,
+        loaderprof=meta.loaderprof,
+        gpus=tuple(meta.gpus),
         failure=endings.explained(recording),
     )
 
 
 def _restarts(mains: Sequence[Process]) -> Iterator[str]:
     """Yield how often an elastic launcher started all ranks anew: each start has processes and loops of its own."""
-    counts = [str((main.header.get("environment") or {}).get("TORCHELASTIC_RESTART_COUNT", "")) for main in mains]
+    counts = [str(main.header.environment.get("TORCHELASTIC_RESTART_COUNT", "")) for main in mains]
     most = max([0, *(int(count) for count in counts if count.isdecimal() and len(count) < 8)])
     if most:
         often = "once" if most == 1 else f"{most} times"
@@ -422,7 +421,7 @@ def _about_the_replay(main: job.LoopStudy, others: float) -> Iterator[str]:
 
 
 def _torch(recording: Recording) -> str | None:
-    return next((process.header["torch"] for process in recording.processes if process.header.get("torch")), None)
+    return next((process.header.torch for process in recording.processes if process.header.torch), None)
 
 
 def _device(recording: Recording) -> str | None:

@@ -44,7 +44,7 @@ class _Studied:
 
 def applies(timeline: Timeline) -> bool:
     """Return whether the longest loop of a run takes its batches from tf.data."""
-    return bool(timeline.loops) and timeline.loops[0].facts.get("dataset") == "tf.data"
+    return bool(timeline.loops) and timeline.loops[0].facts.dataset == "tf.data"
 
 
 def conclude(recording: Recording, timeline: Timeline, run: results.Run) -> Findings:
@@ -57,11 +57,11 @@ def conclude(recording: Recording, timeline: Timeline, run: results.Run) -> Find
     """
     cores, others = machine.cpu_budget(recording), machine.busy_others(recording)
     disturbed = (others or 0.0) > machine.DISTURBANCE * cores
-    loops = [loop for loop in timeline.loops if loop.facts.get("dataset") == "tf.data"]
+    loops = [loop for loop in timeline.loops if loop.facts.dataset == "tf.data"]
     studied = [_study(recording, loop, cores, disturbed) for loop in loops]
     main = studied[0]
     verdict = _verdict(main)
-    notes = (f"TensorFlow {main.loop.facts.get('tensorflow')}", NOT_APART) if main.pipeline is not None else ()
+    notes = (f"TensorFlow {main.loop.facts.tensorflow}", NOT_APART) if main.pipeline is not None else ()
     return Findings(
         run=replace(run, notes=(*run.notes, *notes)),
         verdict=verdict,
@@ -193,28 +193,28 @@ def _paces(loop: Loop) -> list[float]:
 
 
 def _rate(loop: Loop) -> float | None:
-    pace, size = loop.pace_s, loop.facts.get("batch_size")
-    return size / pace if pace and isinstance(size, int) else None
+    pace, size = loop.pace_s, loop.facts.batch_size
+    return size / pace if pace and size is not None else None
 
 
 def _loader(each: _Studied) -> results.Loader:
     loop, total = each.loop, each.wait_s + each.step_s
     operations = each.pipeline.operations if each.pipeline is not None else ()
-    size, rate = loop.facts.get("batch_size"), _rate(loop)
+    size, rate = loop.facts.batch_size, _rate(loop)
     settings = {
         "type": "tf.data",
         "pipeline": " > ".join(operation.name for operation in reversed(operations)) or None,
         **{
-            key: loop.facts.get(key)
+            key: getattr(loop.facts, key)
             for key in ("batch_size", "num_parallel_calls", "private_threadpool_size", "prefetch", "cache")
         },
     }
     return results.Loader(
         name=loop.name,
-        where=loop.facts.get("where"),
+        where=loop.facts.where,
         settings=settings,
         batches=loop.batches,
-        batch_size=size if isinstance(size, int) else None,
+        batch_size=size,
         samples_per_s=rate and round(rate, 2),
         wait_s=each.wait_s,
         wait_share=round(each.wait_s / total, 4) if total else None,

@@ -15,6 +15,7 @@ from loaderprof.capture.sources import lines_of, lines_that_make, lines_with
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Findings
 from loaderprof.recording import files
+from loaderprof.recording.meta import updated
 from loaderprof.recording.reader import Recording
 from loaderprof.report.spinner import sign
 from loaderprof.report.terminal import screen
@@ -56,30 +57,37 @@ def _keep_sources(seen: Recording) -> None:
     """Keep the user's lines that stacks passed through, make operators or train, so that no sources are needed later."""
 
     frames = {frame for sample in seen.stacks for frame in sample.frames}
-    seen.meta["sources"] = lines_of(frames)
-    seen.meta["sources"].update(lines_with(TRAINING, users_files(seen)))
-    seen.meta["file_systems"] = _file_systems(seen)
-    seen.meta["made_at"] = lines_that_make(names_made(seen), users_files(seen))
-    with suppress(OSError):
-        files.write_meta(seen.folder, seen.meta)
+    seen.meta = updated(seen.meta, sources=lines_of(frames))
+    own = users_files(seen)
+    seen.meta = updated(
+        seen.meta,
+        sources={**seen.meta.sources, **lines_with(TRAINING, own)},
+        file_systems=_file_systems(seen),
+        made_at=lines_that_make(names_made(seen), own),
+    )
+    _write(seen)
 
 
 def _try_decoders(seen: Recording) -> bool:
     """Try the image decoders that are installed here on the job's own files; return whether they could be tried."""
 
-    cwd = Path(str(seen.meta.get("cwd") or "/"))
+    cwd = Path(seen.meta.cwd or "/")
     numbers = set(seen.tables["sample"]["file"].tolist())
     tried = decoders.measure([cwd / seen.texts[number] for number in sorted(numbers) if number >= 0])
     if tried is None:
         return False
-    seen.meta["decoders"] = tried
-    with suppress(OSError):
-        files.write_meta(seen.folder, seen.meta)
+    seen.meta = updated(seen.meta, decoders=tried)
+    _write(seen)
     return True
+
+
+def _write(seen: Recording) -> None:
+    with suppress(OSError):
+        files.write_meta(seen.folder, seen.meta.written)
 
 
 def _file_systems(seen: Recording) -> dict[str, str]:
     """Return the type of the file system of each path that the loaders name or their makers held open."""
 
-    table, cwd = mounts.table(), Path(str(seen.meta.get("cwd") or "/"))
+    table, cwd = mounts.table(), Path(seen.meta.cwd or "/")
     return {path: found for path in paths_named(seen) if (found := mounts.kind(str(cwd / path), table))}

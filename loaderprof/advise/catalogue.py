@@ -58,8 +58,8 @@ def advise(context: LoopContext, base: LoopModel, facts: RunFacts, least: float 
         least: the speedup that the lower end of a change's interval must reach.
     """
     # What is no DataLoader takes none of its settings, and workers would each have a pool of their own.
-    rules = WATCHED_RULES if context.loop.facts.get("watched") or context.parts.pool is not None else RULES
-    if context.loop.facts.get("framework") == ray.FRAMEWORK and context.loop.facts.get("watched"):
+    rules = WATCHED_RULES if context.loop.facts.watched or context.parts.pool is not None else RULES
+    if context.loop.facts.framework == ray.FRAMEWORK and context.loop.facts.watched:
         rules = RAY_RULES
     before_s = base.pace_s()
     offers = [
@@ -74,7 +74,7 @@ def advise(context: LoopContext, base: LoopModel, facts: RunFacts, least: float 
     if least <= 0.0 and rules is RULES:
         told += [change.advice(UNKNOWN) for rule in UNPREDICTED_RULES for change in rule(context, base, facts)]
     told += [joint] if joint is not None else []
-    return tuple(spoken(each, context.loop.facts.get("framework")) for each in told)
+    return tuple(spoken(each, context.loop.facts.framework) for each in told)
 
 
 def _workers(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
@@ -95,7 +95,7 @@ def _workers(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Cha
         f"{verb} num_workers from {now} to {number}",
         f"{('Batches are made in the training process', 'One worker makes the batches')[now] if now < 2 else f'{now} workers make the batches'}; "
         f"the CPU budget is {base.cores:g} cores.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"num_workers": number},
         {"num_workers": now},
         with_settings(base, num_workers=number),
@@ -119,7 +119,7 @@ def _prefetch(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
                     "prefetch-factor",
                     f"Raise prefetch_factor from {now} to {factor}",
                     "Batches take uneven times; a deeper queue rides over the slow ones.",
-                    context.loop.facts.get("where"),
+                    context.loop.facts.where,
                     {"prefetch_factor": factor},
                     {"prefetch_factor": now},
                     with_settings(base, prefetch_factor=factor),
@@ -144,7 +144,7 @@ def _persistent(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
             "one-loader" if anew else "persistent-workers",
             "Make the DataLoader once, before the loop, with persistent_workers=True" if anew else keep,
             f"Workers were started {len(context.loop.epochs)} times.",
-            context.loop.facts.get("where"),
+            context.loop.facts.where,
             {"kind": "code"} if anew else {"persistent_workers": True},
             {"persistent_workers": False},
             kept,
@@ -158,7 +158,7 @@ def _persistent(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
 
 def _start_method(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """A worker that is forked has the job's modules and its dataset; any other imports them anew."""
-    method = context.loop.facts.get("start_method")
+    method = context.loop.facts.start_method
     if not base.settings.num_workers or method not in ("spawn", "forkserver") or context.gain("startup") < MIN_GAIN:
         return
     forked = [
@@ -178,7 +178,7 @@ def _start_method(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterato
         f"Start workers with fork, not {method} (multiprocessing_context='fork')",
         "Each worker starts a Python of its own, imports the job's modules and unpickles the dataset; a forked one has them. "
         "Only where workers leave CUDA alone and no thread of the job holds a lock when they start.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"multiprocessing_context": "fork"},
         {"multiprocessing_context": method},
         forked[1],
@@ -198,7 +198,7 @@ def _out_of_order(context: LoopContext, base: LoopModel, facts: RunFacts) -> Ite
             "out-of-order",
             "Take batches as they are ready (in_order=False)",
             "A slow batch holds up later ones that are ready; the order of batches will change.",
-            context.loop.facts.get("where"),
+            context.loop.facts.where,
             {"in_order": False},
             {"in_order": True},
             with_settings(base, in_order=False),
@@ -219,7 +219,7 @@ def _sliced(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chan
         "slice-batches",
         "Take each batch as one slice of the tensors, not row by row",
         "The rows are in memory: indexing them one by one, and stacking them again, is all that a batch costs.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"kind": "code"},
         {},
         middle,
@@ -234,10 +234,10 @@ def _sliced(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chan
 
 def _read_ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     blocked = sum(piece.blocked_s for piece in context.parts.pieces if piece.stage == "read")
-    batch = int(context.loop.facts.get("batch_size") or 1)
+    batch = context.loop.facts.batch_size or 1
     at_once = any(name.endswith(".__getitems__") for name in context.operators)
     # An iterable dataset is not asked for samples by their index.
-    if batch < 2 or at_once or context.loop.facts.get("iterable") or blocked < 0.3 * (context.parts.wall_s or math.inf):
+    if batch < 2 or at_once or context.loop.facts.iterable or blocked < 0.3 * (context.parts.wall_s or math.inf):
         return
     threads = min(READ_THREADS, batch)
     costs = base.costs

@@ -34,7 +34,7 @@ def what_if(settings: Mapping[str, Any], context: LoopContext, base: LoopModel, 
         facts: what prediction needs beyond them.
     """
     wanted = {key: value for key, value in settings.items() if key != "batch_size"}
-    now = context.loop.facts.get("batch_size")
+    now = context.loop.facts.batch_size
     size = settings.get("batch_size", now)
     # Without a prefetch_factor torch takes its own; without a batch size nothing is collated.
     if set(settings) - set(KNOWN) or None in wanted.values() or ("batch_size" in settings and not (size and now)):

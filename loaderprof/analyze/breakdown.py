@@ -114,7 +114,7 @@ def break_down(recording: Recording, loop: Loop) -> Breakdown:
     by_stack = _count_stages(stacks, sources)
     enough = sum(by_stack.values()) >= MIN_STACK_SAMPLES
 
-    unread = loop.process.header.get("unread", ())
+    unread = loop.process.header.unread
 
     def mean(values: np.ndarray, file: str = "") -> float | None:
         if file in unread:
@@ -234,8 +234,7 @@ def usual_wait_s(loop: Loop, parts: Breakdown) -> float:
 
 def sources_of(recording: Recording) -> dict[str, str]:
     """Return the user's source lines that came with a recording, by `file:line`."""
-    sources = recording.meta.get("sources")
-    return {str(key): str(value) for key, value in sources.items()} if isinstance(sources, dict) else {}
+    return dict(recording.meta.sources)
 
 
 def _pieces(

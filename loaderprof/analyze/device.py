@@ -6,7 +6,7 @@ Pure: no torch, no clock, no processes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ def _at_copy_lines(recording: Recording, loop: Loop, sources: dict[str, str]) ->
     return copying / seen if seen >= MIN_STACK_SAMPLES else None
 
 
-def visible(devices: Sequence[dict[str, Any]], environment: dict[str, Any]) -> list[dict[str, Any]] | None:
+def visible(devices: Sequence[dict[str, Any]], environment: Mapping[str, str | None]) -> list[dict[str, Any]] | None:
     """Return what NVML shows of the devices a process sees, in its own order; None where that cannot be told.
 
     Args:
@@ -184,8 +184,7 @@ def _used(recording: Recording, devices: list[dict[str, Any]]) -> set[tuple[int,
     for process in recording.processes:
         rows = recording.tables["device"]
         rows = rows[rows["process"] == process.number]
-        environment = process.header.get("environment")
-        seen = visible(devices, environment if isinstance(environment, dict) else {})
+        seen = visible(devices, process.header.environment)
         for number in np.unique(rows["device"]):
             if seen is None or not 0 <= number < len(seen):
                 return None

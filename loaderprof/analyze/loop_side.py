@@ -170,7 +170,7 @@ def shown_place(recording: Recording, place: str) -> str | None:
     """Return `file:line` relative to the folder the job ran in or the script lies in, None for nothing."""
     if not place or place.startswith("<"):
         return None
-    for folder in (recording.meta.get("cwd"), recording.meta.get("script_folder")):
+    for folder in (recording.meta.cwd, recording.meta.script_folder):
         inside = str(folder or "").rstrip("/") + "/"
         if len(inside) > 1 and place.startswith(inside):
             return place[len(inside) :]

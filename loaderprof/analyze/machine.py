@@ -16,9 +16,8 @@ DISTURBANCE = 0.2
 
 
 def cpu_budget(recording: Recording) -> float:
-    budget = recording.meta.get("cpu_budget")
-    cores = budget.get("cores") if isinstance(budget, dict) else None
-    return float(cores) if isinstance(cores, int | float) and cores > 0 else 1.0
+    cores = recording.meta.cpu_budget.cores
+    return float(cores) if cores is not None and cores > 0 else 1.0
 
 
 # What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
@@ -42,11 +41,11 @@ def overhead(recording: Recording, duration_s: float | None) -> results.Overhead
     Where most ranks' records were let go they are not counted, and their cost is not known.
     """
     if recording.others:
-        return results.Overhead(None, recording.meta.get("sampler_cpu_s"), None)
+        return results.Overhead(None, recording.meta.sampler_cpu_s, None)
     calls = float(recording.tables["operator"]["calls"].sum()) * 1.6e-6
     capture = calls + sum(len(recording.tables[kind]) * cost for kind, cost in RECORD_COST_S.items())
     capture += PROCESS_COST_S * len(recording.processes)
-    sampler = recording.meta.get("sampler_cpu_s")
+    sampler = recording.meta.sampler_cpu_s
     budget = cpu_budget(recording)
     share = (capture + (sampler or 0.0)) / (duration_s * budget) if duration_s else None
     return results.Overhead(round(capture, 4), sampler and round(sampler, 4), share and round(share, 5))

@@ -48,14 +48,14 @@ def _loops(alone: Recording) -> tuple[SummedLoop, ...]:
 
 
 def _summed(loop: Loop) -> SummedLoop:
-    size = loop.facts.get("batch_size")
+    size = loop.facts.batch_size
     return SummedLoop(
         loop.name,
-        loop.facts.get("where"),
+        loop.facts.where,
         loop.training,
         loop.main_thread,
         loop.batches,
-        size if isinstance(size, int) else None,
+        size,
         len(loop.epochs),
         loop.mean(loop.wait),
         loop.mean(loop.step),

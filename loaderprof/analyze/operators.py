@@ -6,11 +6,9 @@ operator, the line that made the operator, or the dataset, stands for it. Pure: 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -20,6 +18,8 @@ from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.stages import BY_HAND, stage_of_operator
 from loaderprof.analyze.timeline import Loop, of_producers
 from loaderprof.findings import Stage
+from loaderprof.recording import validate
+from loaderprof.recording.facts import LoaderFacts
 from loaderprof.recording.reader import Recording
 
 # What timers leave of a batch belongs to no timed function.
@@ -85,10 +85,10 @@ def of_fetching(recording: Recording, loop: Loop) -> list[Operator]:
     rows = rows_of(recording, loop)
     batches = batches_of(rows)
     found = _operators(recording, rows[(rows["flags"] & 1) == 0], batches, _dataset_line(recording, loop))
-    made, dataset = loop.made, shown_name(str(loop.facts.get("dataset") or "dataset"))
+    made, dataset = loop.made, shown_name(str(loop.facts.dataset or "dataset"))
     where = shown_place(recording, _dataset_line(recording, loop))
     # Rows of tensors in memory: fetching them is all that it does.
-    stage: Stage | None = "read" if loop.facts.get("dataset") == TENSORS else None
+    stage: Stage | None = "read" if loop.facts.dataset == TENSORS else None
     if made.deep.any():
         cpu = float((made.cpu - made.collate_cpu)[made.deep].mean()) - sum(each.cpu_s for each in found)
         wall = float((made.wall - made.collate)[made.deep].mean()) - sum(each.cpu_s + each.blocked_s for each in found)
@@ -106,7 +106,7 @@ def of_collating(recording: Recording, loop: Loop) -> list[Operator]:
     rows = rows_of(recording, loop)
     # What torch's or a library's own collate function does is that function's.
     timed = _operators(recording, rows[(rows["flags"] & 1) == 1], batches_of(rows), "")
-    made, name = loop.made, str(loop.facts.get("collate_fn") or "collate")
+    made, name = loop.made, str(loop.facts.collate_fn or "collate")
     own = next((each for each in timed if each.place and shown_name(name) in each.name), None)
     found = [each for each in timed if each.where and each is not own]
     cpu = wall = 1.0
@@ -205,15 +205,14 @@ def made_as(name: str | None, dotted: bool = False) -> str:
 
 def made_at(recording: Recording) -> dict[str, str]:
     """Return the user's lines that make operators, datasets and loaders: name -> `file:line`."""
-    made = recording.meta.get("made_at")
-    return {str(name): str(line) for name, line in made.items()} if isinstance(made, dict) else {}
+    return dict(recording.meta.made_at)
 
 
 def names_made(recording: Recording) -> set[str]:
     """Return the names of what the user's lines may have made: operators, datasets, loaders, collate functions."""
     heads = (part.partition("@")[0] for text in _texts(recording) for part in text.split("@in ") if "@" in part)
-    facts = (each.get(key) for each in _facts(recording) for key in ("dataset", "type", "collate_fn"))
-    return {made_as(head) for head in heads} | {str(name).rpartition(".")[2] for name in facts if name}
+    facts = (name for each in _facts(recording) for name in (each.dataset, each.type, each.collate_fn))
+    return {made_as(head) for head in heads} | {name.rpartition(".")[2] for name in facts if name}
 
 
 def users_files(recording: Recording) -> set[str]:
@@ -221,10 +220,10 @@ def users_files(recording: Recording) -> set[str]:
     table = recording.tables["operator"]
     callers = [recording.texts[number] for number in np.unique(table["caller"]) if number >= 0]
     places = [part.partition("@")[2] for text in _texts(recording) for part in text.split("@in ")]
-    facts = [str(each.get(key) or "") for each in _facts(recording) for key in ("where", "dataset_where")]
-    lines = [*callers, *places, *facts, *(recording.meta.get("sources") or {})]
-    started = [str(word) for word in recording.meta.get("command") or () if str(word).endswith(".py")]
-    scripts = {str(PurePath(str(recording.meta.get("cwd") or "."), word)) for word in started}
+    facts = [place or "" for each in _facts(recording) for place in (each.where, each.dataset_where)]
+    lines = [*callers, *places, *facts, *recording.meta.sources]
+    started = [str(word) for word in recording.meta.command or () if str(word).endswith(".py")]
+    scripts = {str(PurePath(str(recording.meta.cwd or "."), word)) for word in started}
     return {line.rpartition(":")[0] for line in lines if line and not installed(line)} - {""} | scripts
 
 
@@ -232,14 +231,9 @@ def _texts(recording: Recording) -> list[str]:
     return [recording.texts[number] for number in np.unique(recording.tables["operator"]["name"]) if number >= 0]
 
 
-def _facts(recording: Recording) -> list[dict[str, object]]:
+def _facts(recording: Recording) -> list[LoaderFacts]:
     numbers = np.unique(recording.tables["iterator"]["loader"])
-    found: list[dict[str, object]] = []
-    for number in numbers:
-        with suppress(ValueError):
-            facts = json.loads(recording.texts[number]) if number >= 0 else None
-            found += [facts] if isinstance(facts, dict) else []
-    return found
+    return [validate.facts(recording.texts[number]) for number in numbers if number >= 0]
 
 
 def _holds_operators(name: str) -> bool:
@@ -248,12 +242,12 @@ def _holds_operators(name: str) -> bool:
 
 def _dataset_line(recording: Recording, loop: Loop) -> str:
     """Return the line of the dataset: the user's own code, or the line that makes it, or its loader, or iterates that."""
-    place = str(loop.facts.get("dataset_where") or "")
+    place = loop.facts.dataset_where or ""
     if place and not installed(place):
         return place
     lines = made_at(recording)
-    found = (lines.get(str(loop.facts.get(key) or "").rpartition(".")[2]) for key in ("dataset", "type"))
-    return next(filter(None, found), "") or str(loop.facts.get("where") or "")
+    found = (lines.get((name or "").rpartition(".")[2]) for name in (loop.facts.dataset, loop.facts.type))
+    return next(filter(None, found), "") or str(loop.facts.where or "")
 
 
 def installed(place: str) -> bool:

@@ -162,14 +162,14 @@ class _Seen:
 
 def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool | None:
     """Return the makers behind a watched iterable or a stream; None where it is no such, or none were seen at work."""
-    if not (loop.facts.get("watched") or _may_be_made_ahead(loop)):
+    if not (loop.facts.watched or _may_be_made_ahead(loop)):
         return None
     groups = _groups(recording, loop.process.pid, sources)
     looks = _looks(recording, loop)
     producers = [
         pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen, looks)) is not None
     ]
-    if loop.facts.get("framework") == "ray":
+    if loop.facts.framework == "ray":
         producers = [_sharing_tasks(recording, pool) for pool in producers]
     if not producers:
         return None
@@ -198,7 +198,7 @@ def _may_be_made_ahead(loop: Loop) -> bool:
 
     A dataset that is asked for samples by number cannot make them ahead; what it has of threads shares one batch.
     """
-    return bool(loop.facts.get("iterable")) and not loop.facts.get("num_workers") and _waits_for_them(loop)
+    return bool(loop.facts.iterable) and not loop.facts.num_workers and _waits_for_them(loop)
 
 
 def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
@@ -230,7 +230,7 @@ def too_little_seen(recording: Recording, loop: Loop, pool: Pool | None) -> bool
     The loop's own thread then waits at a queue or a lock, which tells nothing of what it waits for; or no stacks could be
     taken of it.
     """
-    watched = bool(loop.facts.get("watched"))
+    watched = bool(loop.facts.watched)
     if pool is not None or not (watched or _may_be_made_ahead(loop)) or not _waits_for_them(loop):
         return False
     asking = waiting = 0

@@ -87,7 +87,7 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
     made = loop.made
     usual = made.warm & ~made.deep if (made.warm & ~made.deep).any() else np.ones(len(made.wall), np.bool_)
     known = len(made.wall) > 0
-    told = known and "io" not in loop.process.header.get("unread", ())
+    told = known and "io" not in loop.process.header.unread
     files = _held_open(recording, loop)
     path, kind = _where(recording, loop, files)
     seen = sum(sample.count for sample in reading)
@@ -155,10 +155,9 @@ def _held_open(recording: Recording, loop: Loop) -> dict[str, int]:
 
 def _where(recording: Recording, loop: Loop, files: dict[str, int]) -> tuple[str | None, str | None]:
     """Return a path of the data and the type of its file system: a network one where there is one."""
-    kinds = recording.meta.get("file_systems")
-    kinds = kinds if isinstance(kinds, dict) else {}
-    named = loop.facts.get("path")
-    paths = [*([named] if isinstance(named, str) else []), *sorted(files)]
+    kinds = recording.meta.file_systems
+    named = loop.facts.path
+    paths = [*([named] if named is not None else []), *sorted(files)]
     known = [(path, kinds[path]) for path in paths if path in kinds]
     return next(((path, kind) for path, kind in known if NETWORK.match(kind)), known[0] if known else (None, None))
 
@@ -167,5 +166,5 @@ def paths_named(recording: Recording) -> list[str]:
     """Return the paths that loaders name, URLs left out, and those of data files that makers held open."""
     rows = recording.tables["iterator"]["loader"]
     facts = [validate.facts(recording.texts[number]) for number in np.unique(rows[rows >= 0])]
-    named = {str(each["path"]) for each in facts if each.get("path") and not URL.match(str(each["path"]))}
+    named = {each.path for each in facts if each.path and not URL.match(each.path)}
     return sorted(named | {path for each in recording.open_files for path in each.files})

@@ -96,7 +96,7 @@ class Seen:
 def look(recording: Recording) -> Seen:
     """Count the stacks of a recording."""
     sources = sources_of(recording)
-    mains = {int(each["pid"]) for each in watched_mains(recording)}
+    mains = {pid for pid, _ in watched_mains(recording)}
     main: Counter[str] = Counter()
     worker: Counter[str] = Counter()
     pieces: Counter[tuple[Stage, str, str | None]] = Counter()
@@ -261,15 +261,9 @@ def share(hits: int, samples: int, windows: tuple[tuple[int, int], ...] = ()) ->
     return Share(value, 1.96 * spread, samples)
 
 
-def watched_mains(recording: Recording) -> list[dict[str, Any]]:
-    """Return what a recording says of the processes that run training loops: `pid`, `rank`."""
-    attached = recording.meta.get("attach")
-    mains = attached.get("mains") if isinstance(attached, dict) else None
-    return (
-        [each for each in mains if isinstance(each, dict) and isinstance(each.get("pid"), int)]
-        if isinstance(mains, list)
-        else []
-    )
+def watched_mains(recording: Recording) -> list[tuple[int, int | None]]:
+    """Return the process id and the rank of each process that runs a training loop, of a job watched from outside."""
+    return [(each.pid, each.rank) for each in recording.meta.attach.mains if each.pid is not None]
 
 
 def _accounts(recording: Recording) -> list[tuple[int, list[dict[str, Any]]]]:

@@ -150,7 +150,7 @@ def family(name: str) -> str:
 def operations_of(recording: Recording, loop: Loop) -> tuple[Operation, ...]:
     """Return the operations of a loop's pipeline as the user wrote them, from the output on."""
     try:
-        entries = json.loads(str(loop.facts.get("pipeline") or "[]"))
+        entries = json.loads(str(loop.facts.pipeline or "[]"))
     except (ValueError, RecursionError):
         return ()
     return tuple(_operation(recording, each) for each in entries if isinstance(each, dict))

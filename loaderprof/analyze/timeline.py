@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaderprof.recording import validate
+from loaderprof.recording.facts import LoaderFacts
 from loaderprof.recording.journal import ANEW
 from loaderprof.recording.reader import Process, Recording
 from loaderprof.recording.tables import Table
@@ -58,7 +59,7 @@ class Loop:
     """
 
     process: Process
-    facts: dict[str, Any]
+    facts: LoaderFacts
     iterators: tuple[int, ...]
     epochs: list[Epoch]
     epoch: Ints
@@ -88,18 +89,18 @@ class Loop:
     @property
     def name(self) -> str:
         """The variable that holds the loader, as far as it could be found."""
-        return str(self.facts.get("name", "loader"))
+        return "loader" if self.facts.name is None else self.facts.name
 
     @property
     def num_workers(self) -> int:
         """Worker processes of the loader."""
-        return int(self.facts.get("num_workers") or 0)
+        return self.facts.num_workers or 0
 
     @property
     def idle_workers(self) -> int:
         """Workers that made no batch of an iterable dataset, which has fewer shards than there are workers."""
-        shards, at_work = self.facts.get("shards"), len(np.unique(self.made.worker))
-        if not isinstance(shards, int) or not self.facts.get("iterable") or not 0 < at_work <= shards:
+        shards, at_work = self.facts.shards, len(np.unique(self.made.worker))
+        if shards is None or not self.facts.iterable or not 0 < at_work <= shards:
             return 0
         return max(0, self.num_workers - shards)
 
@@ -194,7 +195,7 @@ def build(recording: Recording) -> Timeline:
     """Return the loops of a recording."""
     tables = recording.tables
     origin = origin_of(recording)
-    ended = recording.meta.get("ended_ns")
+    ended = recording.meta.ended_ns
     spans = _spans(tables)
     loops = []
     for process in recording.processes:
@@ -210,7 +211,7 @@ def build(recording: Recording) -> Timeline:
 
 def origin_of(recording: Recording) -> int:
     """Return the moment from which a recording's seconds are counted."""
-    return recording.meta.get("started_ns") or _first_time(recording.tables)
+    return recording.meta.started_ns or _first_time(recording.tables)
 
 
 def _first_time(tables: dict[str, Table]) -> int:
@@ -295,7 +296,7 @@ def _loop(
         training=bool(np.mean(takes["flags"] & 1) > 0.5),
         main_thread=_is_main(tables, process, thread),
         background=_in_background(process, thread, takes[single], step, step_cpu, step_process_cpu),
-        steady=_steady(epoch, position, int(facts.get("num_workers") or 0)),
+        steady=_steady(epoch, position, int(facts.num_workers or 0)),
         made=_made(recording, process, iterators, takes, origin),
         nested_s=float(np.nansum(nested)),
         **_device(tables["device"], process.number, iterators),
@@ -399,8 +400,8 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
 
 
 def _in_background(process: Process, thread: int, waits: Table, step: Seconds, own: Seconds, whole: Seconds) -> bool:
-    main = process.header.get("main_thread")
-    if not isinstance(main, int) or main == thread or not len(waits):
+    main = process.header.main_thread
+    if main is None or main == thread or not len(waits):
         return False
     wait = (waits["t_taken"] - waits["t_asked"]).sum()
     wait_own = (waits["cpu_taken_ns"] - waits["cpu_asked_ns"]).sum()

@@ -146,8 +146,8 @@ def _settings(a: Side, b: Side) -> Iterator[Difference]:
         if before != after:
             yield Difference(name, before, after)
     for before_loop, after_loop in _pairs(a, b):
-        for key in {**before_loop.facts, **after_loop.facts}:
-            before, after = before_loop.facts.get(key), after_loop.facts.get(key)
+        for key in {**before_loop.facts.written, **after_loop.facts.written}:
+            before, after = (each.facts.written.get(key) for each in (before_loop, after_loop))
             if key not in _NO_SETTING and before != after:
                 yield Difference(f"{after_loop.name}.{key}", before, after)
 
@@ -187,8 +187,8 @@ def _turned(cost: Ratio, value: float) -> Ratio:
 
 
 def _batch_size(loop: Loop | None) -> int | None:
-    size = loop.facts.get("batch_size") if loop is not None else None
-    return size if isinstance(size, int) and size > 0 else None
+    size = loop.facts.batch_size if loop is not None else None
+    return size if size is not None and size > 0 else None
 
 
 def _rate(each: Side, per_step: int) -> float | None:
@@ -197,11 +197,11 @@ def _rate(each: Side, per_step: int) -> float | None:
         return None
     total = 0.0
     for loop in each.loops:
-        if (loop.name, loop.facts.get("where")) == (each.loop.name, each.loop.facts.get("where")):
+        if (loop.name, loop.facts.where) == (each.loop.name, each.loop.facts.where):
             wait, step = loop.mean(loop.wait), loop.mean(loop.step)
             total += per_step / (wait + step) if wait is not None and step is not None and wait + step > 0 else 0.0
     for other in each.summed:
-        if (other.name, other.where) == (each.loop.name, each.loop.facts.get("where")):
+        if (other.name, other.where) == (each.loop.name, each.loop.facts.where):
             seconds = (other.wait_s or 0.0) + (other.step_s or 0.0)
             total += per_step / seconds if seconds > 0 else 0.0
     return total or None

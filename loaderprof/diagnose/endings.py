@@ -41,16 +41,16 @@ _ORDER = tuple(_SENTENCES)
 
 def explained(recording: Recording) -> str | None:
     """Return why the job ended, None where it ended well or for a reason that its loader does not know."""
-    code, signal = recording.meta.get("exit_code"), recording.meta.get("signal")
+    code, signal = recording.meta.exit_code, recording.meta.signal
     if not (code or signal):
         return None
     known = {recording.texts[number] for number in recording.tables["end"]["error"] if number >= 0}
     kind = next((each for each in _ORDER if each in known), None)
     if kind is None:
         return None
-    limit = recording.meta.get("open_files_limit")
+    limit = recording.meta.open_files_limit
     shm = recording.host[-1].get("shm", {}).get("total") if recording.host else None
     return _SENTENCES[kind].format(
-        files=f" (its limit is {limit:g})" if isinstance(limit, int | float) and limit > 0 else "",
+        files=f" (its limit is {limit:g})" if limit is not None and limit > 0 else "",
         shm=f" ({shm / (1 << 20):,.0f} MiB)" if shm else "",
     )

@@ -158,7 +158,7 @@ def restarts(context: LoopContext) -> bool:
 
 def of_tensors(context: LoopContext) -> bool:
     """Return whether the dataset is torch's own of tensors in memory, which a batch could be sliced from."""
-    return context.loop.facts.get("dataset") == TENSORS
+    return context.loop.facts.dataset == TENSORS
 
 
 def piped(context: LoopContext) -> bool:
@@ -216,5 +216,5 @@ def launches(context: LoopContext) -> bool:
 
 def sampler_of(loop: Loop) -> str:
     """Return the type of what draws the indices: a batch sampler of the user's, else the sampler."""
-    batches = str(loop.facts.get("batch_sampler") or TORCH_BATCH_SAMPLER)
-    return str(loop.facts.get("sampler") or "") if batches == TORCH_BATCH_SAMPLER else batches
+    batches = loop.facts.batch_sampler or TORCH_BATCH_SAMPLER
+    return str(loop.facts.sampler or "") if batches == TORCH_BATCH_SAMPLER else batches

@@ -32,6 +32,7 @@ from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
+from loaderprof.recording.facts import LoaderFacts, ProcessFacts
 from loaderprof.recording.reader import Process, Recording
 
 # Under these a share is noise: at 50 samples it is known to 14 points.
@@ -177,8 +178,8 @@ def _loads(seen: Seen) -> bool:
 
 def _refusal(recording: Recording, seen: Seen) -> str | None:
     """Return why there is no verdict; None where there is one."""
-    missing = recording.meta.get("missing")
-    stacks = missing.get("stacks") if isinstance(missing, dict) else None
+    missing = recording.meta.missing
+    stacks = missing.stacks
     if not seen.main_samples and stacks:
         return f"Not enough evidence: stacks {stacks}"
     if seen.main_samples < MIN_SAMPLES:
@@ -279,8 +280,7 @@ def _context(
     recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
 ) -> LoopContext:
     """Set the scene for the catalogue of causes: what a hooked run tells in seconds a batch is here in shares of time."""
-    missing = recording.meta.get("missing")
-    missing = missing if isinstance(missing, dict) else {}
+    missing = recording.meta.missing
     counts = seen.worker if seen.workers else seen.main
     total = max(1, sum(counts.values()))
     pieces = tuple(
@@ -321,8 +321,8 @@ def _context(
         gains=gains,
         cores=cores,
         busy_others=busy_others,
-        gpu_missing=missing.get("gpu"),
-        stacks_missing=missing.get("stacks"),
+        gpu_missing=missing.gpu,
+        stacks_missing=missing.stacks,
         operators=tuple(sorted(seen.operators)),
         gpus=(),
     )
@@ -366,8 +366,8 @@ def _no_loop(seen: Seen) -> Loop:
         none,
     )
     return Loop(
-        process=Process(0, 0, 0, "", None, None, {}),
-        facts={"name": "the DataLoader", "num_workers": seen.workers},
+        process=Process(0, 0, 0, "", None, None, ProcessFacts()),
+        facts=LoaderFacts(name="the DataLoader", num_workers=seen.workers),
         iterators=(),
         epochs=[],
         epoch=whole,
@@ -393,39 +393,35 @@ def _no_loop(seen: Seen) -> Loop:
 
 
 def _ranks(recording: Recording) -> tuple[results.Rank, ...]:
-    host = str(recording.meta.get("host") or "")
+    host = recording.meta.host or ""
     mains = enumerate(watched_mains(recording))
-    return tuple(
-        results.Rank(each["rank"] if isinstance(each.get("rank"), int) else number, host, each["pid"], None, None)
-        for number, each in mains
-    )
+    return tuple(results.Rank(number if rank is None else rank, host, pid, None, None) for number, (pid, rank) in mains)
 
 
 def _run(recording: Recording, seen: Seen, cores: float) -> results.Run:
     meta = recording.meta
-    attached = meta.get("attach")
-    attached = attached if isinstance(attached, dict) else {}
-    command, begun, ended = meta.get("command"), meta.get("started_ns"), meta.get("ended_ns")
-    duration = (ended - begun) / 1e9 if isinstance(begun, int) and isinstance(ended, int) else None
-    sampler = meta.get("sampler_cpu_s")
+    attached = meta.attach
+    command, begun, ended = meta.command, meta.started_ns, meta.ended_ns
+    duration = (ended - begun) / 1e9 if begun is not None and ended is not None else None
+    sampler = meta.sampler_cpu_s
     own = sampler / (duration * cores) if isinstance(sampler, float) and duration else None
-    unix = meta.get("started_unix_ns")
+    unix = meta.started_unix_ns
     return results.Run(
-        command=shlex.join(map(str, command)) if isinstance(command, list) else "",
+        command=shlex.join(map(str, command)) if command is not None else "",
         exit_code=None,
         duration_s=duration,
         steps=None,
         world_size=max(1, len(watched_mains(recording))),
-        device=attached.get("device"),
+        device=attached.device,
         cpu_budget=cores,
-        python=attached.get("python"),
-        torch=attached.get("torch"),
+        python=attached.python,
+        torch=attached.torch,
         start_method=None,
         overhead=results.Overhead(0.0, sampler, own and round(own, 5)),
         notes=(*recording.notes, NOTE, *_by_rank(seen)),
-        started_unix_s=unix / 1e9 if isinstance(unix, int) else None,
-        loaderprof=meta.get("loaderprof"),
-        gpus=tuple(meta.get("gpus") or ()),
+        started_unix_s=unix / 1e9 if unix is not None else None,
+        loaderprof=meta.loaderprof,
+        gpus=tuple(meta.gpus),
         mode="attach",
     )
 

@@ -45,10 +45,9 @@ def _workers_over_budget(recording: Recording, loops: Sequence[Loop], budget: fl
     if workers <= budget:
         return
     text = f"{workers} workers over all loaders share a CPU budget of {budget:g} cores"
-    told = recording.meta.get("cpu_budget")
-    told = told if isinstance(told, dict) else {}
-    quota, logical = told.get("cgroup_quota"), told.get("logical")
-    if isinstance(quota, int | float) and isinstance(logical, int) and quota <= budget < logical:
+    told = recording.meta.cpu_budget
+    quota, logical = told.cgroup_quota, told.logical
+    if quota is not None and logical is not None and quota <= budget < logical:
         text += f": a quota, where os.cpu_count() says {logical}"
     yield Risk("workers-over-budget", text, float(workers), "workers", budget)
 
@@ -73,8 +72,8 @@ def _in_flight(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
 
 def _open_files(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
     """Descriptors that one process holds, or would where every batch in flight is handed over, against its limit."""
-    limit = recording.meta.get("open_files_limit")
-    if not isinstance(limit, int | float) or limit <= 0:
+    limit = recording.meta.open_files_limit
+    if limit is None or limit <= 0:
         return
     seen = max((each.descriptors for each in recording.open_files), default=0)
     tensors = recording.tables["size"]["tensors"]
@@ -92,30 +91,30 @@ def _open_files(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
 
 
 def _few_shards(_: Recording, loop: Loop) -> Iterator[Risk]:
-    shards = loop.facts.get("shards")
-    if isinstance(shards, int) and 0 < shards < loop.num_workers:
+    shards = loop.facts.shards
+    if shards is not None and 0 < shards < loop.num_workers:
         text = f"{loop.name} has {shards} shards for {loop.num_workers} workers: {loop.num_workers - shards} stay idle"
         yield Risk("few-shards", text, float(shards), "shards", float(loop.num_workers))
 
 
 def _read_whole(_: Recording, loop: Loop) -> Iterator[Risk]:
-    if loop.facts.get("iterable") and loop.facts.get("splits") is False and loop.num_workers > 1:
+    if loop.facts.iterable and loop.facts.splits is False and loop.num_workers > 1:
         text = (
-            f"each of {loop.num_workers} workers goes through all of {loop.facts.get('dataset')}, which never asks "
+            f"each of {loop.num_workers} workers goes through all of {loop.facts.dataset}, which never asks "
             f"get_worker_info(): every sample comes {loop.num_workers} times an epoch"
         )
         yield Risk("duplicated-stream", text, float(loop.num_workers), "times", 1.0)
 
 
 def _shared_handle(_: Recording, loop: Loop) -> Iterator[Risk]:
-    handle = loop.facts.get("handle")
-    if isinstance(handle, str) and loop.num_workers and loop.facts.get("start_method") in ("fork", None):
+    handle = loop.facts.handle
+    if handle is not None and loop.num_workers and loop.facts.start_method in ("fork", None):
         text = f"a {handle} opened before the fork is shared by {loop.num_workers} workers: open it in the worker"
         yield Risk("handle-before-fork", text, float(loop.num_workers), "workers", 0.0)
 
 
 def _unguarded(_: Recording, loop: Loop) -> Iterator[Risk]:
-    if loop.facts.get("guarded") is False and loop.num_workers:
+    if loop.facts.guarded is False and loop.num_workers:
         text = (
             f'the script has no `if __name__ == "__main__"`: started by spawn or forkserver, each of {loop.num_workers} '
             "workers would run it anew"
@@ -127,7 +126,7 @@ RULES: tuple[Callable[[Recording, Loop], Iterator[Risk]], ...] = (_few_shards, _
 
 
 def _outstanding(loops: Sequence[Loop]) -> int:
-    return sum(loop.num_workers * int(loop.facts.get("prefetch_factor") or 2) for loop in loops)
+    return sum(loop.num_workers * int(loop.facts.prefetch_factor or 2) for loop in loops)
 
 
 def _number(counters: Any, name: str) -> float | None:

@@ -11,6 +11,7 @@ from loaderprof.capture.sources import lines_of
 from loaderprof.diagnose.outside import MIN_SAMPLES
 from loaderprof.findings import Stage
 from loaderprof.recording import files, reader
+from loaderprof.recording.meta import updated
 
 
 class Stacks:
@@ -37,7 +38,7 @@ class Stacks:
 
 def _of_stacks(folder: Path) -> Glance:
     seen = reader.read(folder)
-    seen.meta["sources"] = lines_of({frame for sample in seen.stacks for frame in sample.frames})
+    seen.meta = updated(seen.meta, sources=lines_of({frame for sample in seen.stacks for frame in sample.frames}))
     counted = samples.look(seen)
     producers = counted.worker if counted.workers else counted.main
     costs: dict[Stage, float] = {stage: float(producers[stage]) for stage in (*WORK, "handover")}

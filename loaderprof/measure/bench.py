@@ -23,6 +23,7 @@ from loaderprof.measure import free_memory, rerun, trial
 from loaderprof.measure.search import PREFETCH, Needs, SearchLimits, change, normal, worker_counts
 from loaderprof.measure.tuned_job import EndedError, FailedError, NoWindowError, RefusedError, Span, Steered
 from loaderprof.recording import reader
+from loaderprof.recording.facts import LoaderFacts
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.costs import Settings
 from loaderprof.replay.edits import with_settings
@@ -140,7 +141,7 @@ class Windows:
         """Measure the present settings."""
         event = self._present_window()
         facts = self._job.facts
-        loader, settings = facts["facts"], present_settings(facts["present"])
+        loader, settings = facts["facts"], present_settings(LoaderFacts(**facts["present"]))
         size = loader.get("batch_size")
         self._size = event["size"]
         per_batch = size if isinstance(size, int) else 1
@@ -280,7 +281,7 @@ class Runs:
             return self._based_on(seen, loop, ranks_a_host(timeline))
 
     def _based_on(self, seen: Recording, loop: Loop, ranks: int) -> Base:
-        self._target = rerun.LoaderTarget(loop.name, loop.facts.get("where"))
+        self._target = rerun.LoaderTarget(loop.name, loop.facts.where)
         self._present = present_settings(loop.facts)
         pace = rerun.pace(seen, self._target, {})
         by_epoch = pace.epochs is not None
@@ -295,7 +296,7 @@ class Runs:
         if len(sizes):
             self._needs = Needs(float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"])))
         limits = SearchLimits(cpu_budget().cores / ranks, free_memory.free_memory(), free_memory.free_shm())
-        size, iterable = loop.facts.get("batch_size"), bool(loop.facts.get("iterable"))
+        size, iterable = loop.facts.batch_size, bool(loop.facts.iterable)
         in_batch = (int(self._needs.batch_bytes or 0), int(self._needs.batch_tensors or 0))
         return Base(
             settings=self._present,
@@ -308,7 +309,7 @@ class Runs:
             needs=self._needs,
             predicted=predictions(seen, loop, self._present, limits.cores, in_batch, by_epoch=by_epoch),
             by_epoch=by_epoch,
-            any_order=not iterable and version(loop.process.header.get("torch")) >= (2, 7),
+            any_order=not iterable and version(loop.process.header.torch) >= (2, 7),
             pin=len(seen.tables["device"]) > 0,
             iterable=iterable,
         )
@@ -352,15 +353,15 @@ class Runs:
         return None
 
 
-def present_settings(facts: Mapping[str, Any]) -> Settings:
+def present_settings(facts: LoaderFacts) -> Settings:
     """Return a loader's own settings."""
     return normal(
         Settings(
-            int(facts["num_workers"] or 0),
-            int(facts.get("prefetch_factor") or 2),
-            bool(facts.get("in_order", True)),
-            bool(facts.get("persistent_workers")),
-            bool(facts.get("pin_memory")),
+            int(facts.num_workers or 0),
+            int(facts.prefetch_factor or 2),
+            facts.in_order is not False,
+            bool(facts.persistent_workers),
+            bool(facts.pin_memory),
         )
     )
 

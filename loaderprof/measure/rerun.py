@@ -75,23 +75,23 @@ def recorded_job(seen: Recording) -> RecordedJob:
         LoaderprofError: it was not started by `loaderprof run`, keeps a secret, or its files have gone.
     """
     meta, again = seen.meta, "loaderprof run -o NEW_FOLDER train.py makes a recording that can be verified"
-    how, command_, cwd = meta.get("job"), meta.get("command"), meta.get("cwd")
-    if not isinstance(how, dict) or not isinstance(command_, list) or not command_ or not isinstance(cwd, str):
+    how, command_, cwd = meta.job, meta.command, meta.cwd
+    if how is None or not command_ or cwd is None:
         raise UsageError(f"{seen.folder} was not made by loaderprof run, so its job cannot be started again", again)
     typed = [str(word) for word in command_]
     if any("***" in word for word in typed):
         raise UsageError(
             "the job's command holds a secret, which the recording did not keep", instead(str(seen.folder))
         )
-    launcher, settings = bool(how.get("launcher")), how.get("settings")
+    launcher, settings = bool(how.launcher), how.settings
     module = not launcher and typed[0] == "-m"
     with _within(Path(cwd)):
         command = launch.job_command(typed[1:] if module else typed, module, launcher)
-    code = meta.get("exit_code")
+    code = meta.exit_code
     return RecordedJob(
         tuple(command),
         Path(cwd),
-        dict(settings) if isinstance(settings, dict) else {},
+        dict(settings),
         code if isinstance(code, int) else None,
     )
 
@@ -116,7 +116,7 @@ def target_of(seen: Recording) -> LoaderTarget:
     if not loops:
         raise UsageError("the recording has no loader to measure", "loaderprof run train.py")
     main = next((loop for loop in loops if loop.training), loops[0])
-    return LoaderTarget(main.name, main.facts.get("where"))
+    return LoaderTarget(main.name, main.facts.where)
 
 
 def measured_pace(
@@ -156,7 +156,7 @@ def pace(seen: Recording, target: LoaderTarget, change: Mapping[str, Any]) -> Pa
         raise TrialError(f"the job took no batch from {target.name}")
     for key, value in change.items():
         name = key.rsplit(".", 1)[-1]
-        if loops[0].facts.get(_FACTS.get(name, name)) != value:
+        if loops[0].facts.written.get(_FACTS.get(name, name)) != value:
             raise TrialError(
                 f"{key}={value} did not reach the loader {target.name}", "is it made by code that sets it later?"
             )
@@ -168,7 +168,7 @@ def pace(seen: Recording, target: LoaderTarget, change: Mapping[str, Any]) -> Pa
 def _matching(loops: Sequence[Loop], target: LoaderTarget) -> list[Loop]:
     """Return the loops over one loader, one a rank; by its variable alone where its line has moved."""
     named = [loop for loop in loops if loop.name == target.name]
-    return [loop for loop in named if loop.facts.get("where") == target.where] or named
+    return [loop for loop in named if loop.facts.where == target.where] or named
 
 
 def _sum(rates: Sequence[float | None]) -> float | None:
@@ -177,8 +177,8 @@ def _sum(rates: Sequence[float | None]) -> float | None:
 
 
 def _per_batch(loop: Loop) -> int:
-    size = loop.facts.get("batch_size")
-    return size if isinstance(size, int) and size > 0 else 1
+    size = loop.facts.batch_size
+    return size if size is not None and size > 0 else 1
 
 
 def _steady(loop: Loop) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def read_lines(path: Path, most: int) -> Iterator[dict[str, Any]]:
             yield value
 
 
-def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write `recording.json` whole or not at all.
 
     Raises:

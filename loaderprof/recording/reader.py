@@ -14,14 +14,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loaderprof.errors import RecordingError
 from loaderprof.recording import journal as layout
 from loaderprof.recording import stacks, tables, validate
+from loaderprof.recording.facts import ProcessFacts
 from loaderprof.recording.files import FORMAT, HOST, JOURNALS, META, NODES, STACKS, read_bounded, read_lines
+from loaderprof.recording.meta import Meta
 from loaderprof.recording.stacks import LockLooks, OpenFiles, StackSamples, ThreadUse
 from loaderprof.recording.tables import Clock, Table
 
@@ -54,7 +56,7 @@ class Process:
     host: str
     worker: int | None
     rank: int | None
-    header: dict[str, Any]
+    header: ProcessFacts
 
     @property
     def own_pid(self) -> int:
@@ -105,7 +107,7 @@ class Recording:
     """
 
     folder: Path
-    meta: dict[str, Any]
+    meta: Meta
     processes: list[Process] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
@@ -181,22 +183,31 @@ def one_by_one(folder: str | os.PathLike[str]) -> Iterator[Recording]:
                 yield alone
 
 
-def _nodes(path: Path, meta: dict[str, Any], notes: list[str]) -> Iterator[tuple[Path, Clock]]:
+def _nodes(path: Path, meta: Meta, notes: list[str]) -> Iterator[tuple[Path, Clock]]:
     """Yield the folders of a job's nodes: their processes get ids of their own, their moments the first node's clock."""
     yield path, Clock(0, 0)
     merged = []
     for number, folder in enumerate(_further_nodes(path, notes), 1):
         try:
             own, _ = validate.meta(_read_meta(folder))
-            clocks = [each["started_unix_ns"] - each["started_ns"] for each in (own, meta)]
-        except (RecordingError, KeyError, TypeError):
+        except RecordingError:
+            own = Meta()
+        offset, first = _clock_offset(own), _clock_offset(meta)
+        if offset is None or first is None:
             notes.append(f"{NODES}/{folder.name} is no recording of a node and was left out")
             continue
-        yield folder, Clock(number * MAX_PID, clocks[0] - clocks[1])
-        merged.append(f"the node {own.get('host') or folder.name} was merged")
+        yield folder, Clock(number * MAX_PID, offset - first)
+        merged.append(f"the node {own.host or folder.name} was merged")
     if len(merged) > FEW_NODES:
         merged = [f"{len(merged):,} further nodes were merged"]
     notes.extend(f"{each}; samples of machines are the first node's" for each in merged)
+
+
+def _clock_offset(meta: Meta) -> int | None:
+    """Return how far a node's clock is behind the time since 1970, in nanoseconds; None where it is not known."""
+    if meta.started_unix_ns is None or meta.started_ns is None:
+        return None
+    return meta.started_unix_ns - meta.started_ns
 
 
 def _further_nodes(folder: Path, notes: list[str]) -> list[Path]:
@@ -280,7 +291,7 @@ def _enter(file: Path, recording: Recording, clock: Clock, whole: Callable[[Proc
             recording.processes.append(_process(len(recording.processes), header))
             if whole is not None and not whole(recording.processes[-1]):
                 return b""
-            most = MAX_KEPT_BYTES if recording.meta.get("keep") is True else MAX_JOURNAL_BYTES
+            most = MAX_KEPT_BYTES if recording.meta.keep else MAX_JOURNAL_BYTES
             body = source.read(min(most, MAX_JOURNALS_BYTES - recording.journal_bytes))
     except OSError as error:
         recording.notes.append(f"{file.name} could not be read: {error.strerror}")
@@ -289,31 +300,29 @@ def _enter(file: Path, recording: Recording, clock: Clock, whole: Callable[[Proc
     return body
 
 
-def _header(name: str, head: bytes, clock: Clock) -> dict[str, Any] | None:
-    """Return the facts that head a journal, its process ids those of the whole recording; None where they are damaged."""
+def _header(name: str, head: bytes, clock: Clock) -> ProcessFacts | None:
+    """Return what heads a journal, its process ids those of the whole recording; None where it is damaged."""
     if head.startswith(b"loaderprof-journal ") and not head.startswith(layout.MAGIC):
         raise RecordingError(f"{name} was written by a newer loaderprof", "pip install --upgrade loaderprof")
     header = validate.header(head[len(layout.MAGIC) :].rstrip(b"\0")) if head.startswith(layout.MAGIC) else None
-    if header is not None:
-        header["pid"] += clock.pids
-        header["ppid"] += clock.pids
-    return header
+    if header is None or header.pid is None or header.ppid is None:
+        return None
+    return replace(header, pid=header.pid + clock.pids, ppid=header.ppid + clock.pids)
 
 
-def _process(number: int, header: dict[str, Any]) -> Process:
-    environment = header.get("environment")
+def _process(number: int, header: ProcessFacts) -> Process:
     rank = None
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        value = environment.get(name) if isinstance(environment, dict) else None
-        if isinstance(value, str) and value.isdecimal() and len(value) < 8:
+        value = header.environment.get(name)
+        if value is not None and value.isdecimal() and len(value) < 8:
             rank = int(value)
             break
     return Process(
         number=number,
-        pid=header["pid"],
-        ppid=header["ppid"],
-        host=header.get("host") or "",
-        worker=header.get("worker"),
+        pid=header.pid or 0,
+        ppid=header.ppid or 0,
+        host=header.host or "",
+        worker=header.worker,
         rank=rank,
         header=header,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loaderprof.recording import validate
+from loaderprof.recording import declared, validate
 from loaderprof.recording.tables import Clock
 
 
@@ -97,7 +97,7 @@ def thread_uses(line: dict[str, Any]) -> Iterator[ThreadUse]:
     try:
         wall_ns = int(line["t1"]) - int(line["t0"])
         for pid, thread, cpu_ns, runq_ns in line.get("threads", ()):
-            if 0 < wall_ns < validate.MAX_NS and 0 <= cpu_ns < validate.MAX_NS and 0 <= runq_ns < validate.MAX_NS:
+            if 0 < wall_ns < declared.MAX_NS and 0 <= cpu_ns < declared.MAX_NS and 0 <= runq_ns < declared.MAX_NS:
                 yield ThreadUse(int(pid), str(thread), wall_ns / 1e9, cpu_ns / 1e9, runq_ns / 1e9)
     except (KeyError, TypeError, ValueError, OverflowError):
         return
@@ -109,7 +109,7 @@ def lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
         for pid, held in line.get("gil", ()):
             # Every sample shows the main thread once.
             taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
-            if 0 <= held < validate.MAX_COUNT and 0 < taken < validate.MAX_COUNT:
+            if 0 <= held < declared.MAX_COUNT and 0 < taken < declared.MAX_COUNT:
                 yield int(pid), int(held), taken
     except (KeyError, TypeError, ValueError, OverflowError):
         return
@@ -119,7 +119,7 @@ def lock_looks(line: dict[str, Any]) -> Iterator[LockLooks]:
     """Yield where threads were seen to sleep in a window."""
     try:
         for pid, thread, looks, asleep in line.get("locks", ()):
-            if 0 <= asleep <= looks < validate.MAX_COUNT:
+            if 0 <= asleep <= looks < declared.MAX_COUNT:
                 yield LockLooks(int(pid), str(thread), int(looks), int(asleep))
     except (KeyError, TypeError, ValueError, OverflowError):
         return
@@ -129,8 +129,8 @@ def open_files(line: dict[str, Any]) -> Iterator[OpenFiles]:
     """Yield what processes held open when a window began."""
     try:
         for pid, descriptors, files in line.get("files", ()):
-            known = {validate.printable(str(path)): int(size) for path, size in files if 0 <= size < validate.MAX_NS}
-            if 0 <= descriptors < validate.MAX_COUNT:
+            known = {validate.printable(str(path)): int(size) for path, size in files if 0 <= size < declared.MAX_NS}
+            if 0 <= descriptors < declared.MAX_COUNT:
                 yield OpenFiles(int(pid), int(descriptors), known)
     except (KeyError, TypeError, ValueError, OverflowError):
         return

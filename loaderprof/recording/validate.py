@@ -7,122 +7,19 @@ Imports numpy and the standard library.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from loaderprof.recording import declared
 from loaderprof.recording import journal as layout
+from loaderprof.recording.declared import MAX_COUNT, MAX_NS, Check, is_moment, is_number
+from loaderprof.recording.facts import LoaderFacts, ProcessFacts
+from loaderprof.recording.meta import Meta, of_values
 
-# 36 years in nanoseconds: no monotonic clock shows more.
-MAX_NS = 1 << 60
-MAX_COUNT = 1 << 31
-MAX_WORKERS = 1024
-
-
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18 and math.isfinite(value)
-
-
-def _is_cost(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def _is(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kind)
-
-
-def _all_texts(value: Any) -> bool:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [0]
-    return all(isinstance(item, str | None) for item in items)
-
-
-_MOMENT, _COUNT, _PID = _whole(0, MAX_NS), _whole(0, MAX_COUNT), _whole(0, MAX_COUNT - 1)
-_META: dict[str, Callable[[Any], bool]] = {
-    "started_ns": _MOMENT,
-    "ended_ns": _MOMENT,
-    "started_unix_ns": _whole(0, 1 << 62),
-    "exit_code": _whole(-512, 1 << 32),
-    "signal": _is(str),
-    "command": lambda value: isinstance(value, list) and _all_texts(value),
-    "cwd": _is(str),
-    "script_folder": _is(str),
-    "loaderprof": _is(str),
-    "mode": _is(str),
-    "host": _is(str),
-    "job": _is(dict),
-    "attach": _is(dict),
-    "gpus": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    "cpu_budget": _is(dict),
-    "missing": lambda value: isinstance(value, dict) and _all_texts(value),
-    "sources": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-    "made_at": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-    "file_systems": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-    "sampler_cpu_s": _is_cost,
-    "stacks_cpu_s": _is_cost,
-    "open_files_limit": _is_number,
-    "max_overhead": _is_cost,
-    "keep": _is(bool),
-}
-_HEADER: dict[str, Callable[[Any], bool]] = {
-    "pid": _PID,
-    "ppid": _PID,
-    "worker": _whole(0, MAX_WORKERS),
-    "host": _is(str),
-    "torch": _is(str),
-    "python": _is(str),
-    "argv": lambda value: isinstance(value, list) and _all_texts(value),
-    "threads": _is_number,
-    "unread": lambda value: isinstance(value, list) and _all_texts(value),
-    "environment": lambda value: isinstance(value, dict) and _all_texts(value),
-    "perf_ns": _MOMENT,
-    "unix_ns": _whole(0, 1 << 62),
-}
-_FACTS: dict[str, Callable[[Any], bool]] = {
-    "number": _COUNT,
-    "num_workers": _whole(0, MAX_WORKERS),
-    "batch_size": _COUNT,
-    "prefetch_factor": _whole(1, MAX_WORKERS),
-    "samples": _COUNT,
-    "shards": _COUNT,
-    "cache_bytes": _MOMENT,
-    "stored_bytes": _MOMENT,
-    "prefetch_batches": _COUNT,
-    "local_shuffle_buffer_size": _COUNT,
-    "canonical_nodes": _is_number,
-    **dict.fromkeys(
-        ("persistent_workers", "pin_memory", "in_order", "drop_last", "iterable", "watched", "splits", "guarded"),
-        _is(bool),
-    ),
-    **dict.fromkeys(
-        (
-            "name",
-            "where",
-            "type",
-            "start_method",
-            "sampler",
-            "batch_sampler",
-            "collate_fn",
-            "worker_init_fn",
-            "dataset",
-            "dataset_where",
-            "sampler_where",
-            "path",
-            "handle",
-            "transforms",
-            "framework",
-            "cache_knob",
-        ),
-        _is(str),
-    ),
-}
-# A counter that could not be read once goes back to 0; -1 stands for unknown.
+_META, _HEADER, _FACTS = (declared.checks(kind) for kind in (Meta, ProcessFacts, LoaderFacts))
+# A counter that could not be read once goes back to 0; -1 is a time that was not taken.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}
 _AMOUNTS = ("rchar", "majflt", "calls", "samples", "tensors", "leaves", "parked")
 # Host samples: what each group of counters must hold to be of use.
@@ -140,45 +37,44 @@ _ENTRIES = {
 }
 
 
-def meta(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def meta(values: dict[str, Any]) -> tuple[Meta, list[str]]:
     """Return what can be used of `recording.json`, and the names of what was left out."""
     kept = _known(values, _META)
     if isinstance(kept.get("started_ns"), int) and (kept.get("ended_ns") or MAX_NS) < kept["started_ns"]:
         del kept["ended_ns"]
-    return kept, sorted(values.keys() - kept.keys())
+    return of_values(kept), sorted(values.keys() - kept.keys())
 
 
-def header(raw: bytes) -> dict[str, Any] | None:
+def header(raw: bytes) -> ProcessFacts | None:
     """Return the facts that head a journal, None where they are damaged."""
     try:
         values = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    kept = _known(values, _HEADER) if isinstance(values, dict) else {}
-    return kept if kept.get("pid") is not None and kept.get("ppid") is not None else None
+    kept = declared.built(ProcessFacts, _known(values, _HEADER) if isinstance(values, dict) else {})
+    return kept if kept.pid is not None and kept.ppid is not None else None
 
 
-def facts(text: str) -> dict[str, Any]:
+def facts(text: str) -> LoaderFacts:
     """Return a loader's facts; what is not understood is left out."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
+        return LoaderFacts()
     kept = _known(values, _FACTS) if isinstance(values, dict) else {}
-    return {
-        key: value for key, value in kept.items() if value is None or isinstance(value, str | bool) or _is_number(value)
-    }
+    kept = {key: value for key, value in kept.items() if value is None or declared.is_scalar(value)}
+    return declared.built(LoaderFacts, kept, written=kept)
 
 
 def host_line(line: dict[str, Any]) -> dict[str, Any] | None:
     """Return one host sample with what can be used of it, None where it has no time."""
-    if not _MOMENT(line.get("t")):
+    if not is_moment(line.get("t")):
         return None
     kept: dict[str, Any] = {"t": line["t"]}
     for name, needed in _COUNTERS.items():
         counters = line.get(name)
         if isinstance(counters, dict):
-            numbers = {str(key): value for key, value in counters.items() if _is_number(value)}
+            numbers = {str(key): value for key, value in counters.items() if is_number(value)}
             if all(key in numbers for key in needed):
                 kept[name] = numbers
     for name, needed in _ENTRIES.items():
@@ -186,7 +82,7 @@ def host_line(line: dict[str, Any]) -> dict[str, Any] | None:
             kept[name] = [
                 _without_nonsense(entry)
                 for entry in line[name]
-                if isinstance(entry, dict) and all(_is_number(entry.get(key)) for key in needed)
+                if isinstance(entry, dict) and all(is_number(entry.get(key)) for key in needed)
             ]
     return kept
 
@@ -204,9 +100,7 @@ def possible(kind: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         if name == "count":
             good &= (column >= 1) & (column < MAX_COUNT)
         elif name.startswith("t_") or name.endswith(("_ns", "bytes")) or name in _AMOUNTS:
-            # A counter that could not be read once goes back to 0; -1 is a time that was not taken.
-            least = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}.get(name, 0)
-            good &= (column >= least) & (column < MAX_NS)
+            good &= (column >= _LOWEST.get(name, 0)) & (column < MAX_NS)
     moments = [name for name in columns if name.startswith("t_")][:2]
     if len(moments) == 2:
         good &= columns[moments[0]] <= columns[moments[1]]
@@ -226,13 +120,15 @@ def printable(value: Any) -> Any:
     return value
 
 
-def _known(values: dict[str, Any], types: dict[str, Callable[[Any], bool]]) -> dict[str, Any]:
+def _known(values: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
     return {
-        key: printable(value) for key, value in values.items() if value is None or key not in types or types[key](value)
+        key: printable(value)
+        for key, value in values.items()
+        if value is None or key not in checks or checks[key](value)
     }
 
 
 def _without_nonsense(entry: dict[str, Any]) -> dict[str, Any]:
     return {
-        str(key): value for key, value in entry.items() if value is None or isinstance(value, str) or _is_number(value)
+        str(key): value for key, value in entry.items() if value is None or isinstance(value, str) or is_number(value)
     }

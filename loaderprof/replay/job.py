@@ -169,10 +169,10 @@ def share_of(each: LoopStudy, studied: Sequence[LoopStudy]) -> float:
 def samples_per_s(each: LoopStudy, studied: Sequence[LoopStudy]) -> float | None:
     """Return the samples per second that advice on a loop speeds up: its own, or the job's where it is about another."""
     loop = main(studied).loop
-    size, pace = loop.facts.get("batch_size"), loop.pace_s
+    size, pace = loop.facts.batch_size, loop.pace_s
     if each.loop is not loop:
         pace = _active_s(studied) / loop.batches if loop.batches else None
-    return float(size / pace) if pace and isinstance(size, int) else None
+    return float(size / pace) if pace and size is not None else None
 
 
 def _steady_s(each: LoopStudy) -> float:

@@ -177,10 +177,10 @@ def fit_model(
     )
     settings = Settings(
         num_workers=workers - loop.idle_workers,
-        prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
-        in_order=bool(loop.facts.get("in_order", True)),
-        persistent_workers=bool(loop.facts.get("persistent_workers")),
-        pin_memory=bool(loop.facts.get("pin_memory")),
+        prefetch_factor=loop.facts.prefetch_factor or 2,
+        in_order=loop.facts.in_order is not False,
+        persistent_workers=bool(loop.facts.persistent_workers),
+        pin_memory=bool(loop.facts.pin_memory),
     )
     bytes_, tensors = size or (None, None)
     batch = Batch(
@@ -189,7 +189,7 @@ def fit_model(
         pickle if workers else 0.0,
         parts.collate_s,
         parts.index_s or 0.0,
-        loop.facts.get("collate_fn") == DEFAULT_COLLATE,
+        loop.facts.collate_fn == DEFAULT_COLLATE,
     )
     base = LoopModel(
         costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
@@ -342,7 +342,7 @@ def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
     same kind of dataset can, sample for sample.
     """
     made, usual = loop.made, usual_batches(loop)
-    if not loop.num_workers and not loop.facts.get("watched"):
+    if not loop.num_workers and not loop.facts.watched:
         return *_as_waited_for(loop, made.cpu[usual], made.blocked[usual], made.wall[usual]), False
     if not loop.num_workers or made.warm.any():
         return made.cpu[usual], made.blocked[usual], False
@@ -381,7 +381,7 @@ def _as_waited_for(loop: Loop, cpu: Seconds, blocked: Seconds, wall: Seconds) ->
 
 def _same_dataset(loop: Loop, other: Loop) -> bool:
     """Return whether two loops' datasets are of one class, made by the same lines."""
-    mine, its = ((each.facts.get("dataset"), each.facts.get("dataset_where")) for each in (loop, other))
+    mine, its = ((each.facts.dataset, each.facts.dataset_where) for each in (loop, other))
     return mine[0] is not None and mine == its
 
 
@@ -429,7 +429,7 @@ def in_bursts(loop: Loop) -> bool:
     Its slow batches are then the work of those after them, and no stragglers.
     """
     made, usual = loop.made, usual_batches(loop)
-    if not loop.facts.get("iterable") or not usual.any():
+    if not loop.facts.iterable or not usual.any():
         return False
     total = made.cpu + made.blocked
     slow = total > STRAGGLER_RATIO * np.median(total[usual])

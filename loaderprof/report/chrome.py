@@ -48,10 +48,10 @@ def render(recording: Recording) -> str:
 def _clock(recording: Recording) -> tuple[int, int]:
     """Return (base, origin of the timeline) in nanoseconds since 1970."""
     meta = recording.meta
-    origin = meta.get("started_unix_ns")
-    if not isinstance(origin, int):
-        headers = [process.header for process in recording.processes if isinstance(process.header.get("unix_ns"), int)]
-        origin = int(headers[0]["unix_ns"]) if headers else 0
+    origin = meta.started_unix_ns
+    if origin is None:
+        moments = (process.header.unix_ns for process in recording.processes)
+        origin = next((each for each in moments if each is not None), 0)
     base = origin // (QUARTER_S * 10**9) * QUARTER_S * 10**9
     return base, origin
 
@@ -66,7 +66,7 @@ def trace_events(recording: Recording, timeline: Timeline, shift_ns: int) -> Ite
     """
     clock = _Clock(shift_ns)
     pids = _pids(timeline)
-    command = recording.meta.get("command")
+    command = recording.meta.command
     name = script(" ".join(map(str, command))) if isinstance(command, list) else "a job"
     for number, pid in pids.items():
         process = recording.processes[number]
@@ -170,7 +170,7 @@ def _steps(loop: Loop, main: tuple[int, int], clock: _Clock) -> Iterator[Event]:
 def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
     """Yield each batch in the thread lane of the worker that made it; without workers, in the loop's own."""
     made, lanes = loop.made, set()
-    told = "schedstat" not in loop.process.header.get("unread", ())
+    told = "schedstat" not in loop.process.header.unread
     for row in range(len(made.wall)):
         worker = int(made.worker[row])
         tid = (place * LANES + worker + 1) if worker >= 0 else pid

@@ -110,8 +110,7 @@ def _note(loop: Loop, number: int) -> str:
 
 def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:
     workers = {process.pid for process in recording.processes if process.worker is not None}
-    sources = recording.meta.get("sources")
-    sources = sources if isinstance(sources, dict) else {}
+    sources = dict(recording.meta.sources)
     origin = timeline.origin_ns
     found = []
     for sample in recording.stacks:

@@ -64,12 +64,12 @@ def render(seen: Recording) -> bytes:
                 "weights": weights,
             }
         )
-    command = seen.meta.get("command")
+    command = seen.meta.command
     document = {
         "$schema": SPEEDSCOPE_SCHEMA,
         "shared": {"frames": [_speedscope_frame(frame) for frame in numbers]},
         "profiles": profiles,
-        "name": " ".join(map(str, command)) if isinstance(command, list) else seen.folder.name,
+        "name": " ".join(map(str, command)) if command is not None else seen.folder.name,
         "activeProfileIndex": 0,
         "exporter": f"loaderprof {__version__}",
     }

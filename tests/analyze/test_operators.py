@@ -111,7 +111,7 @@ def test_two_loaders_of_one_process_keep_their_operators_apart(tmp_path: Path) -
     command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", str(tmp_path / "seen"), str(TWO_LOADERS)]
     subprocess.run(command, env=environment, capture_output=True, timeout=100, check=False)
     seen = recording.read(tmp_path / "seen")
-    loops = {loop.facts["dataset"].rpartition(".")[2]: loop for loop in build(seen).loops}
+    loops = {loop.facts.dataset.rpartition(".")[2]: loop for loop in build(seen).loops}
     for dataset, own, other in (("Photos", "photo", "table"), ("Tables", "table", "photo")):
         names = {each.name.rpartition(".")[2] for each in operators.of_fetching(seen, loops[dataset])}
         assert own in names

@@ -101,23 +101,23 @@ def test_a_session_leaves_a_recording(
     folder = make_folder("r", "train")
     watched = Session(folder, ["train.py", "--api-key", "secret", "--token=secret", "--lr", "1"])
     began = reader.read(folder).meta
-    assert "ended_ns" not in began
-    assert began["started_ns"] <= time.perf_counter_ns()
+    assert began.ended_ns is None
+    assert began.started_ns <= time.perf_counter_ns()
     watched.start(child.pid)
     until(lambda: (folder / files.HOST).exists() and b"\n" in (folder / files.HOST).read_bytes())
     watched.finish(3, None)
     watched.stop()
     seen = reader.read(folder)
     assert seen.notes == []
-    assert seen.meta["exit_code"] == 3
-    assert seen.meta["signal"] is None
-    assert seen.meta["started_ns"] < seen.host[0]["t"] < seen.meta["ended_ns"]
-    assert seen.meta["command"] == ["train.py", "--api-key", "***", "--token=***", "--lr", "1"]
-    assert seen.meta["script_folder"] == str(tmp_path)
-    assert seen.meta["cwd"] == str(tmp_path)
-    assert seen.meta["cpu_budget"]["cores"] > 0
-    assert seen.meta["missing"].keys() == {"gpu", "stacks"}
-    assert 0 <= seen.meta["sampler_cpu_s"] < 30
+    assert seen.meta.exit_code == 3
+    assert seen.meta.signal is None
+    assert seen.meta.started_ns < seen.host[0]["t"] < seen.meta.ended_ns
+    assert seen.meta.command == ["train.py", "--api-key", "***", "--token=***", "--lr", "1"]
+    assert seen.meta.script_folder == str(tmp_path)
+    assert seen.meta.cwd == str(tmp_path)
+    assert (seen.meta.cpu_budget.cores or 0) > 0
+    assert seen.meta.written["missing"].keys() == {"gpu", "stacks"}
+    assert 0 <= seen.meta.sampler_cpu_s < 30
     assert {entry["pid"] for entry in seen.host[0]["processes"]} == {child.pid}
     assert child.poll() is None
     found = findings_of(seen)
@@ -128,7 +128,7 @@ def test_a_session_that_never_started_can_be_finished(tmp_path: Path) -> None:
     folder = make_folder(str(tmp_path / "r"), "train")
     Session(folder, ["train.py"]).finish(None, "SIGKILL")
     meta = reader.read(folder).meta
-    assert (meta["exit_code"], meta["signal"]) == (None, "SIGKILL")
+    assert (meta.exit_code, meta.signal) == (None, "SIGKILL")
 
 
 class Broken:
@@ -212,7 +212,7 @@ def test_on_a_network_file_system_journals_live_elsewhere_until_the_end(
     assert not watched.journals.exists()
     seen = reader.read(folder)
     assert len(seen.tables["sample"]) == 3
-    assert seen.meta["live_journals"] is None
+    assert seen.meta.written["live_journals"] is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts are read from /proc")

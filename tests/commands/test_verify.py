@@ -28,6 +28,7 @@ from loaderprof.measure import rerun, verified
 from loaderprof.measure.rerun import LoaderTarget, Pace, TrialError
 from loaderprof.measure.verified import Verified
 from loaderprof.recording import reader
+from loaderprof.recording.meta import JobFacts
 
 EXPECTED = Expected(1.9, 1.7, 2.1, None)
 WORKERS = Advice("num-workers", "Raise", "", None, {"num_workers": 4}, {}, EXPECTED, Costs())
@@ -288,7 +289,7 @@ def test_a_job_that_cannot_run_again(tmp_path: Path, meta: dict[str, Any], words
 
 
 def test_run_records_how_it_was_started(tmp_path: Path) -> None:
-    assert reader.read(real.recording()).meta["job"] == {"launcher": False, "settings": {}}
+    assert reader.read(real.recording()).meta.job == JobFacts(launcher=False)
 
 
 def test_the_steady_pace_leaves_the_start_out(tmp_path: Path) -> None:

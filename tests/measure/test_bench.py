@@ -13,6 +13,7 @@ from loaderprof.analyze.timeline import build
 from loaderprof.measure import free_memory
 from loaderprof.measure.bench import _rate as rate
 from loaderprof.measure.bench import predictions, present_settings
+from loaderprof.recording.facts import LoaderFacts
 from loaderprof.replay.costs import Settings
 
 
@@ -55,8 +56,8 @@ def test_a_replay_that_errs_is_not_used(tmp_path: Path) -> None:
 
 
 def test_settings_as_a_loader_tells_them() -> None:
-    assert present_settings({"num_workers": 0, "prefetch_factor": None, "in_order": False}) == Settings(0)
-    facts = {"num_workers": 2, "prefetch_factor": 4, "in_order": True, "persistent_workers": True, "pin_memory": None}
+    assert present_settings(LoaderFacts(num_workers=0, in_order=False)) == Settings(0)
+    facts = LoaderFacts(num_workers=2, prefetch_factor=4, in_order=True, persistent_workers=True)
     assert present_settings(facts) == Settings(2, 4, persistent_workers=True)
 
 

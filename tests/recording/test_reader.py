@@ -96,7 +96,7 @@ def survives(folder: Path) -> Findings | None:
 def test_every_file_of_a_recording_is_read(folder: Path) -> None:
     seen = reader.read(folder)
     assert seen.notes == []
-    assert seen.meta["exit_code"] == 0
+    assert seen.meta.exit_code == 0
     assert [process.worker for process in seen.processes] == [None, 0, 0]
     assert len(seen.tables["take"]) == 50
     assert len(seen.tables["fetch"]) == 50
@@ -336,7 +336,7 @@ def test_a_recording_whose_files_are_links_leads_nowhere(folder: Path, tmp_path:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(mine)
     assert cli.main(["report", str(folder)]) == 0
-    files.write_meta(folder, reader.read(folder).meta)
+    files.write_meta(folder, reader.read(folder).meta.written)
     assert mine.read_text() == "mine"
     assert json.loads((folder / files.FINDINGS).read_text())["schema_version"] == 1
     assert not (folder / files.FINDINGS).is_symlink()

@@ -38,7 +38,7 @@ def _cache(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[C
     """Samples kept as they are read and decoded: in memory where they fit, else as arrays on disk."""
     if of_tensors(context):
         return
-    samples, size = context.loop.facts.get("samples"), facts.bytes_per_sample
+    samples, size = context.loop.facts.samples, facts.bytes_per_sample
     decoding = context.share("decode") or 0.0
     share = (context.share("read") or 0.0) + decoding
     if not samples or not size or not facts.available_memory or share < MIN_CACHED:
@@ -154,7 +154,7 @@ def _as_bytes(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterato
 
 def _crop_first(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Transforms that make a whole image floats and then take a part of it, or shrink it."""
-    names = str(context.loop.facts.get("transforms") or "").split(", ")
+    names = str(context.loop.facts.transforms or "").split(", ")
     first = next((number for number, name in enumerate(names) if _TO_FLOAT.search(name)), len(names))
     later = next((name for name in names[first:] if _SMALLER.search(name)), None)
     if later is None or context.gain("transform") < MIN_GAIN:
@@ -165,7 +165,7 @@ def _crop_first(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
         "crop-first",
         f"Put {later} before {names[first]}: cut samples to size while they are bytes",
         f"{names[first]} works on whole samples, of which {later} then takes a part or a smaller copy.",
-        context.loop.facts.get("dataset_where"),
+        context.loop.facts.dataset_where,
         {"kind": "code", "first": later},
         {"first": names[first]},
         likely,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from loaderprof.advise.change import Change, Decoders, RunFacts
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
+from loaderprof.recording.meta import Meta
 from loaderprof.replay.edits import faster
 from loaderprof.replay.removal import LoopModel
 
@@ -27,20 +27,17 @@ _CODE = {
 _NAMES = {"draft": "at half size (PIL draft mode)", "opencv": "with OpenCV"}
 
 
-def decoders_of(meta: dict[str, Any]) -> Decoders | None:
+def decoders_of(meta: Meta) -> Decoders | None:
     """Return what trying decoders found, from a recording's facts; None where they were not tried."""
-    found = meta.get("decoders")
-    if not isinstance(found, dict) or not isinstance(found.get("cpu_s"), dict):
-        return None
-    files, pixels = found.get("files"), found.get("pixels")
+    found = meta.decoders
     cpu_s = {
-        str(name): float(seconds)
-        for name, seconds in found["cpu_s"].items()
+        name: float(seconds)
+        for name, seconds in found.cpu_s.items()
         if isinstance(seconds, int | float) and 0 < seconds < 1e4
     }
-    if not isinstance(files, int) or not isinstance(pixels, int | float) or files < 1 or "PIL" not in cpu_s:
+    if found.files is None or found.pixels is None or "PIL" not in cpu_s:
         return None
-    return Decoders(files, float(pixels), cpu_s)
+    return Decoders(found.files, float(found.pixels), cpu_s)
 
 
 def faster_decoder(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterator[Change]:

@@ -141,7 +141,7 @@ def _ahead(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
         "batches-ahead",
         "Submit the next batch before the step, so that it is made meanwhile",
         f"{pool.words()} work only while the loop waits for them.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"kind": "code", "batches_ahead": 1},
         {"batches_ahead": 0},
         replace(base, settings=replace(base.settings, num_workers=1, persistent_workers=True)),

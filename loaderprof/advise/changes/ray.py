@@ -46,13 +46,13 @@ def _tasks(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
 
 def _prefetch(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Fetch batches ahead where the loop fetches each one itself."""
-    if context.loop.facts.get("prefetch_batches") != 0 or context.parts.pool is None or base.settings.num_workers:
+    if context.loop.facts.prefetch_batches != 0 or context.parts.pool is None or base.settings.num_workers:
         return
     yield Change(
         "ray-prefetch",
         "Fetch batches ahead of the loop: prefetch_batches=2",
         "With prefetch_batches=0 the loop fetches and formats each batch itself, between its steps.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"kind": "code", "prefetch_batches": 2},
         {"prefetch_batches": 0},
         replace(base, settings=replace(base.settings, num_workers=1, persistent_workers=True)),

@@ -25,13 +25,13 @@ def _more_shards(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator
     idle, workers = context.loop.idle_workers, context.loop.num_workers
     if not idle or base.settings.num_workers >= workers:
         return
-    shards = int(context.loop.facts["shards"])
-    library = str(context.loop.facts.get("dataset")).partition(".")[0]
+    shards = context.loop.facts.shards or 0
+    library = str(context.loop.facts.dataset).partition(".")[0]
     yield Change(
         "more-shards",
         f"Split the dataset into {workers} shards or a multiple, in place of {shards}",
         f"{workers} workers share {shards} {'shard' if shards == 1 else 'shards'}: {idle} of them made no batch.",
-        context.loop.facts.get("where"),
+        context.loop.facts.where,
         {"kind": "code", "shards": workers},
         {"shards": shards},
         with_settings(base, num_workers=workers),
@@ -49,7 +49,7 @@ _SHARDED = {
 def _cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Change]:
     """Shards that were dropped from the local cache and fetched again: keep more, or need fewer at a time."""
     facts, reads = context.loop.facts, context.parts.reads
-    knob, limit, stored = facts.get("cache_knob"), facts.get("cache_bytes"), facts.get("stored_bytes")
+    knob, limit, stored = facts.cache_knob, facts.cache_bytes, facts.stored_bytes
     if knob is None or not limit or reads is None or reads.written_again is None or (stored or limit + 1) <= limit:
         return
     wait, step = context.loop.mean(context.loop.wait) or 0.0, context.loop.mean(context.loop.step) or 0.0
@@ -63,7 +63,7 @@ def _cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
         "larger-cache",
         f"Raise {knob} from {_size(limit)} to {_size(needed)}" if needed else f"Raise {knob} above {_size(limit)}",
         f"Workers fetched {_size(fetched)} of shards anew in each epoch after the first: {_size(limit)}{held} are kept.",
-        facts.get("where"),
+        facts.where,
         {"kind": "code", **({knob: needed} if needed else {})},
         {knob: limit},
         base,
@@ -72,13 +72,13 @@ def _cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Chang
         ),
         f"StreamingDataset(..., {knob}={needed or 'as large as the dataset'})",
     )
-    places = facts.get("canonical_nodes") or 1
+    places = facts.canonical_nodes or 1
     if places > 1:
         yield Change(
             "fewer-canonical-nodes",
             f"Lower num_canonical_nodes to the number of machines: {places:g} times fewer",
             f"Each machine reads {places:g} places of the dataset by turns, whose shards do not lie in {_size(limit)} all at once.",
-            facts.get("where"),
+            facts.where,
             {"kind": "code"},
             {"canonical_nodes_per_machine": places},
             base,

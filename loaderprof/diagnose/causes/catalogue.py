@@ -210,7 +210,7 @@ def headline(stage: Stage, kind: CauseRule, context: LoopContext) -> str:
         slow, usual = _slow_and_usual(context)
         order = (
             " and the loader keeps order"
-            if context.loop.facts.get("in_order", True) and context.loop.num_workers
+            if context.loop.facts.in_order is not False and context.loop.num_workers
             else ""
         )
         return f"A few batches of {loader} take {slow:.2g} s where most take {usual:.2g} s{order}"
@@ -307,7 +307,7 @@ def _unmeasured(context: LoopContext, host_found: bool) -> tuple[Cause, ...]:
 
 
 def _unread(context: LoopContext) -> tuple[str, ...]:
-    return tuple(context.loop.process.header.get("unread", ()))
+    return tuple(context.loop.process.header.unread)
 
 
 def _border_s(context: LoopContext, number: int) -> float:

@@ -116,7 +116,7 @@ def test_recording_reads(hooked: Outcome) -> None:
     assert "Traceback" not in hooked.stderr
     seen = loaderprof.read(hooked.folder)
     assert (hooked.folder / "findings.json").is_file()
-    assert seen.meta["exit_code"] == 0
+    assert seen.meta.exit_code == 0
     assert len(seen.tables["take"]) > 500
     # 200 loaders that took each other's place are one in the report; so is a loader of each other fault.
     assert len({text for text in seen.texts if '"num_workers"' in text}) < 40
