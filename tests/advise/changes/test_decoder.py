@@ -16,6 +16,7 @@ from truths import LOAD, RESIZE
 from loaderprof.capture import decoders
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Advice
+from loaderprof.recording.meta import updated
 
 SCRIPT = """
 import pathlib
@@ -41,7 +42,7 @@ for _ in DataLoader(Pictures(), batch_size=4):
 def decoder_advice(folder: Path, tried: Any) -> Advice | None:
     fetch = Fetch(cpu=0.08, operators=[(LOAD, 0.06, 0.06), (RESIZE, 0.02, 0.02)])
     made = one_loop(folder / "r", Plan(workers=2, wait=0.035, step=0.005, step_cpu=0.0, fetch=fetch), 2)
-    made.meta["decoders"] = tried
+    made.meta = updated(made.meta, decoders=tried)
     return next((each for each in findings_of(made).advice if each.id == "faster-decoder"), None)
 
 

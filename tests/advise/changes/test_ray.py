@@ -10,6 +10,7 @@ import pytest
 
 from loaderprof.advise.changes.ray import RAY_RULES
 from loaderprof.analyze.pools import Pool, Work
+from loaderprof.recording.facts import LoaderFacts
 from loaderprof.replay.costs import RunCosts, Settings
 from loaderprof.replay.removal import LoopModel
 
@@ -24,7 +25,7 @@ def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s:
     base = LoopModel(
         costs, Settings(workers, persistent_workers=True), cores=cores, neighbours=0.0, batches_per_epoch=60, epochs=1
     )
-    loop = SimpleNamespace(facts={"prefetch_batches": prefetch, "framework": "ray", "where": "train.py:9"})
+    loop = SimpleNamespace(facts=LoaderFacts(prefetch_batches=prefetch, framework="ray", where="train.py:9"))
     context: Any = SimpleNamespace(parts=SimpleNamespace(pool=pool), loop=loop, cores=cores)
     return {change.id: change for rule in RAY_RULES for change in rule(context, base, None)}  # type: ignore[arg-type]
 
