@@ -21,8 +21,10 @@ from loaderprof.advise.weigh import unevenness
 from loaderprof.advise.whatif import what_if
 from loaderprof.analyze import device, loop_side, machine
 from loaderprof.analyze.breakdown import WORK, Breakdown
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.making import of_producers
 from loaderprof.analyze.many_ranks import main_loop
-from loaderprof.analyze.timeline import Loop, Timeline, build, of_producers
+from loaderprof.analyze.timeline import Timeline, build
 from loaderprof.diagnose import endings, outside
 from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.confidence import agreement, guessed

@@ -29,7 +29,8 @@ from loaderprof.diagnose.loop_context import LoopContext, of_tensors
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.replay.edits import WORKER_START_S, faster, with_settings
-from loaderprof.replay.removal import STRAGGLER_RATIO, LoopModel, remove_stage
+from loaderprof.replay.model import LoopModel
+from loaderprof.replay.removal import STRAGGLER_RATIO, remove_stage
 
 READ_THREADS = 8
 # What opens an archive or a database file, what reads its index, and the least share of a batch that is worth a change.

@@ -14,11 +14,11 @@ import numpy as np
 
 from loaderprof.analyze import loop_side, operators, pools
 from loaderprof.analyze.device import STARVED, Copies, copies_of
+from loaderprof.analyze.loop import Bools, Loop
 from loaderprof.analyze.operators import REST, Operator
 from loaderprof.analyze.pools import Pool
 from loaderprof.analyze.reads import Reads, reads_of
 from loaderprof.analyze.stages import never_reads, split_frame, stage_of_stack
-from loaderprof.analyze.timeline import Bools, Loop
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.stacks import StackSamples

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.stages import split_frame, stage_of_stack
-from loaderprof.analyze.timeline import Loop
 from loaderprof.findings import Stage
 from loaderprof.recording.files import WATCHED_FRAME
 from loaderprof.recording.reader import Recording

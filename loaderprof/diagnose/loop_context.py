@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaderprof.analyze.breakdown import Breakdown
+from loaderprof.analyze.loop import Loop, Seconds
 from loaderprof.analyze.operators import TENSORS
 from loaderprof.analyze.reads import Reads
-from loaderprof.analyze.timeline import Loop, Seconds
 from loaderprof.findings import Gpu, Stage, StepPhases
 
 # Fetches that wait this share of their time are waiting, not working.

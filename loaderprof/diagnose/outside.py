@@ -23,11 +23,11 @@ import numpy as np
 
 from loaderprof import findings as results
 from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, OperatorCost
+from loaderprof.analyze.loop import Loop, Made
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.machine import DISTURBANCE
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
 from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Made
 from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN, primary

@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 
 from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, break_down, usual_wait_s
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import helpers_waited
 from loaderprof.analyze.machine import busy_helpers
+from loaderprof.analyze.making import of_producers
 from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Timeline, of_producers
+from loaderprof.analyze.timeline import Timeline
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
+from loaderprof.replay.fit import fit_model
+from loaderprof.replay.model import LoopModel
 from loaderprof.replay.pooled import pooled, unlocked
-from loaderprof.replay.removal import LoopModel, fit_model, in_bursts, remove_stage, unloaded
+from loaderprof.replay.removal import in_bursts, remove_stage, unloaded
 
 DRAWS = 12
 # A job's very first start is no bottleneck of a longer run, unless it is this much of what was seen.

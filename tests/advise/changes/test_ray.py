@@ -11,7 +11,7 @@ import pytest
 from loaderprof.advise.changes.ray import RAY_RULES
 from loaderprof.analyze.pools import Pool, Work
 from loaderprof.replay.costs import RunCosts, Settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 
 def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s: float = 0.004) -> dict[str, Any]:
