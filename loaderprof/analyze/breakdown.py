@@ -18,7 +18,7 @@ from loaderprof.analyze.loop import Bools, Loop
 from loaderprof.analyze.operators import REST, Operator
 from loaderprof.analyze.pools import Pool
 from loaderprof.analyze.reads import Reads, reads_of
-from loaderprof.analyze.stages import never_reads, split_frame, stage_of_stack
+from loaderprof.analyze.stages import WORK, never_reads, split_frame, stage_of_stack
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.stacks import StackSamples
@@ -31,7 +31,6 @@ MIN_THREADED_S = 0.001
 # A maker with more threads than this at work has some of its own, and waits for them where they compute for so much of
 # the time that it is blocked.
 MANY_THREADS, BUSY_THREADS = 1.4, 0.5
-WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,20 @@ from loaderprof.analyze.loop import Ints, Loop, Made, Seconds
 from loaderprof.recording.reader import Process, Recording
 from loaderprof.recording.tables import Table
 
-# Batches of one loop that are looked at one by one.
+# Rows of one loop: records of many short batches are spread over no more than this, which keeps memory and time small.
 MAX_MADE = 100_000
 
 
 def made_by(recording: Recording, process: Process, iterators: tuple[int, ...], takes: Table, origin: int) -> Made:
+    """Return the batches of a loop that their producers recorded.
+
+    Args:
+        recording: the run.
+        process: that the loop runs in.
+        iterators: of the loop.
+        takes: its batches as it took them, to tell whose batches the main process made.
+        origin: the moment in ns from which seconds count.
+    """
     tables = recording.tables
     fetches = tables["fetch"]
     workers = _workers(recording, process, iterators)
@@ -64,7 +73,7 @@ def made_by(recording: Recording, process: Process, iterators: tuple[int, ...], 
 
 
 def of_producers(recording: Recording, loop: Loop, table: Table) -> Table:
-    """Return the rows of a table (operators, samples, sizes) that the makers of a loop's batches wrote."""
+    """Return the rows of a table (operators, samples, sizes) that the producers of a loop's batches wrote."""
     pids = set(loop.made.pid.tolist())
     numbers = [process.number for process in recording.processes if process.pid in pids]
     rows: Table = table[np.isin(table["process"], numbers)]
@@ -74,19 +83,19 @@ def of_producers(recording: Recording, loop: Loop, table: Table) -> Table:
 
 
 def _threads_cpu(rows: Table, row: Ints) -> Seconds:
-    """Return the CPU of the maker's other threads during each batch; NaN where it was not measured."""
+    """Return the CPU of the producer's other threads during each batch; NaN where it was not measured."""
     is_last = np.append(row[1:] != row[:-1], True) if len(row) else np.zeros(0, np.bool_)
     known = is_last & (rows["threads_cpu_ns"][row] >= 0)
     return np.where(known, rows["threads_cpu_ns"][row] / 1e9, np.nan)
 
 
 def _spread(rows: Table) -> tuple[Ints, Seconds]:
-    """Return, for each batch, its record and its share of that record's counters.
+    """Return, for each row, the number of its record and its share of that record's counters.
 
-    A record stands for `count` batches: the last one, whose own wall time is known, and shorter ones before it.
+    A record stands for `count` batches: the last one, whose own wall time is recorded, and shorter ones before it.
     """
     counts = np.clip(rows["count"], 1, None)
-    # Batches too short to carry a record are alike; a few of each record stand for all.
+    # Batches too short for a record each are alike; a few of each record represent all.
     shown = np.minimum(counts, max(1, MAX_MADE // max(1, len(rows))))
     row = np.repeat(np.arange(len(rows)), shown)
     wall = np.maximum(rows["wall_ns"], 1).astype(float)
@@ -99,8 +108,10 @@ def _spread(rows: Table) -> tuple[Ints, Seconds]:
 def _workers(recording: Recording, process: Process, iterators: tuple[int, ...]) -> list[int]:
     """Return the process numbers of the workers that these iterators started."""
     table = recording.tables["worker"]
-    told = table[(table["process"] == process.number) & (table["flags"] == 0) & np.isin(table["iterator"], iterators)]
-    pids = set(told["pid"].tolist())
+    started = table[
+        (table["process"] == process.number) & (table["flags"] == 0) & np.isin(table["iterator"], iterators)
+    ]
+    pids = set(started["pid"].tolist())
     return [
         other.number
         for other in recording.processes
@@ -119,7 +130,7 @@ def _epoch_of_tasks(rows: Table) -> Ints:
 
 
 def _pickles(table: Table, rows: Table) -> tuple[Seconds, Seconds]:
-    """Return what the worker's feeder thread spent on pickling each batch; NaN where it was not seen."""
+    """Return CPU and wall seconds of the worker's queue thread for pickling each batch; NaN where not recorded."""
     cpu, wall = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for process in np.unique(rows["process"]) if len(table) else ():
         mine = np.sort(table[table["process"] == process], order="t_begun")

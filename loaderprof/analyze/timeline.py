@@ -18,16 +18,26 @@ from loaderprof.recording.journal import ANEW
 from loaderprof.recording.reader import Process, Recording
 from loaderprof.recording.tables import Table
 
-WARM_UP_BATCHES = 2
-# Other threads that use this much of a core while a background thread waits are the training.
+# First batches of a loop, which warm caches and allocators; left out of steady means where four times as many are left.
+WARM_UP_BATCHES, ENOUGH_LEFT = 2, 4
+# An epoch of more than this many batches a worker can spare the first of each worker.
+LONG_EPOCH = 6
+# While a background thread waits for a batch, other threads that use this much of a core are the training.
 BESIDE = 0.05
-# A thread that runs for less than this of the time between its takes is no training loop where others run then.
+# A thread that is on a core for less than this share of its steps, while others are, is not what trains.
 RESTS = 0.5
 
 
 @dataclass(slots=True)
 class Timeline:
-    """A whole run: its loops, longest first."""
+    """A whole run.
+
+    Attributes:
+        recording: of the run.
+        origin_ns: the moment from which seconds count.
+        duration_s: of the run; None where it was killed.
+        loops: the longest first.
+    """
 
     recording: Recording
     origin_ns: int
@@ -64,7 +74,7 @@ def _first_time(tables: dict[str, Table]) -> int:
 
 
 def _spans(tables: dict[str, Table]) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
-    """Return, by process and thread, every epoch's (begun, last seen, iterator), in order of beginning."""
+    """Return, by process and thread, each epoch's (begun, last sign of it, iterator) in ns, in order of beginning."""
     spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for process in np.unique(tables["iterator"]["process"]):
         rows = np.sort(tables["iterator"][tables["iterator"]["process"] == process], order="t_begun", kind="stable")
@@ -80,7 +90,7 @@ def _spans(tables: dict[str, Table]) -> dict[tuple[int, int], list[tuple[int, in
 
 
 def _until(rows: Table) -> Ints:
-    """Return when each epoch's iterator began its next one: workers that are kept have one iterator for all epochs."""
+    """Return when each epoch's iterator began its next one: with persistent workers all epochs have one iterator."""
     until = np.full(len(rows), np.iinfo(np.int64).max)
     for iterator in np.unique(rows["iterator"]):
         numbers = np.flatnonzero(rows["iterator"] == iterator)
@@ -89,7 +99,7 @@ def _until(rows: Table) -> Ints:
 
 
 def _end_of(row: Any, until: int, ends: Table, since: int = 0) -> Any:
-    """Return the record of an epoch's end after `since`; None where the loop left early."""
+    """Return the record of an epoch's end after `since`; None where the loop broke out of it."""
     mine = ends["iterator"] == row["iterator"]
     mine &= (ends["t_asked"] >= max(since, int(row["t_ready"]))) & (ends["t_asked"] < until)
     return ends[mine][0] if mine.any() else None
@@ -113,7 +123,7 @@ def _loop(
     nested = _nested(takes, next_asked, spans.get((process.number, thread), []), set(iterators))
     step = (next_asked - takes["t_taken"]) / 1e9 - nested
     single = takes["count"] == 1
-    # A record of many batches: what is not waiting between its first asking and the next record's is stepping.
+    # Of a record of many batches, all is stepping that is not waiting, from its first request to that of the next record.
     step = np.where(single, step, (next_asked - takes["t_asked"] - takes["wait_ns"]) / 1e9 - nested)
     step_cpu = np.where(single, (next_cpu - takes["cpu_taken_ns"]) / 1e9, np.nan)
     step_process_cpu = np.where(single, (next_process_cpu - takes["process_cpu_taken_ns"]) / 1e9, np.nan)
@@ -121,7 +131,7 @@ def _loop(
         process=process,
         facts=facts,
         iterators=iterators,
-        epochs=_epochs(rows, takes, ends, epoch, origin),
+        epochs=tuple(_epochs(rows, takes, ends, epoch, origin)),
         epoch=epoch,
         position=position,
         asked=(takes["t_asked"] - origin) / 1e9,
@@ -131,9 +141,9 @@ def _loop(
         step_cpu=step_cpu,
         step_process_cpu=step_process_cpu,
         step_runq=np.append(np.diff(takes["runq_ns"]) / 1e9, np.nan),
-        receive=_told(takes, "receive_ns"),
-        receive_cpu=_told(takes, "receive_cpu_ns"),
-        index=_told(takes, "index_ns"),
+        receive=_seconds(takes, "receive_ns"),
+        receive_cpu=_seconds(takes, "receive_cpu_ns"),
+        index=_seconds(takes, "index_ns"),
         ready=takes["extra"].astype(np.int64) - 1,
         parked=takes["parked"].astype(np.int64),
         count=takes["count"],
@@ -147,8 +157,8 @@ def _loop(
     )
 
 
-def _told(takes: Table, field_: str) -> Seconds:
-    """Return seconds of each record; one of many batches, which does not tell them, gets the mean of those that do."""
+def _seconds(takes: Table, field_: str) -> Seconds:
+    """Return a field of each record in seconds; records of many batches lack it and get the mean of the others."""
     single = takes["count"] == 1
     mean = float(takes[field_][single].mean()) if single.any() else 0.0
     return np.asarray(np.where(single, takes[field_], mean * takes["count"]) / 1e9)
@@ -171,7 +181,7 @@ def _epoch_of(rows: Table, takes: Table) -> Ints:
 
 
 def _position(epoch: Ints) -> Ints:
-    """Return each batch's number within its epoch; a loader that is iterated twice at once has two epochs under way."""
+    """Return each batch's number within its epoch; epochs may alternate: a loader can be iterated twice at once."""
     order = np.argsort(epoch, kind="stable")
     position = np.empty(len(epoch), np.int64)
     position[order] = np.arange(len(epoch)) - np.searchsorted(epoch[order], epoch[order], side="left")
@@ -179,13 +189,13 @@ def _position(epoch: Ints) -> Ints:
 
 
 def _next(rows: Table, takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds, Seconds, Seconds]:
-    """Return when each batch's loop came back to its loader, and the thread's and process's CPU by then; else NaN."""
+    """Return when the loop came back after each batch, and CPU of its thread and process by then; NaN: unknown. All in ns."""
     asked = np.append(takes["t_asked"][1:].astype(float), np.nan)
     cpu = np.append(takes["cpu_asked_ns"][1:].astype(float), np.nan)
     process_cpu = np.append(takes["process_cpu_asked_ns"][1:].astype(float), np.nan)
-    # Of an earlier version a record of many batches does not tell the CPU at its beginning.
-    untold = np.append((takes["count"][1:] > 1) & (takes["cpu_asked_ns"][1:] == 0), False)
-    cpu[untold] = process_cpu[untold] = np.nan
+    # In recordings of earlier versions a record of many batches lacks the CPU at its beginning.
+    missing = np.append((takes["count"][1:] > 1) & (takes["cpu_asked_ns"][1:] == 0), False)
+    cpu[missing] = process_cpu[missing] = np.nan
     until = _until(rows)
     one_each = len(epoch) == len(np.unique(epoch))
     for number in len(epoch) - 1 - np.unique(epoch[::-1], return_index=True)[1]:
@@ -201,7 +211,7 @@ def _next(rows: Table, takes: Table, ends: Table, epoch: Ints) -> tuple[Seconds,
 
 
 def _nested(takes: Table, next_asked: Seconds, spans: list[tuple[int, int, int]], own: set[int]) -> Seconds:
-    """Return seconds within each step that other loops of the thread took."""
+    """Return seconds of each step that other loops of the same thread took, nested ones counted once."""
     nested = np.zeros(len(takes))
     others = [(begun, last) for begun, last, iterator in spans if iterator not in own]
     if not others:
@@ -244,6 +254,14 @@ def _epochs(rows: Table, takes: Table, ends: Table, epoch: Ints, origin: int) ->
 
 
 def _in_background(process: Process, thread: int, waits: Table, step: Seconds, own: Seconds, whole: Seconds) -> bool:
+    """Return whether a thread beside the main one takes the batches while others train.
+
+    Args:
+        process: of the loop.
+        thread: of the loop.
+        waits: records of single batches.
+        step, own, whole: of each step, seconds, CPU of the thread, and CPU of the process.
+    """
     main = process.header.get("main_thread")
     if not isinstance(main, int) or main == thread or not len(waits):
         return False
@@ -252,24 +270,24 @@ def _in_background(process: Process, thread: int, waits: Table, step: Seconds, o
     wait_whole = (waits["process_cpu_taken_ns"] - waits["process_cpu_asked_ns"]).sum()
     if wait_whole - wait_own > BESIDE * wait:
         return True
-    # Two threads of Python that share one interpreter lock take turns: while the training runs, this thread rests.
+    # Two Python threads take turns at the GIL: while the training runs, this thread is off the CPU.
     turns = np.isfinite(step) & np.isfinite(own) & np.isfinite(whole)
     lasted, own_s, whole_s = (float(values[turns].sum()) for values in (step, own, whole))
     return own_s < RESTS * lasted and whole_s - own_s > BESIDE * lasted
 
 
 def _is_main(tables: dict[str, Table], process: Process, thread: int) -> bool:
-    # The thread that made the first iterator of a process is where its training loop runs.
+    # The thread that created the first iterator of a process is where its training loop runs.
     rows = tables["iterator"][tables["iterator"]["process"] == process.number]
     return bool(len(rows) and int(rows["thread"][0]) == thread)
 
 
 def _steady(epoch: Ints, position: Ints, workers: int) -> Bools:
-    """Return which batches lie past the warm-up and the start of their epoch, as far as there are enough of them."""
+    """Return which batches lie past the warm-up and the start of their epoch; all where none would be left."""
     lengths = np.bincount(epoch)[epoch] if len(epoch) else np.zeros(0)
-    skip = np.where(lengths > 6 * max(1, workers), max(1, workers), 1)
+    skip = np.where(lengths > LONG_EPOCH * max(1, workers), max(1, workers), 1)
     steady = position >= skip
-    if steady.sum() > 4 * WARM_UP_BATCHES:
+    if steady.sum() > ENOUGH_LEFT * WARM_UP_BATCHES:
         steady &= np.arange(len(epoch)) >= WARM_UP_BATCHES
     return steady if steady.any() else np.ones(len(epoch), np.bool_)
 

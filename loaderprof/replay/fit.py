@@ -1,37 +1,47 @@
-"""The model of a loop, fitted to its run: what was measured goes in as it is, what was not is found by replaying.
+"""The model of a loop, fitted to its run.
 
-Pure: no torch, no clock, no processes.
+What was measured goes in as it is; waits that no clock shows are found by replaying, see `waits`. Pure: no torch, no clock,
+no processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loaderprof.analyze.breakdown import Breakdown, usual_batches
 from loaderprof.analyze.loop import Bools, Loop, Seconds
+from loaderprof.replay import waits
 from loaderprof.replay.costs import RunCosts, Settings
 from loaderprof.replay.model import Batch, LoopModel
 
-# A replay is as long as the run, up to this: it costs milliseconds, and more batches change nothing.
-MAX_BATCHES = 240
-# How near the replay's first round of batches comes to the run's.
-BOOT_ERROR = 0.01
-# A loop that does not wait for its device returns from a step well before the device has done it.
+# A replay is as long as the run, up to this many batches: it costs milliseconds, and more batches change nothing. They
+# are shared out among this many epochs.
+MAX_BATCHES, MAX_EPOCHS = 240, 4
+# Fewer measured steps have no distribution to replay.
+MIN_STEPS = 3
+# Enough steps timed by the device for a mean. A loop whose steps last less than this share of the device's runs ahead of
+# it; one whose steps last as long waits for it.
 MIN_DEVICE_STEPS, SYNCHRONOUS = 10, 0.9
-# What a worker works for to answer its receiver, by tensor; measured 0.05 to 0.1 ms on a 2-core machine.
-ANSWER_PER_TENSOR_S = 0.15e-3
-# How near what is fitted comes to what was seen; a wake-up takes at most this many times what an average step waits.
-FIT_ERROR, MOST_WAKES = 0.03, 4.0
-# Threads of a step from which on it is one of several: others of the process do little things meanwhile.
-SEVERAL = 1.1
-# Of what the loop's thread was busy or asleep in its steps, so much at the least was for the step itself.
+# A step keeps no more cores busy than this, whatever its clocks say; below this CPU time a step the ratio is noise.
+MAX_THREADS, MIN_STEP_CPU_S = 64.0, 0.001
+# Threads that wait at a barrier never account for all of a step: this share of it is its own at the least.
 LEAST_OWN = 0.1
 DEFAULT_COLLATE = "torch.utils.data._utils.collate.default_collate"
-# An answer that takes this many times the usual one waited for something else.
-MOST_WAITED = 4.0
+# An answer that takes this many times the usual one waited for something else. Where other programs want the cores, this
+# quantile of the answers stands for all: it is the least disturbed.
+MOST_WAITED, UNDISTURBED = 4.0, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What each measured step did: seconds on a CPU, blocked, and waiting for a core in a run queue."""
+
+    cpu: Seconds
+    blocked: Seconds
+    runq: Seconds
 
 
 def fit_model(
@@ -43,7 +53,7 @@ def fit_model(
     size: tuple[float, float] | None = None,
     team_waited: float = 0.0,
 ) -> LoopModel | None:
-    """Return the replay's model of a loop; None where it was not measured enough to have one.
+    """Return the replay's model of a loop; None where too little of it was measured.
 
     Args:
         loop: the loop.
@@ -54,159 +64,107 @@ def fit_model(
         size: bytes and tensors of a batch; None: not measured.
         team_waited: share of the loop's time in which threads that compute its steps beside its own waited for a core.
     """
-    usual = usual_batches(loop)
     stepped = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
-    if parts.cpu_s is None or not usual.any() or stepped.sum() < 3:
+    if parts.cpu_s is None or not usual_batches(loop).any() or stepped.sum() < MIN_STEPS:
         return None
-    step_cpu = np.clip(np.nan_to_num(loop.step_cpu[stepped]), 0, loop.step[stepped])
-    runq = np.nan_to_num(np.clip(loop.step_runq[stepped], 0, None))
-    step_blocked = np.maximum(loop.step[stepped] - step_cpu - np.minimum(runq, loop.step[stepped] - step_cpu), 0)
-    pickle = parts.pickle_s or 0.0
-    workers = loop.num_workers
-    inside = (loop.receive_cpu + loop.index)[loop.steady & (loop.count == 1)]
+    steps, workers = _steps(loop, stepped), loop.num_workers
+    share = _own_share(loop, steps)
+    neighbours = (busy_others or 0.0) / share
+    threads = _step_threads(loop, steps.cpu, stepped, neighbours)
+    if workers and threads > waits.SEVERAL and team_waited:
+        steps = _without_barriers(loop, steps, stepped, team_waited)
     lengths = [epoch.batches for epoch in loop.epochs if epoch.batches]
     epochs, whole = max(1, len(lengths)), max(1, int(np.median(lengths)))
-    length = min(whole, MAX_BATCHES // min(epochs, 4))
+    length = min(whole, MAX_BATCHES // min(epochs, MAX_EPOCHS))
+    costs, all_first = _costs(loop, parts, steps, others)
+    if workers:
+        costs = _with_workers(costs, loop, share, neighbours)
+    base = LoopModel(
+        replace(costs, step_threads=threads),
+        _settings(loop),
+        budget,
+        neighbours,
+        length,
+        min(epochs, MAX_BATCHES // length),
+        whole,
+        all_first,
+        batch=_batch(loop, parts, size),
+    )
+    return waits.booted(waits.with_lock(waits.scheduled(base, loop, steps.runq)), loop) if workers else base
+
+
+def _steps(loop: Loop, stepped: Bools) -> _Steps:
+    cpu = np.clip(np.nan_to_num(loop.step_cpu[stepped]), 0, loop.step[stepped])
+    runq = np.nan_to_num(np.clip(loop.step_runq[stepped], 0, None))
+    return _Steps(cpu, np.maximum(loop.step[stepped] - cpu - np.minimum(runq, loop.step[stepped] - cpu), 0), runq)
+
+
+def _without_barriers(loop: Loop, steps: _Steps, stepped: Bools, team_waited: float) -> _Steps:
+    """Return steps of several threads whose waits for one another count as waits for a core.
+
+    While one thread has no core the others spin at a barrier, which is CPU time, or sleep there. While the loop waits for
+    a batch they rest; what they wait together with the loop's own thread is counted as a wait already.
+    """
+    in_steps = float(loop.step[stepped].sum() / (loop.step + loop.wait)[stepped].sum())
+    own = max(LEAST_OWN, 1.0 - team_waited / in_steps)
+    cpu, blocked = steps.cpu * own, steps.blocked * own
+    return _Steps(cpu, blocked, loop.step[stepped] - cpu - blocked)
+
+
+def _costs(loop: Loop, parts: Breakdown, steps: _Steps, others: Sequence[Loop]) -> tuple[RunCosts, bool]:
+    """Return what making and stepping on batches costs, and whether setting up workers may be in it."""
     fetch_cpu, fetch_blocked, all_first = _fetch(loop, others)
-    starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
-    share = _own_share(loop, runq, step_cpu)
-    neighbours = (busy_others or 0.0) / share
-    threads = _step_threads(loop, step_cpu, stepped, neighbours)
-    if workers and threads > SEVERAL and team_waited:
-        # While one of them waits the others spin at a barrier, which is CPU time, or sleep there. In waits of the loop they
-        # rest; what they wait together with its own thread is a wait already.
-        in_steps = float(loop.step[stepped].sum() / (loop.step + loop.wait)[stepped].sum())
-        own = max(LEAST_OWN, 1.0 - team_waited / in_steps)
-        step_cpu, step_blocked = step_cpu * own, step_blocked * own
-        runq = loop.step[stepped] - step_cpu - step_blocked
+    inside = (loop.receive_cpu + loop.index)[loop.steady & (loop.count == 1)]
     device = _device(loop)
-    if device is not None:
-        # What the loop waited for its device is the device's own time, which the replay adds.
-        step_blocked = np.zeros_like(step_blocked)
     costs = RunCosts(
-        fetch_cpu_s=fetch_cpu + (pickle if workers else 0.0),
+        fetch_cpu_s=fetch_cpu + ((parts.pickle_s or 0.0) if loop.num_workers else 0.0),
         fetch_blocked_s=fetch_blocked,
-        step_cpu_s=step_cpu,
-        step_blocked_s=step_blocked,
+        step_cpu_s=steps.cpu,
+        # What the loop waited for its device is the device's own time, which the replay adds.
+        step_blocked_s=steps.blocked if device is None else np.zeros_like(steps.blocked),
         receive_cpu_s=float(inside.mean()) if len(inside) else 0.0,
-        answer_cpu_s=_answer(loop, share, neighbours) if workers else 0.0,
-        step_threads=threads,
-        worker_start_s=float(np.mean(starts)) * share / workers if workers and starts else 0.0,
-        worker_stop_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) / workers if workers else 0.0,
         epoch_gap_s=float(np.mean([epoch.index_s for epoch in loop.epochs])),
         device_step_s=device,
         sync_every=1 if device is not None and _synchronous(loop, device) else None,
     )
-    settings = Settings(
-        num_workers=workers - loop.idle_workers,
+    return costs, all_first
+
+
+def _with_workers(costs: RunCosts, loop: Loop, share: float, neighbours: float) -> RunCosts:
+    """Return costs with those of having workers: starting and stopping them, and their answers to the receiver."""
+    starts = [epoch.ready - epoch.begun - epoch.index_s for epoch in loop.epochs if not epoch.restarted]
+    return replace(
+        costs,
+        answer_cpu_s=_answer(loop, share, neighbours),
+        worker_start_s=float(np.mean(starts)) * share / loop.num_workers if starts else 0.0,
+        worker_stop_s=float(np.mean([epoch.shutdown_s for epoch in loop.epochs])) / loop.num_workers,
+    )
+
+
+def _settings(loop: Loop) -> Settings:
+    return Settings(
+        num_workers=loop.num_workers - loop.idle_workers,
         prefetch_factor=int(loop.facts.get("prefetch_factor") or 2),
         in_order=bool(loop.facts.get("in_order", True)),
         persistent_workers=bool(loop.facts.get("persistent_workers")),
         pin_memory=bool(loop.facts.get("pin_memory")),
     )
+
+
+def _batch(loop: Loop, parts: Breakdown, size: tuple[float, float] | None) -> Batch:
     bytes_, tensors = size or (None, None)
-    batch = Batch(
+    return Batch(
         tensors,
         bytes_,
-        pickle if workers else 0.0,
+        (parts.pickle_s or 0.0) if loop.num_workers else 0.0,
         parts.collate_s,
         parts.index_s or 0.0,
         loop.facts.get("collate_fn") == DEFAULT_COLLATE,
     )
-    base = LoopModel(
-        costs, settings, budget, neighbours, length, min(epochs, MAX_BATCHES // length), whole, all_first, batch=batch
-    )
-    return _booted(with_lock(_scheduled(base, loop, runq)), loop) if workers else base
-
-
-def _scheduled(base: LoopModel, loop: Loop, step_runq: Seconds) -> LoopModel:
-    """Return the model whose workers and loop wait for cores as long as the run's did.
-
-    Args:
-        base: the loop as it ran.
-        loop: the loop.
-        step_runq: seconds of each step that it waited for a core.
-    """
-    cpu, waited = float(loop.made.cpu.sum()), float(loop.made.runq.sum())
-    share = waited / (cpu + waited) if cpu > 0 else 0.0
-
-    def spread(imbalance: float) -> LoopModel:
-        return replace(base, costs=replace(base.costs, imbalance=imbalance))
-
-    told = spread(_least(lambda imbalance: spread(imbalance).run().core_wait_share >= share, 1.0))
-    step_s = float(step_runq.mean())
-    # Where no wait for a core was seen at all, the system may not tell any.
-    if base.costs.step_threads > SEVERAL and waited + step_s > 0.0:
-        told = _stepping(base, told, share, step_s)
-
-    def waking(seconds: float) -> LoopModel:
-        return replace(told, costs=replace(told.costs, wake_s=seconds))
-
-    return waking(_least(lambda seconds: waking(seconds).run().step_wait_s >= step_s, MOST_WAKES * step_s))
-
-
-def _stepping(base: LoopModel, spread: LoopModel, share: float, step_s: float) -> LoopModel:
-    """Return the model of a step of several threads in which these and the workers wait for cores as long as the run's did.
-
-    Of three threads on two cores one has a core to itself, and keeps it: a worker that never sleeps, or the step, whose
-    threads spin where workers sleep.
-
-    Args:
-        base: the loop as it ran, all threads getting an even share.
-        spread: the same, badly spread over the cores where its workers wait longer than that.
-        share: of the time in which workers wanted a core, what they waited for one.
-        step_s: seconds of a step that it waited for a core.
-    """
-
-    def favouring(favour: float) -> LoopModel:
-        return replace(base, costs=replace(base.costs, favour=favour))
-
-    def loosened(fitted: LoopModel) -> LoopModel:
-        def loose(free: float) -> LoopModel:
-            return replace(fitted, costs=replace(fitted.costs, lockstep=1.0 - free))
-
-        return loose(_least(lambda free: loose(free).run().step_wait_s <= step_s, 1.0))
-
-    if base.run().core_wait_share > share:
-        return loosened(favouring(_least(lambda favour: favouring(favour).run().core_wait_share <= share, 1.0)))
-    first = favouring(-_least(lambda favour: favouring(-favour).run().core_wait_share >= share, 1.0))
-    return min((loosened(spread), loosened(first)), key=lambda fitted: abs(fitted.run().step_wait_s - step_s))
-
-
-def _least(enough: Callable[[float], bool], most: float, error: float = FIT_ERROR) -> float:
-    """Return the least number up to `most` that is enough, within a share of `most`, or `most`: 0 where nothing is needed."""
-    if most <= 0.0 or enough(0.0):
-        return 0.0
-    low, high = 0.0, most
-    while high - low > error * most:
-        middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-def with_lock(base: LoopModel) -> LoopModel:
-    """Return the model in which answers wait for their worker's interpreter lock, for as long as they did in the run.
-
-    A worker answers its receiver, tensor by tensor, in a thread beside the making of the next batch. What is made in
-    Python holds the lock up to 5 ms at a time. All answering counts as work where tensors were not counted.
-    """
-    costs, tensors = base.costs, base.batch.tensors
-    work_s = ANSWER_PER_TENSOR_S * max(1.0, tensors or 1.0)
-    waited_s = costs.answer_cpu_s - work_s
-    if tensors is None or waited_s <= 0.0:
-        return base
-
-    def holding(held_s: float) -> LoopModel:
-        return replace(base, answer_work_s=work_s, costs=replace(costs, answer_cpu_s=work_s, held_s=held_s))
-
-    told = holding(_least(lambda held_s: holding(held_s).run().held_s >= waited_s, float(costs.fetch_cpu_s.max())))
-    # Several round trips may wait one after the other.
-    rest_s = max(0.0, waited_s - told.run().held_s)
-    return replace(told, costs=replace(told.costs, answer_cpu_s=work_s + rest_s))
 
 
 def _device(loop: Loop) -> Seconds | None:
-    """Return the device's own time per step, from its events; None where it has none."""
+    """Return the seconds that the device worked in each step, by its own clock; None where too few were measured."""
     busy = loop.busy[loop.busy > 0]
     return busy if len(busy) >= MIN_DEVICE_STEPS else None
 
@@ -216,52 +174,51 @@ def _synchronous(loop: Loop, device: Seconds) -> bool:
     return (loop.mean(loop.step) or 0.0) >= SYNCHRONOUS * float(device.mean())
 
 
-def _own_share(loop: Loop, step_runq: Seconds, step_cpu: Seconds) -> float:
-    """Return CPU over CPU and run-queue wait: what this run got of the cores it wanted.
+def _own_share(loop: Loop, steps: _Steps) -> float:
+    """Return which share of the core time that this run wanted it got: its CPU over CPU and run-queue wait.
 
-    What other programs got of them, over this, is how many threads of theirs wanted them.
+    Cores that other programs kept busy, divided by this share, are how many of their threads wanted a core.
     """
-    cpu = float(loop.made.cpu.sum() + step_cpu.sum())
-    waited = float(loop.made.runq.sum() + step_runq.sum())
+    cpu = float(loop.made.cpu.sum() + steps.cpu.sum())
+    waited = float(loop.made.runq.sum() + steps.runq.sum())
     return cpu / (cpu + waited) if cpu > 0 else 1.0
 
 
 def _step_threads(loop: Loop, step_cpu: Seconds, stepped: Bools, neighbours: float) -> float:
-    """Return how many cores the step's CPU part keeps busy at once, from the process's CPU over the thread's.
+    """Return how many cores the CPU part of a step keeps busy at once: the CPU of its process over that of its thread.
 
-    Threads that meet at barriers spin while one of them waits for a core. On a busy machine the step's CPU time holds
-    that spinning already, and to slow the step for it once more would count it twice.
+    Threads that meet at barriers spin while one of them waits for a core. Beside `neighbours` the measured CPU time holds
+    that spinning already; as the replay slows such a step down by itself, fewer threads go into it.
     """
     process = float(np.nansum(loop.step_process_cpu[stepped]))
     thread = float(step_cpu.sum())
-    threads = float(np.clip(process / thread, 1.0, 64.0)) if thread > 0.001 * len(step_cpu) else 1.0
+    threads = float(np.clip(process / thread, 1.0, MAX_THREADS)) if thread > MIN_STEP_CPU_S * len(step_cpu) else 1.0
     return 1.0 + (threads - 1.0) / (1.0 + neighbours)
 
 
 def _answer(loop: Loop, share: float, neighbours: float) -> float:
-    """Return the part of receiving a batch that is waiting for the worker: it hands over file descriptors when asked.
+    """Return seconds of receiving a batch in which the receiver waits for its worker, which hands over file descriptors.
 
     Args:
         loop: the loop.
-        share: of its own time, what this run got of the cores: the rest of an answer's time was waiting for one.
+        share: of the core time that this run wanted, what it got: the rest of an answer was waiting for a core.
         neighbours: threads of other programs that want the same cores.
     """
     answer = np.maximum(loop.receive - loop.receive_cpu, 0.0)[loop.steady & (loop.count == 1)]
     if not len(answer):
         return 0.0
-    # Where nobody else wants the cores all of it is the job's own doing. Else a low quantile, as now and then an answer
-    # waits for what others hold.
-    low = float(np.quantile(answer, 0.25)) * share
+    # Where nobody else wants the cores the mean is the job's own doing; the more do, the more counts the low quantile.
+    low = float(np.quantile(answer, UNDISTURBED)) * share
     mean = float(np.mean(np.minimum(answer, MOST_WAITED * np.median(answer))))
     alone = max(0.0, 1.0 - neighbours)
     return low + alone * max(0.0, mean - low)
 
 
 def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
-    """Return CPU and blocked seconds of usual batches, and whether what workers set up first may be in them.
+    """Return CPU and blocked seconds of usual batches, and whether setting up workers may be in them.
 
-    Where no worker lives to make a second batch its own batches cannot tell work from set-up; another loop over the
-    same kind of dataset can, sample for sample.
+    A worker's first batch holds what its dataset builds once. Where no worker made a second one, a loop over the same
+    dataset whose workers did shows what a sample costs.
     """
     made, usual = loop.made, usual_batches(loop)
     if not loop.num_workers and not loop.facts.get("watched"):
@@ -269,18 +226,18 @@ def _fetch(loop: Loop, others: Sequence[Loop]) -> tuple[Seconds, Seconds, bool]:
     if not loop.num_workers or made.warm.any():
         return made.cpu[usual], made.blocked[usual], False
     for other in others:
-        told = usual_batches(other) & other.made.warm & (other.made.samples > 0)
-        if other is not loop and _same_dataset(loop, other) and told.any():
-            scale = float(np.median(made.samples)) / other.made.samples[told]
-            return other.made.cpu[told] * scale, other.made.blocked[told] * scale, False
+        warm = usual_batches(other) & other.made.warm & (other.made.samples > 0)
+        if other is not loop and _same_dataset(loop, other) and warm.any():
+            scale = float(np.median(made.samples)) / other.made.samples[warm]
+            return other.made.cpu[warm] * scale, other.made.blocked[warm] * scale, False
     return made.cpu[usual], made.blocked[usual], True
 
 
 def _as_waited_for(loop: Loop, cpu: Seconds, blocked: Seconds, wall: Seconds) -> tuple[Seconds, Seconds]:
-    """Return CPU and blocked seconds of batches as often as they came, where the loop makes them itself and waits for each.
+    """Return CPU and blocked seconds of batches, slow ones as often as they came, where the loop makes each itself.
 
-    Slow batches are always measured, usual ones now and then; of the waits all are known, and so is how often one is
-    long. For each there stands the measured batch that took about as many times the usual time.
+    Slow batches are always measured, usual ones only now and then, so that measured batches are slower than all. The wait
+    for a batch is known of all of them: each is represented by the measured batch that is as slow, relative to the median.
 
     Args:
         loop: the loop.
@@ -293,7 +250,7 @@ def _as_waited_for(loop: Loop, cpu: Seconds, blocked: Seconds, wall: Seconds) ->
     upto = np.cumsum(loop.count[loop.steady][order])
     usual_s = waits[order[np.searchsorted(upto, upto[-1] / 2)]]
     length = min(MAX_BATCHES, int(upto[-1]))
-    # As many as a replay takes, evenly over all lengths, in the order in which they came.
+    # As many as a replay takes, at even quantiles, in the order in which they came.
     waits = waits[np.sort(order[np.searchsorted(upto, (np.arange(length) + 0.5) / length * upto[-1])])]
     by_wall = np.argsort(wall)
     between = (wall[by_wall][1:] + wall[by_wall][:-1]) / 2
@@ -302,44 +259,6 @@ def _as_waited_for(loop: Loop, cpu: Seconds, blocked: Seconds, wall: Seconds) ->
 
 
 def _same_dataset(loop: Loop, other: Loop) -> bool:
-    """Return whether two loops' datasets are of one class, made by the same lines."""
+    """Return whether the datasets of two loops are of one class, created by the same line."""
     mine, its = ((each.facts.get("dataset"), each.facts.get("dataset_where")) for each in (loop, other))
     return mine[0] is not None and mine == its
-
-
-def _booted(base: LoopModel, loop: Loop) -> LoopModel:
-    """Return the model with workers that take as long to set up as the run's did.
-
-    A worker's imports, its worker_init_fn and what its dataset builds at the first sample are partly CPU, partly
-    waiting for cores that others of them hold, and no one clock has them all. What they cost the loop was measured:
-    the set-up is found with which the replay's first round of batches takes as long as the run's.
-    """
-    measured = _first_round_s(loop)
-    if measured is None:
-        return base
-
-    def booting(seconds: float) -> LoopModel:
-        return replace(base, costs=replace(base.costs, worker_boot_s=seconds))
-
-    def late(seconds: float) -> bool:
-        return replace(booting(seconds), epochs=1).run().first_round_s >= measured
-
-    return booting(_least(late, measured, BOOT_ERROR))
-
-
-def _first_round_s(loop: Loop) -> float | None:
-    """Return seconds from an epoch's start on new workers until each one's first batch was stepped on; None: not seen.
-
-    The very first start, which warms caches, stands for the others only where there are none.
-    """
-    numbers = np.unique(loop.epoch)
-    epochs = [epoch for epoch in loop.epochs if epoch.batches]
-    rounds = []
-    for number, epoch in zip(numbers, epochs, strict=False):
-        mine = (loop.epoch == number) & (loop.position < loop.num_workers)
-        if not epoch.restarted and (loop.count[mine] == 1).all():
-            steps = loop.step[mine]
-            # The last step of an epoch that was left early has no end.
-            stepped = np.where(np.isfinite(steps), steps, loop.mean(loop.step) or 0.0).sum()
-            rounds.append(epoch.ready - epoch.begun - epoch.index_s + float(loop.wait[mine].sum() + stepped))
-    return float(np.mean(rounds[1:] or rounds)) if rounds else None

@@ -1,4 +1,4 @@
-"""One loop as the replay sees it: its costs, its settings and the machine that it runs on. Pure."""
+"""One loop as the replay sees it: what it costs, how its loader is set, which cores it has. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from loaderprof.replay.costs import Outcome, RunCosts, Settings
 from loaderprof.replay.protocol import LONG, replay
 
+# Epochs of a replay that are stretched because much is outstanding: a first one and a later one, which differ.
+FEW_EPOCHS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is known of a usual batch, by which the replay tells what other settings would spare or add.
+    """What is known of a usual batch: from this the costs under settings that the run did not have are estimated.
 
     Attributes:
-        tensors, bytes_: that it holds; None: not measured.
+        tensors, bytes_: in one batch; None: not measured.
         pickle_s: CPU seconds of its worker to pickle it; 0 without workers.
         collate_s: CPU seconds to collate it; None: not measured.
-        index_s: CPU seconds of the loop to draw its indices.
-        shared: torch's own collate made it, in a worker right into shared memory.
+        index_s: CPU seconds of the loop to draw its indices from the sampler.
+        shared: torch's own collate function made it in a worker, directly in shared memory.
     """
 
     tensors: float | None = None
@@ -32,10 +35,16 @@ class Batch:
 class LoopModel:
     """One loop as the replay sees it.
 
-    `neighbours`: threads of other programs that want the same cores; `epoch_batches`: batches of a whole epoch, of
-    which the replay may hold fewer; `all_first`: every batch was its worker's first, and no twin told set-up from work;
-    `answer_work_s`: what of `answer_cpu_s` is work, the rest being waits for the interpreter lock; None: all of it;
-    `batch`: a usual batch.
+    Attributes:
+        costs: seconds of the loop, of its workers and of handing batches over.
+        settings: of the loader.
+        cores: that the loop and its workers may use together.
+        neighbours: threads of other programs that want the same cores, on average.
+        batches_per_epoch, epochs: that are replayed.
+        epoch_batches: batches of a whole epoch of the run, of which the replay may hold fewer.
+        all_first: every measured batch was its worker's first, and no other loop shows what of it is setting the worker up.
+        answer_work_s: what of `costs.answer_cpu_s` is work, the rest being waits for the GIL; None: all of it.
+        batch: a usual batch.
     """
 
     costs: RunCosts
@@ -51,13 +60,13 @@ class LoopModel:
 
     @property
     def replayed(self) -> tuple[int, int]:
-        """Batches of a replayed epoch, and how many of them: fewer and longer ones where much is outstanding."""
+        """Batches of a replayed epoch, and number of epochs: fewer and longer ones where many batches are outstanding."""
         deep = LONG * self.settings.outstanding
         length = max(self.batches_per_epoch, min(self.epoch_batches, deep))
-        return length, max(min(self.epochs, 2), self.epochs * self.batches_per_epoch // length)
+        return length, max(min(self.epochs, FEW_EPOCHS), self.epochs * self.batches_per_epoch // length)
 
     def run(self, seed: int = 0) -> Outcome:
-        """Replay the model."""
+        """Replay the model; any `seed` but 0 draws the costs anew."""
         length, epochs = self.replayed
         return replay(
             self.costs,
@@ -70,12 +79,12 @@ class LoopModel:
         )
 
     def pace_s(self) -> float:
-        """Return seconds a batch as the job goes on: whole epochs with their borders, without the very first start.
+        """Return seconds a batch over whole epochs and the gaps between them, without the first start of all.
 
-        Where there is but one epoch its start counts.
+        Of a single epoch its start counts.
         """
         seen, (replayed, _) = self.run(), self.replayed
         epoch_s = seen.total_s if seen.later_epoch_s is None else seen.later_epoch_s
         length = max(self.epoch_batches, replayed)
-        # A border weighs as much as in the run, however short the replayed epochs are.
+        # The gap between epochs weighs as much as in the run, however short the replayed epochs are.
         return (epoch_s + (length - replayed) * seen.steady_step_s) / length

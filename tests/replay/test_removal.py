@@ -10,7 +10,8 @@ from made import Fetch, Plan, one_loop
 from modelled import modelled
 from truths import LOAD, RESIZE, recording_of
 
-from loaderprof.analyze.breakdown import WORK, break_down
+from loaderprof.analyze.breakdown import break_down
+from loaderprof.analyze.stages import WORK
 from loaderprof.analyze.timeline import build
 from loaderprof.findings import Stage
 from loaderprof.replay.edits import with_settings

@@ -189,6 +189,8 @@ CATALOGUE: tuple[CauseRule, ...] = (
 
 def cause_of(stage: Stage, context: LoopContext) -> CauseRule:
     """Return the cause of the catalogue that a bottleneck of this stage is."""
+    if stage == "host" and context.validates:
+        return next(kind for kind in CATALOGUE if kind.id == "validation")
     for kind in CATALOGUE:
         if kind.stage == stage and kind.matches(context):
             return kind
