@@ -24,7 +24,7 @@ from loaderprof.advise.changes.stream import STREAM_RULES, UNPREDICTED_RULES
 from loaderprof.advise.knobs import spoken
 from loaderprof.advise.together import Offer, together
 from loaderprof.advise.weigh import BORDER_ERROR_PER_LOG, weigh
-from loaderprof.analyze.breakdown import MANY_THREADS
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.diagnose.loop_context import LoopContext, of_tensors
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Advice, Costs, Expected

@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.analyze.breakdown import MANY_THREADS, Breakdown, OperatorCost
+from loaderprof.analyze.breakdown import Breakdown
 from loaderprof.analyze.loop import Loop, Made
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.machine import DISTURBANCE
+from loaderprof.analyze.pieces import MANY_THREADS, OperatorCost
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
 from loaderprof.analyze.stages import LOADER, WORK
 from loaderprof.diagnose.causes import catalogue

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.analyze.breakdown import MANY_THREADS, Breakdown, break_down, usual_wait_s
+from loaderprof.analyze.breakdown import Breakdown, break_down, usual_wait_s
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import helpers_waited
 from loaderprof.analyze.machine import busy_helpers
 from loaderprof.analyze.making import of_producers
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.stages import LOADER, WORK
 from loaderprof.analyze.timeline import Timeline
 from loaderprof.findings import Stage

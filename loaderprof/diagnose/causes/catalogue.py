@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loaderprof.analyze.breakdown import MANY_THREADS, usual_wait_s
+from loaderprof.analyze.breakdown import usual_wait_s
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.stages import LOADER
 from loaderprof.diagnose.evidence import evidence
 from loaderprof.diagnose.loop_context import (
