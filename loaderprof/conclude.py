@@ -1,6 +1,6 @@
 """Recording -> findings: the loops, what their batches cost, what each stage's removal gains, verdict and advice.
 
-Composes `diagnose` and `predict`; decides nothing itself. Pure: no torch, no clock, no processes.
+Composes `analyze`, `replay`, `diagnose` and `advise`; decides nothing itself. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ from loaderprof.advise.changes.decoder import decoders_of
 from loaderprof.advise.weigh import unevenness
 from loaderprof.advise.whatif import what_if
 from loaderprof.analyze import device, loop_side, machine
-from loaderprof.analyze.breakdown import WORK, Breakdown
+from loaderprof.analyze.loop import Loop, total_of
+from loaderprof.analyze.making import of_producers
 from loaderprof.analyze.many_ranks import main_loop
-from loaderprof.analyze.timeline import Loop, Timeline, build, of_producers
+from loaderprof.analyze.stage_costs import share_of, stage_costs
+from loaderprof.analyze.timeline import Timeline, build
 from loaderprof.diagnose import endings, outside
 from loaderprof.diagnose.causes import catalogue
-from loaderprof.diagnose.confidence import agreement, guessed
+from loaderprof.diagnose.confidence import agreement, doubts_about_replay, guessed
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.risks import risks_of
-from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
+from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.measure.verified import joined
 from loaderprof.recording.reader import Process, Recording, SummedRank
 from loaderprof.replay import job
 
-# A replay of the run as it was that is further off than this does not know it well, and says so.
-REPRODUCED = 0.03
-# Cores that other programs kept busy: from here on they are worth a word.
-NOTICED = 0.2
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
 
 
@@ -74,17 +72,18 @@ def conclude(recording: Recording) -> Findings:
         guessed=guessed(main, job_gains),
         locked=main.parts.takes_turns(),
         producers_unseen=main.parts.producers_unseen,
-        wait_share=_share(*_wait_and_step(main.loop)),
+        wait_share=share_of(main.loop.idle_s, main.loop.batch_s),
     )
-    context = _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
+    context = replace(
+        _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others),
+        validates=job.mostly_validation(studied, job_gains, judgement.stage),
+    )
     kind = catalogue.cause_of(judgement.stage, context)
-    if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
-        kind = next(each for each in catalogue.CATALOGUE if each.id == "validation")
     verdict = _verdict(main, context, judgement, kind, job.job_ceiling(studied))
     return Findings(
-        run=replace(run, notes=(*run.notes, *_about_the_replay(main, others or 0.0))),
+        run=replace(run, notes=(*run.notes, *doubts_about_replay(main.model_error, others or 0.0))),
         verdict=verdict,
-        stages=_stages(main),
+        stages=stage_costs(main.loop, main.parts),
         causes=catalogue.examine(context, judgement.stage, kind, judgement.others)
         if judgement.stage != "unknown"
         else (),
@@ -140,8 +139,8 @@ def _context(
         tuple(recording.texts[int(number)].split("@")[0] for number in names if number >= 0),
         float(np.median(mine["bytes"])) if len(mine) else None,
         float(np.median(mine["tensors"])) if len(mine) else None,
-        bound=(each.cpus or budget) < min(each.loop.num_workers, budget),
-        helpers=each.helpers,
+        bound=(each.cores.cpus or budget) < min(each.loop.num_workers, budget),
+        helpers=each.cores.helpers,
         batch_leaves=float(np.median(mine["leaves"])) if len(mine) else None,
         pickled_bytes=float(np.median(pickled["bytes"])) if len(pickled) else None,
         sampler_where=loop_side.shown_place(recording, str(each.loop.facts.sampler_where or "")),
@@ -154,28 +153,16 @@ def _context(
 def _verdict(
     main: job.LoopStudy, context: LoopContext, judgement: Judgement, kind: catalogue.CauseRule, ceiling: float | None
 ) -> results.Verdict:
-    wait, total = _wait_and_step(main.loop)
+    wait, total = main.loop.idle_s, main.loop.batch_s
     if main.loop.background:
         wait = ceiling = None
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
-        return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
+        return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, share_of(wait, total), None)
     text = catalogue.headline(judgement.stage, kind, context)
     return results.Verdict(
-        judgement.stage, kind.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
+        judgement.stage, kind.id, judgement.confidence, text, total, wait, share_of(wait, total), ceiling
     )
-
-
-def _wait_and_step(loop: Loop) -> tuple[float | None, float | None]:
-    """Return seconds per step that whoever computes had nothing to do, and seconds per step in all."""
-    wait, step = loop.mean(loop.wait), loop.mean(loop.step)
-    total = wait + step if wait is not None and step is not None else None
-    # A wait that the device did not feel is no cost: by its own clock, where it has one.
-    return (float(loop.starved.mean()) if len(loop.starved) >= 10 else wait), total
-
-
-def _share(part: float | None, whole: float | None) -> float | None:
-    return round(part / whole, 4) if part is not None and whole else None
 
 
 def _no_loader() -> results.Verdict:
@@ -183,58 +170,14 @@ def _no_loader() -> results.Verdict:
     return results.Verdict("unknown", "no-loader", "low", text, None, None, None, None)
 
 
-def _stages(main: job.LoopStudy) -> tuple[results.StageCost, ...]:
-    """Return what a batch of the main loop costs by stage, in the order of its way through the pipeline."""
-    parts, loop = main.parts, main.loop
-    seconds: dict[Stage, float | None] = {}
-    for stage in WORK:
-        mine = [piece.total_s for piece in parts.pieces if piece.stage == stage]
-        seconds[stage] = sum(mine) if mine else (0.0 if parts.pieces else None)
-    if loop.num_workers:
-        seconds["handover"] = (parts.pickle_s or 0.0) + (loop.mean(loop.receive) or 0.0)
-    seconds["sampler"] = parts.index_s
-    seconds["contention"] = parts.runq_s
-    step = loop.mean(loop.step)
-    host = parts.host_share
-    seconds["device"] = step * (1 - (host or 0.0)) if step is not None else None
-    seconds["host"] = step * host if step is not None and host is not None else None
-    if parts.copy_s is not None:
-        seconds["copy"] = parts.copy_s
-        seconds["device"] = max(0.0, (seconds["device"] or 0.0) - parts.copy_s)
-    total = sum(value for value in seconds.values() if value) or None
-    return tuple(
-        results.StageCost(
-            stage,
-            None if value is None else round(value, 7),
-            _share(value, total),
-            _sources(stage, parts),
-            _by(stage, parts),
-        )
-        for stage, value in seconds.items()
-    )
-
-
-def _sources(stage: Stage, parts: Breakdown) -> Any:
-    if stage in WORK:
-        timers = ("timer",) if parts.timed_batches or stage == "collate" else ()
-        return (*timers, *(("stack",) if parts.by_stack else ()), "kernel")
-    return ("kernel",) if stage == "contention" else ("stack",) if stage == "host" else ("timer",)
-
-
-def _by(stage: Stage, parts: Breakdown) -> tuple[results.Part, ...]:
-    mine = [piece for piece in parts.pieces if piece.stage == stage][:8]
-    return tuple(results.Part(piece.name, piece.where, round(piece.total_s, 7)) for piece in mine)
-
-
 def _advice(
     recording: Recording, studied: Sequence[job.LoopStudy], context: LoopContext, judgement: Judgement
 ) -> tuple[results.Advice, ...]:
     each = next(each for each in studied if each.loop is context.loop)
-    if each.base is None or judgement.stage in ("none", "unknown"):
+    least = judgement.least_speedup
+    if each.base is None or least is None:
         return ()
-    facts = _facts(recording, each, studied)
-    # A job that its step limits is told only what surely gains something.
-    return advise(context, each.base, facts, least=1 + MIN_GAIN if judgement.stage == "device" else 0.0)
+    return advise(context, each.base, _facts(recording, each, studied), least)
 
 
 def _facts(recording: Recording, each: job.LoopStudy, studied: Sequence[job.LoopStudy]) -> RunFacts:
@@ -260,9 +203,7 @@ def _rate(each: job.LoopStudy) -> float | None:
 
 
 def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: float | None) -> results.Loader:
-    loop = each.loop
-    wait, step = loop.mean(loop.wait), loop.mean(loop.step)
-    total = wait + step if wait is not None and step is not None else None
+    loop, wait = each.loop, each.loop.wait_s
     settings = {key: getattr(loop.facts, key) for key in _SETTINGS}
     size = loop.facts.batch_size
     rate = _rate(each)
@@ -270,12 +211,12 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
         each.gains,
         steps=int(loop.count[loop.steady].sum()),
         model_error=each.model_error,
-        draws=each.draws,
+        draws=list(each.draws),
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget,
         sources_agree=None,
         locked=each.parts.takes_turns(),
         producers_unseen=each.parts.producers_unseen,
-        wait_share=_share(*_wait_and_step(loop)),
+        wait_share=share_of(loop.idle_s, loop.batch_s),
     )
     context = _context(recording, each, each.gains, budget, others)
     verdict = _verdict(
@@ -290,7 +231,7 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
         batch_size=size,
         samples_per_s=rate and round(rate, 2),
         wait_s=wait,
-        wait_share=_share(wait, total),
+        wait_share=share_of(wait, loop.batch_s),
         first_batch_s=first[0] if first else None,
         epochs=len(loop.epochs),
         verdict=verdict,
@@ -323,8 +264,8 @@ def _summed_loaders(recording: Recording) -> Iterator[results.Loader]:
     """Yield the loaders of ranks that were only summed up: their pace, and no verdict of their own."""
     text = "Not enough evidence: of many ranks only those that wait the most are studied"
     for loop in (loop for rank in recording.others for loop in rank.loops):
-        total = loop.wait_s + loop.step_s if loop.wait_s is not None and loop.step_s is not None else None
-        share = _share(loop.wait_s, total)
+        total = total_of(loop.wait_s, loop.step_s)
+        share = share_of(loop.wait_s, total)
         verdict = results.Verdict("unknown", "not-enough-evidence", "low", text, total, loop.wait_s, share, None)
         rate = loop.batch_size / loop.pace_s if loop.batch_size and loop.pace_s else None
         yield results.Loader(
@@ -348,14 +289,14 @@ def _ranks(studied: Sequence[job.LoopStudy], others: Sequence[SummedRank]) -> tu
     for other in others:
         main, of = main_loop(other.loops), other.process
         if main is not None:
-            total = main.wait_s + main.step_s if main.wait_s is not None and main.step_s is not None else None
+            total = total_of(main.wait_s, main.step_s)
             ranks.setdefault(of.rank or 0, results.Rank(of.rank or 0, of.host, of.own_pid, total, main.wait_s))
     for each in sorted(studied, key=lambda each: not each.loop.training):
         process, loop = each.loop.process, each.loop
         if loop.main_thread and (process.rank or 0) not in ranks:
-            wait, step = loop.mean(loop.wait), loop.mean(loop.step)
-            total = wait + step if wait is not None and step is not None else None
-            ranks[process.rank or 0] = results.Rank(process.rank or 0, process.host, process.own_pid, total, wait)
+            ranks[process.rank or 0] = results.Rank(
+                process.rank or 0, process.host, process.own_pid, loop.batch_s, loop.wait_s
+            )
     return tuple(ranks[number] for number in sorted(ranks))
 
 
@@ -401,23 +342,12 @@ def _notes(loop: Loop) -> Iterator[str]:
     if loop.background:
         yield BACKGROUND
     stamped = int((loop.count == 1).sum())
-    # Of batches that a graph takes none is stamped.
+    # A loop inside a TensorFlow graph has no batch with a time of its own.
     if stamped and loop.batches >= 2 * stamped:
         yield (
             f"batches of {loop.name} are so quick that one in {round(loop.batches / max(1, stamped))} was stamped; of the "
             "others the sums are known"
         )
-
-
-def _about_the_replay(main: job.LoopStudy, others: float) -> Iterator[str]:
-    """Yield why predictions are less sure where the replay does not reproduce the run itself."""
-    error = main.model_error
-    if error is None or abs(error) <= REPRODUCED:
-        return
-    off = f"the replay of the run as it was is {abs(error):.0%} {'slower' if error > 0 else 'quicker'} than the run"
-    why = f", in which other programs kept {others:.1f} cores busy" if others > NOTICED else ""
-    then = "it cannot predict changes well" if abs(error) > MODEL_ERROR else "predictions may be off by as much"
-    yield f"{off}{why}: {then}"
 
 
 def _torch(recording: Recording) -> str | None:

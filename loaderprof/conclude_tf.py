@@ -14,8 +14,9 @@ import numpy as np
 from loaderprof import findings as results
 from loaderprof.advise.changes.tfdata import PipelineFacts, advise
 from loaderprof.analyze import machine
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.tfdata import STAGES, Node, Pipeline, pipeline_of
-from loaderprof.analyze.timeline import Loop, Timeline
+from loaderprof.analyze.timeline import Timeline
 from loaderprof.diagnose import tfdata_causes
 from loaderprof.diagnose.verdict import Judgement, judge
 from loaderprof.findings import Cause, Findings, Stage

@@ -24,12 +24,13 @@ from loaderprof.advise.changes.stream import STREAM_RULES, UNPREDICTED_RULES
 from loaderprof.advise.knobs import spoken
 from loaderprof.advise.together import Offer, together
 from loaderprof.advise.weigh import BORDER_ERROR_PER_LOG, weigh
-from loaderprof.analyze.breakdown import MANY_THREADS
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.diagnose.loop_context import LoopContext, of_tensors
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.replay.edits import WORKER_START_S, faster, with_settings
-from loaderprof.replay.removal import STRAGGLER_RATIO, LoopModel, remove_stage
+from loaderprof.replay.model import LoopModel
+from loaderprof.replay.removal import STRAGGLER_RATIO, remove_stage
 
 READ_THREADS = 8
 # What opens an archive or a database file, what reads its index, and the least share of a batch that is worth a change.

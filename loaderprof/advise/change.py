@@ -8,7 +8,7 @@ from typing import Any
 
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Advice, Costs, Expected
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # Reading that takes more of making a batch than this may be at the limit of its source.
 MOSTLY_READING = 0.5

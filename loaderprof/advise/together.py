@@ -12,7 +12,8 @@ from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import JOINED, Advice, Costs, Expected
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import LoopModel, unloaded
+from loaderprof.replay.model import LoopModel
+from loaderprof.replay.removal import unloaded
 
 # Another change joins the set where it gains this much more, and up to so many are told as one.
 MIN_MORE, MAX_CHANGES = 1.1, 3

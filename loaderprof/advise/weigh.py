@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from loaderprof.advise.change import Change, RunFacts
-from loaderprof.analyze.timeline import Loop
+from loaderprof.analyze.loop import Loop
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Expected
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 MIN_SPEEDUP = 1.03
 # Half-width of the 90 % interval of a predicted speedup, found on labelled pipelines (docs/how-it-works.md): the

@@ -11,7 +11,7 @@ from loaderprof.advise.weigh import BORDER_ERROR_PER_LOG, expect, interval
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs, Expected
 from loaderprof.replay.edits import with_batch_size, with_settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # Settings of which one run tells what they would do.
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")

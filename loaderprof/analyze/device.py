@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.stages import split_frame
-from loaderprof.analyze.timeline import Loop
 from loaderprof.findings import Gpu, StepPhases
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.tables import Table

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.stages import split_frame
-from loaderprof.analyze.timeline import Loop
 from loaderprof.recording.files import WATCHED_FRAME
 from loaderprof.recording.reader import Recording
 

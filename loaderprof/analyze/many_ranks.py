@@ -1,8 +1,8 @@
-"""Recordings of many ranks in bounded memory: read rank after rank, each summed up, and only those that wait the most whole.
+"""Recordings of many ranks, read in bounded memory.
 
-The verdict is of the rank that waits the most, so that the records of a thousand others are not needed beside it: of them
-stay what their steps and waits are, and how many batches they took. What a report draws and compares has all ranks' means.
-Pure but for reading: no torch, no clock, no processes.
+The verdict is about the rank that waits the most, so the records of a thousand others are not needed beside it. Each rank
+is read alone and reduced to its means (steps, waits, number of batches); only the few ranks that wait the most are then
+read in full. A report compares all ranks by their means. Pure but for reading: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.recording import reader
 from loaderprof.recording.reader import Recording, SummedLoop, SummedRank
 
+# Ranks that are read in full: a page draws as many lanes.
 WHOLE = 8
-"""Ranks that are kept whole: a page draws as many lanes."""
 
 
 def read(folder: Path, rank: int | None = None) -> Recording:
-    """Read a recording, of many ranks only the few that wait the most in full.
+    """Read a recording; of many ranks only the few that wait the most in full.
 
     Args:
         folder: the recording.
-        rank: one more that is kept whole.
+        rank: one more that is read in full.
 
     Raises:
-        RecordingError: as `recording.read`.
+        RecordingError: as `reader.read`.
     """
     heads = reader.processes(folder)
     ranks = {process.rank for process in heads if process.worker is None and process.rank is not None}
@@ -57,8 +58,8 @@ def _summed(loop: Loop) -> SummedLoop:
         loop.batches,
         size,
         len(loop.epochs),
-        loop.mean(loop.wait),
-        loop.mean(loop.step),
+        loop.wait_s,
+        loop.step_s,
         loop.pace_s,
     )
 
@@ -67,7 +68,7 @@ def main_loop(loops: Iterable[SummedLoop]) -> SummedLoop | None:
     """Return a rank's longest training loop, or its longest loop where it trains in none; None without any.
 
     Args:
-        loops: the longest first, as a timeline has them.
+        loops: the longest first, as in `Timeline.loops`.
     """
     return next(iter(sorted((loop for loop in loops if loop.main_thread), key=lambda loop: not loop.training)), None)
 

@@ -14,9 +14,10 @@ from pathlib import PurePath
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import shown_place
+from loaderprof.analyze.making import of_producers
 from loaderprof.analyze.stages import BY_HAND, stage_of_operator
-from loaderprof.analyze.timeline import Loop, of_producers
 from loaderprof.findings import Stage
 from loaderprof.recording import validate
 from loaderprof.recording.facts import LoaderFacts

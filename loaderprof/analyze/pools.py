@@ -1,8 +1,7 @@
-"""Who makes the batches of a hand-written pipeline: threads and processes behind an iterable that is only watched.
+"""Who produces the batches of a hand-written pipeline: threads and processes behind an iterable that is only watched.
 
-Told by stacks of all threads of the loop's process and of its children, and by the kernel's account of the same
-windows. A maker is a thread, or a child process, that runs the user's code below the machinery of a pool, an executor,
-or a plain thread. Pure: no torch, no clock, no processes.
+Found by stacks of all threads of the loop's process and of its children (see `pool_stacks`), and by what the kernel
+accounted to them in the same windows. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -10,71 +9,48 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import shown_place
-from loaderprof.analyze.stages import split_frame, stage_of_stack
-from loaderprof.analyze.timeline import Loop
+from loaderprof.analyze.pool_stacks import MACHINERY, Kind, Seen, function_of, groups
+from loaderprof.analyze.stages import split_frame
 from loaderprof.findings import Stage
 from loaderprof.recording.files import WATCHED_FRAME
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.stacks import StackSamples
 
+# Fewer stack samples have no shares worth showing.
 MIN_SAMPLES = 20
-# Fewer samples at work than this are no maker's: a thread that wakes up now and then.
+# A thread with fewer samples at work wakes up now and then, and is no producer.
 MIN_WORK = 5
-# Threads that wait for the interpreter's lock this share of their work, beyond what one core does, are held up by it.
+# Threads that wait for the GIL this share of their work are limited by it.
 LOCKED_SHARE = 0.25
-# So many of them must want to compute at once, and together use no more than about one core.
+# The GIL limits threads where more than the first number want to compute at once and all together use no more cores than
+# the second: a little beyond 1, because C code releases the GIL.
 LOCKED_THREADS, ONE_CORE = 1.3, 1.2
-# Below this share of the time, in which the lock is held, it is not what they wait for. Threads that unpack with zlib
-# in turn with Python hold it half of the time.
+# Where the GIL is held less of the time than this, it is not what they wait for. Threads that decompress with zlib, which
+# releases it, and run Python in between hold it half of the time.
 HELD = 0.75
-# The makers themselves hold it where their CPU is at least this share of the time in which it is held.
+# The producers themselves hold it where their CPU is at least this share of the time in which it is held.
 OWN_HOLD = 0.5
-# Makers that wait this share of their work need no processes of their own; above the other end they mostly compute.
+# Producers that wait this share of their work need no processes of their own; below the second share they mostly compute.
 MOSTLY_WAITING, MOSTLY_COMPUTING = 0.8, 0.2
-
-# Makers no busier than this times the share of the time in which the loop waits work only while it waits; where it
-# nearly always waits the two cannot be told apart, nor does it matter.
+# Producers that are busy for no more than the first number times the share of the time in which the loop waits work only
+# while it waits. Where it waits more than the second share, the two cannot be distinguished, nor does it matter.
 IN_TURN, ALWAYS_WAITS = 1.25, 0.8
-
-Kind = Literal["threads", "processes"]
-
-# Where the user's task begins in a stack: the frame of the machinery that calls it, file and function.
-_START = re.compile(
-    r"^(?:[\w<>]+\.)*(?:_worker|run|_bootstrap_inner|worker|mapstar|starmapstar|_process_worker|_process_chunk|__call__|"
-    r"<listcomp>) \(.*(?:concurrent/futures/(?:thread|process)|multiprocessing/(?:pool|process)|/threading|"
-    r"joblib/(?:parallel|_utils|externals/.*))\.py:|"
-    r"^_map_task \(.*/ray/data/.*\.py:|^(?:\w+\.)?main_loop \(.*/ray/_private/worker\.py:"
-)
-# A process of Ray between two tasks of a dataset.
-_BETWEEN_TASKS = re.compile(r"main_loop \(.*/ray/")
 # How processes of Ray are titled while a task runs in them.
 _RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
-# Of a pool's machinery, not of a plain thread's or process's.
-_POOL_START = re.compile(r"/(?:concurrent/futures/(?:thread|process)|multiprocessing/pool|joblib/.*|ray/.*)\.py:")
-_MACHINERY = re.compile(
-    r"/(?:threading|queue|selectors|weakref)\.py$|/concurrent/futures/\w+\.py$|"
-    r"/asyncio/(?:base_events|events|futures|locks|queues|runners|selector_events|tasks|threads|unix_events)\.py$|"
-    r"/multiprocessing/\w+\.py$|/joblib/|/ray/(?:_private|_raylet|thirdparty_files|data/(?:_internal|block))\b|<frozen |<string>"
-)
-_RAY = re.compile(r"\(.*/ray/")
-_PICKLING = re.compile(r"/multiprocessing/reduction\.py$")
 # Where the loop asks for a batch: what is watched, or a DataLoader without workers.
 _ASKING = re.compile(
     rf"{re.escape(WATCHED_FRAME)}$|_SingleProcessDataLoaderIter\._next_data \(|_next_data \(.*torch/utils/data/"
 )
-# A line that takes from or puts into a queue written in C.
-_QUEUE_LINE = re.compile(r"(?i)\b\w*(?:queue|_q|\bq|tasks|jobs|inbox|outbox)\w*\.(?:get|put)\(|\.result\(|\.acquire\(")
-_LOADER_WORKER = re.compile(r"torch/utils/data/_utils/(?:worker|pin_memory)\.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kind of work that makers were seen at: its share of all their work."""
+    """One kind of work of producers: its stage, the user's function and line, and its share of all their work."""
 
     stage: Stage
     name: str
@@ -84,23 +60,23 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The makers of one pipeline: those that limit it where several follow one another.
+    """The producers of one pipeline; of several groups that follow one another, those that limit it.
 
     Attributes:
         kind: threads of the loop's process, or processes of their own.
-        makers: how many there are.
+        producers: how many there are.
         busy: how many were at work at once, on average.
         cores: cores that they used; None where the kernel's account was not recorded.
         runq: cores that they waited for in a run queue.
         waiting: share of their work in which they waited for a read.
-        locked: share of their work in which they waited for the interpreter's lock; 0 for processes.
-        held: share of the time in which a thread held that lock; None: not measured.
-        held_at_most: the same, as far as so few looks can tell.
-        work: what they did, dearest first; shares add up to 1.
+        locked: share of their work in which they waited for the GIL; 0 for processes.
+        held: share of the time in which a thread held the GIL; None: not measured.
+        held_at_most: the upper end of its interval.
+        work: what they did, most expensive first; shares add up to 1.
         samples: stack samples at work.
         pids: the child processes among them.
-        beside: the kinds of other makers of the same pipeline.
-        overlapped: they work while the loop steps; else the loop waits for them and they for the loop.
+        beside: the kinds of other producers of the same pipeline.
+        overlapped: they work while the loop steps; else the loop waits for them, and they for the loop.
         step_locked_s: seconds of a step in which the loop's own thread slept on a lock; None: not measured.
     """
 
@@ -125,7 +101,7 @@ class Pool:
         return sum(each.share for each in self.work if each.stage == stage)
 
     def seconds(self, period_s: float) -> tuple[float, float]:
-        """Return seconds of CPU and blocked seconds of all makers together per batch that comes every `period_s`.
+        """Return CPU and blocked seconds of all producers together per batch, of which one comes every `period_s`.
 
         Where the kernel's account is missing, everything but reading counts as CPU.
         """
@@ -137,7 +113,7 @@ class Pool:
         return min(self.cores, self.busy) * period_s, blocked * period_s
 
     def holds_lock(self) -> bool:
-        """Return whether their process's lock is held nearly all of the time, as far as was measured."""
+        """Return whether the GIL of their process is held nearly all of the time, as far as was measured."""
         if self.held_at_most is not None:
             return self.held_at_most >= HELD
         return (self.cores or 0.0) + self.runq <= ONE_CORE
@@ -151,31 +127,20 @@ class Pool:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One line of stack samples of a thread that machinery runs: its stage, None between tasks, and the user's line."""
-
-    sample: StackSamples
-    stage: Stage | None
-    place: str
-
-
 def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool | None:
-    """Return the makers behind a watched iterable or a stream; None where it is no such, or none were seen at work."""
+    """Return the producers behind a watched iterable or a stream; None where the loop has neither, or none were at work."""
     if not (loop.facts.watched or _may_be_made_ahead(loop)):
         return None
-    groups = _groups(recording, loop.process.pid, sources)
+    found = groups(recording, loop.process.pid, sources)
     looks = _looks(recording, loop)
-    producers = [
-        pool for (kind, _), seen in groups.items() if (pool := _pool(recording, kind, seen, looks)) is not None
-    ]
+    producers = [pool for (kind, _), seen in found.items() if (pool := _pool(recording, kind, seen, looks)) is not None]
     if loop.facts.framework == "ray":
         producers = [_sharing_tasks(recording, pool) for pool in producers]
     if not producers:
         return None
-    threads = [one for (kind, _), seen in groups.items() if kind == "threads" for one in seen]
+    threads = [one for (kind, _), seen in found.items() if kind == "threads" for one in seen]
     together = _pool(recording, "threads", threads, looks)
-    # Threads share one lock whatever pool they are of; else the busiest makers hold up the others.
+    # Threads share the GIL whatever pool they are of; else the busiest producers hold up the others.
     chosen = max(producers, key=lambda each: each.busy / each.producers)
     others = [each for each in producers if each is not chosen]
     if together is not None and together.locked >= LOCKED_SHARE:
@@ -188,7 +153,7 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
         chosen,
         beside=tuple(sorted({each.kind for each in others})),
         overlapped=overlapped and _waits_for_them(loop),
-        # What it sleeps while it waits for a batch is for the batch.
+        # While it waits for a batch it sleeps for the batch, not for the GIL.
         step_locked_s=None if asleep is None else max(0.0, asleep * (wait + step) - wait),
     )
 
@@ -196,15 +161,16 @@ def pool_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Pool |
 def _may_be_made_ahead(loop: Loop) -> bool:
     """Return whether a loop waits for a stream without workers, which may have threads or processes of its own.
 
-    A dataset that is asked for samples by number cannot make them ahead; what it has of threads shares one batch.
+    A map-style dataset cannot produce ahead of the loop, as it does not know which sample is next; its threads share the
+    work on one batch.
     """
     return bool(loop.facts.iterable) and not loop.facts.num_workers and _waits_for_them(loop)
 
 
 def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
-    """Return a pool of Ray's with as many makers as tasks ran at once: its processes take turns at them.
+    """Return a pool of Ray's with as many producers as tasks ran at once: its processes take turns at them.
 
-    Told by the titles of processes while the loop ran: of the operator that they ran most often, the most at once.
+    Ray titles its processes by the task that they run: counted is the most frequent operator, at its most at once.
     """
     titles: dict[str, list[int]] = defaultdict(list)
     since = min(sample.t_begun for sample in recording.stacks)
@@ -220,15 +186,15 @@ def _sharing_tasks(recording: Recording, pool: Pool) -> Pool:
 
 
 def _waits_for_them(loop: Loop) -> bool:
-    """Return whether the loop's thread waits for its makers more than it works for a batch itself."""
+    """Return whether the loop's thread waits for its producers more than it works for a batch itself."""
     return float(np.sum(loop.made.blocked)) > float(np.sum(loop.made.cpu))
 
 
 def too_little_seen(recording: Recording, loop: Loop, pool: Pool | None) -> bool:
-    """Return whether others may make the batches of a watched loop, or a stream's, of whom too few samples tell what they do.
+    """Return whether others may produce the batches of a watched loop or a stream, of whom there are too few samples.
 
-    The loop's own thread then waits at a queue or a lock, which tells nothing of what it waits for; or no stacks could be
-    taken of it.
+    The loop's own thread then waits at a queue or a lock, which does not show what it waits for; or there are no stacks of
+    it at all.
     """
     watched = bool(loop.facts.watched)
     if pool is not None or not (watched or _may_be_made_ahead(loop)) or not _waits_for_them(loop):
@@ -237,67 +203,14 @@ def too_little_seen(recording: Recording, loop: Loop, pool: Pool | None) -> bool
     for sample in recording.stacks:
         if sample.pid == loop.process.pid and any(_ASKING.match(frame) for frame in sample.frames):
             asking += sample.count
-            waiting += sample.count if _MACHINERY.search(split_frame(sample.frames[-1])[1]) else 0
+            waiting += sample.count if MACHINERY.search(split_frame(sample.frames[-1])[1]) else 0
     return waiting > 0.5 * asking or (watched and not asking)
 
 
 def reading_stacks(recording: Recording, loop: Loop, sources: dict[str, str]) -> list[StackSamples]:
-    """Return the stacks in which the makers of a watched loop were reading."""
-    groups = _groups(recording, loop.process.pid, sources)
-    return [each.sample for seen in groups.values() for each in seen if each.stage == "read"]
-
-
-def _groups(recording: Recording, main: int, sources: dict[str, str]) -> dict[tuple[Kind, str], list[_Seen]]:
-    """Return what was seen of the threads that may be makers, by what they have in common."""
-    writers = {process.pid for process in recording.processes}
-    groups: dict[tuple[Kind, str], list[_Seen]] = defaultdict(list)
-    plain: dict[tuple[Kind, str], list[_Seen]] = defaultdict(list)
-    for sample in recording.stacks:
-        mine, first = sample.pid == main, sample.thread == "MainThread"
-        at = _start(sample.frames)
-        if at is None or (mine and first) or (not mine and sample.pid in writers):
-            continue
-        pooled = _POOL_START.search(sample.frames[at]) is not None
-        stage, place = work_of(sample.frames[at + 1 :], sources)
-        if _BETWEEN_TASKS.search(sample.frames[at]):
-            stage = None
-        if mine and not place and _RAY.search(sample.frames[at + 1] if len(sample.frames) > at + 1 else ""):
-            continue  # Ray's own threads send its processes to work
-        if mine:
-            groups["threads", _alike(sample.thread)].append(_Seen(sample, stage, place))
-        elif pooled or first:
-            # The threads of a plain process are its own affair.
-            (groups if pooled else plain)["processes", ""].append(_Seen(sample, stage, place))
-    # A plain process may be a helper of any kind; where a pool of processes is at work that is what makes the batches.
-    return {**plain, **groups}
-
-
-def _start(frames: tuple[str, ...]) -> int | None:
-    """Return where in a stack the machinery calls the user's task, None where nothing of it is there."""
-    if any(_LOADER_WORKER.search(frame) for frame in frames):
-        return None
-    for number in range(len(frames) - 1, -1, -1):
-        if _START.match(frames[number]):
-            return number
-    return None
-
-
-def work_of(task: tuple[str, ...], sources: dict[str, str]) -> tuple[Stage | None, str]:
-    """Return the stage that a maker is at, None while it waits for work or for others, and the user's line.
-
-    Args:
-        task: frames below the machinery, root first.
-        sources: the text of the user's source lines, by `file:line`.
-    """
-    leaf = len(task)
-    while leaf and _MACHINERY.search(split_frame(task[leaf - 1])[1]):
-        leaf -= 1
-        if _PICKLING.search(split_frame(task[leaf])[1]):
-            return "handover", ""
-    own = next((line for frame in reversed(task) if (line := _line(frame)) in sources), "")
-    if not leaf or leaf < len(task) or (own and own == _line(task[-1]) and _QUEUE_LINE.search(sources[own])):
-        return None, own
-    return stage_of_stack(task, sources) or "transform", own
+    """Return the stacks in which the producers of a watched loop were reading."""
+    found = groups(recording, loop.process.pid, sources)
+    return [each.sample for seen in found.values() for each in seen if each.stage == "read"]
 
 
 def _looks(recording: Recording, loop: Loop) -> int:
@@ -306,7 +219,15 @@ def _looks(recording: Recording, loop: Loop) -> int:
     return sum(sample.count for sample in recording.stacks if sample.pid == main and sample.thread == "MainThread")
 
 
-def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Pool | None:
+def _pool(recording: Recording, kind: Kind, seen: list[Seen], looks: int) -> Pool | None:
+    """Return the producers among some threads or processes; None where too little was seen of them at work.
+
+    Args:
+        recording: the run.
+        kind: threads or processes.
+        seen: their stacks.
+        looks: how often stacks of the loop's process were taken.
+    """
     total: Counter[tuple[int, str]] = Counter()
     working: Counter[tuple[int, str]] = Counter()
     reading: Counter[tuple[int, str]] = Counter()
@@ -318,13 +239,13 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Po
         if stage is not None:
             working[who] += sample.count
             reading[who] += sample.count if stage == "read" else 0
-            work[stage, _function(sample.frames, place), place] += sample.count
-    # The user's threads that were never seen at work are somebody else's.
+            work[stage, function_of(sample.frames, place), place] += sample.count
+    # Threads of the user's that were never seen at work are there for something else.
     producers = [who for who in total if working[who]]
     at_work = sum(working.values())
     if at_work < MIN_WORK or sum(total[who] for who in producers) < MIN_SAMPLES:
         return None
-    # Threads of a pool that is made anew each epoch follow one another: each was seen in a part of the looks.
+    # A pool created anew each epoch has threads that follow one another: each was seen in a part of the looks.
     there = sum(min(1.0, total[who] / looks) if kind == "threads" and looks else 1.0 for who in producers)
     count = max(1, round(there))
     alike = min(1.0, count / len(producers))
@@ -338,7 +259,7 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Po
         in_turn = None if asleep is None else max(0.0, asleep - (count - busy))
         locked = _locked(busy - waiting, cores, runq, held, in_turn)
         if locked and in_turn is not None:
-            # Those whose data have come, and who wait for the lock, stand at the line that reads.
+            # A thread whose data has arrived still shows up on its read line while it waits for the GIL.
             truly = min(waiting, max(0.0, busy - in_turn - (cores or 0.0) - runq))
             for key in work:
                 work[key] *= truly / waiting if key[0] == "read" and waiting > 0 else 1.0
@@ -357,32 +278,32 @@ def _pool(recording: Recording, kind: Kind, seen: list[_Seen], looks: int) -> Po
 def _locked(
     computing: float, cores: float | None, runq: float, held: float | None, in_turn: float | None = None
 ) -> float:
-    """Return how many threads at once wait for the interpreter's lock, which may be held nearly all of the time.
+    """Return how many threads at once wait for the GIL, which may be held nearly all of the time.
 
     Args:
         computing: threads that were in code that computes, on average, by stacks.
         cores: cores that they used; None: not recorded.
         runq: cores that they waited for.
-        held: share of the time in which the lock was held; None: not measured.
+        held: share of the time in which the GIL was held; None: not measured.
         in_turn: threads at work that slept on a lock; None: not measured.
     """
     if (cores or 0.0) > ONE_CORE:
         return 0.0
     if in_turn is not None and held is not None:
-        # Where others hold the lock the makers are not what takes turns.
+        # Where others hold the GIL it is not the producers that take turns.
         return in_turn if cores is None or cores >= OWN_HOLD * held else 0.0
     if computing < LOCKED_THREADS:
         return 0.0
     if held is not None:
         return computing - held
-    # Threads that wait for the lock sleep; those that compute without it run, or wait for a core.
+    # Threads that wait for the GIL sleep; those that compute without it run, or wait for a core.
     return max(0.0, computing - cores - runq) if cores is not None and cores + min(runq, 1.0) >= HELD else 0.0
 
 
 def _held(recording: Recording, pid: int) -> tuple[float, float] | tuple[None, None]:
-    """Return the share of the time in which a thread of a process held the interpreter's lock, and what it is at most.
+    """Return the share of the time in which a thread of a process held the GIL, and the upper end of its interval.
 
-    The second is two standard errors above the first. Both are None where it was not measured.
+    That is two standard errors above the share. Both are None where too few samples were taken.
     """
     held = sum(count for of, count, _ in recording.gil if of == pid)
     taken = sum(count for of, _, count in recording.gil if of == pid)
@@ -393,7 +314,7 @@ def _held(recording: Recording, pid: int) -> tuple[float, float] | tuple[None, N
 
 
 def _asleep(recording: Recording, threads: list[tuple[int, str]]) -> float | None:
-    """Return how many of some threads at once slept on a lock, be it for work; None where the kernel did not tell."""
+    """Return how many of some threads slept on a lock at once, also for want of work; None where the kernel hides it."""
     looks: Counter[tuple[int, str]] = Counter()
     asleep: Counter[tuple[int, str]] = Counter()
     for each in recording.locks:
@@ -407,7 +328,7 @@ def _asleep(recording: Recording, threads: list[tuple[int, str]]) -> float | Non
 
 
 def _used(recording: Recording, producers: list[tuple[int, str]]) -> tuple[float | None, float]:
-    """Return cores used and cores waited for by the makers together; None where no account was recorded."""
+    """Return cores used and cores waited for by the producers together; None where no account was recorded."""
     wall: dict[tuple[int, str], float] = defaultdict(float)
     cpu: dict[tuple[int, str], float] = defaultdict(float)
     runq: dict[tuple[int, str], float] = defaultdict(float)
@@ -420,17 +341,3 @@ def _used(recording: Recording, producers: list[tuple[int, str]]) -> tuple[float
         return None, 0.0
     scale = len(producers) / len(known)
     return scale * sum(cpu[who] / wall[who] for who in known), scale * sum(runq[who] / wall[who] for who in known)
-
-
-def _function(frames: tuple[str, ...], place: str) -> str:
-    return next((split_frame(frame)[0] for frame in reversed(frames) if _line(frame) == place), "") if place else ""
-
-
-def _line(frame: str) -> str:
-    _, file, line = split_frame(frame)
-    return f"{file}:{line}"
-
-
-def _alike(thread: str) -> str:
-    """Return what threads of one pool have in common: their name without its number."""
-    return re.sub(r"\d+(?=$| )", "", thread)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaderprof.analyze import operators
-from loaderprof.analyze.timeline import Loop, origin_of
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import origin_of
 from loaderprof.recording import validate
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.stacks import StackSamples

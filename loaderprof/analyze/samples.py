@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loaderprof.analyze.breakdown import WORK, fetch_frame, sources_of
+from loaderprof.analyze.breakdown import fetch_frame, sources_of
 from loaderprof.analyze.loop_side import host_place, shown_place
-from loaderprof.analyze.stages import split_frame, stage_of_stack
+from loaderprof.analyze.stages import WORK, split_frame, stage_of_stack
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.stacks import StackSamples

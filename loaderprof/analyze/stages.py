@@ -14,7 +14,8 @@ from typing import cast
 
 from loaderprof.findings import STAGES, Stage
 
-# How `loaderprof.stage` names what it times.
+# Stages of making a batch, in the order in which a sample passes through them.
+WORK: tuple[Stage, ...] = ("read", "decode", "transform", "collate")
 # Stages of the loader, whoever runs them; the others are the loop's.
 LOADER: tuple[Stage, ...] = (
     "read",
@@ -27,6 +28,7 @@ LOADER: tuple[Stage, ...] = (
     "straggler",
     "contention",
 )
+# The prefix of what `loaderprof.stage` times.
 BY_HAND = "loaderprof.stage."
 
 # Library operators by dotted name, the first match wins.

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import shown_place
-from loaderprof.analyze.timeline import Loop
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.tables import Table

@@ -19,9 +19,11 @@ import numpy as np
 
 from loaderprof import formatting
 from loaderprof.analyze import many_ranks
-from loaderprof.analyze.breakdown import WORK, usual_batches
+from loaderprof.analyze.breakdown import usual_batches
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.machine import DISTURBANCE, busy_others
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.stages import WORK
+from loaderprof.analyze.timeline import build
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Findings, StageCost, Verdict
 from loaderprof.measure import ratios

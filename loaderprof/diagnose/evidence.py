@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from loaderprof.analyze.breakdown import WORK
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.pools import HELD, LOCKED_SHARE, MOSTLY_WAITING, Pool
 from loaderprof.analyze.reads import Reads
-from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop
+from loaderprof.analyze.stages import LOADER, WORK
 from loaderprof.diagnose.loop_context import (
     KEPT_WAITING,
     LAUNCHING,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaderprof.analyze.breakdown import Breakdown
+from loaderprof.analyze.loop import Loop, Seconds
 from loaderprof.analyze.operators import TENSORS
 from loaderprof.analyze.reads import Reads
-from loaderprof.analyze.timeline import Loop, Seconds
 from loaderprof.findings import Gpu, Stage, StepPhases
 
 # Fetches that wait this share of their time are waiting, not working.
@@ -52,7 +52,8 @@ class LoopContext:
     `gains` are speedups of the job (1.3: 30 % faster), `cores` the CPU budget, `busy_others` cores that processes
     outside the job used (None: not measured). `batch_bytes`, `batch_tensors` and `batch_leaves` are of the tensors,
     arrays and strings of a batch, `float_share` is the share of its bytes that are floating-point numbers, `pickled_bytes`
-    what a batch put into the pipe (None: not measured, or no workers).
+    what a batch put into the pipe (None: not measured, or no workers). `validates`: the host limits the job, and most of
+    its time there lies in loops that do not train.
     """
 
     loop: Loop
@@ -73,6 +74,7 @@ class LoopContext:
     float_share: float | None = None
     phases: StepPhases | None = None
     gpus: tuple[Gpu, ...] = ()
+    validates: bool = False
 
     def gain(self, stage: Stage) -> float:
         """Return what removing a stage would gain: 0.3 for 30 %."""

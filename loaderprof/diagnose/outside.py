@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, OperatorCost
+from loaderprof.analyze.breakdown import Breakdown
+from loaderprof.analyze.loop import Loop, Made
 from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.machine import DISTURBANCE
+from loaderprof.analyze.pieces import MANY_THREADS, OperatorCost
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
-from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Made
+from loaderprof.analyze.stages import LOADER, WORK
 from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN, primary
@@ -369,7 +370,7 @@ def _no_loop(seen: Seen) -> Loop:
         process=Process(0, 0, 0, "", None, None, ProcessFacts()),
         facts=LoaderFacts(name="the DataLoader", num_workers=seen.workers),
         iterators=(),
-        epochs=[],
+        epochs=(),
         epoch=whole,
         position=whole,
         asked=none,

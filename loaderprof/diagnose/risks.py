@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.analyze.timeline import Loop
+from loaderprof.analyze.loop import Loop
 from loaderprof.findings import Risk
 from loaderprof.recording.reader import Recording
 

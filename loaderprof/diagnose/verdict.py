@@ -45,6 +45,16 @@ class Judgement:
     confidence: Confidence
     reason: str = ""
 
+    @property
+    def least_speedup(self) -> float | None:
+        """What a change must gain at the least to be advised; None: there is nothing to advise.
+
+        Where the step limits the job only a change that surely gains something is worth it.
+        """
+        if self.stage in ("none", "unknown"):
+            return None
+        return 1 + MIN_GAIN if self.stage == "device" else 0.0
+
 
 def judge(
     gains: dict[Stage, float],

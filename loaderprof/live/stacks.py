@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from loaderprof.analyze import samples
-from loaderprof.analyze.breakdown import WORK
 from loaderprof.analyze.glance import Glance, slowest_first
+from loaderprof.analyze.stages import WORK
 from loaderprof.capture.sources import lines_of
 from loaderprof.diagnose.outside import MIN_SAMPLES
 from loaderprof.findings import Stage

@@ -17,7 +17,8 @@ import numpy as np
 
 from loaderprof.advise.catalogue import version
 from loaderprof.analyze.breakdown import break_down
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.measure import free_memory, rerun, trial
 from loaderprof.measure.search import PREFETCH, Needs, SearchLimits, change, normal, worker_counts
@@ -27,8 +28,9 @@ from loaderprof.recording.facts import LoaderFacts
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.costs import Settings
 from loaderprof.replay.edits import with_settings
+from loaderprof.replay.fit import fit_model
 from loaderprof.replay.job import ranks_a_host
-from loaderprof.replay.removal import LoopModel, fit_model
+from loaderprof.replay.model import LoopModel
 
 # What a window holds: enough for a rate that is known to some 5 %. The first is longer: the replay is made from it.
 BASE, WINDOW = Span(48, 1.2, 12.0), Span(16, 0.6, 8.0)

@@ -15,7 +15,8 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from loaderprof import formatting
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.capture import launch
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.measure import trial

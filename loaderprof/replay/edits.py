@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from loaderprof.analyze.breakdown import Breakdown
-from loaderprof.analyze.timeline import Seconds
+from loaderprof.analyze.loop import Seconds
 from loaderprof.findings import Stage
-from loaderprof.replay.removal import Batch, LoopModel, remove_stage
+from loaderprof.replay.model import Batch, LoopModel
+from loaderprof.replay.removal import remove_stage
 
 # What a run cannot show before a change, measured on a 2-core machine: starting a forked worker, receiving a batch and
 # each of its tensors, and writing a batch into fresh shared memory: by the byte, and by the tensor (120 tensors of 16 x 4:

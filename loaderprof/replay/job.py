@@ -7,50 +7,89 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, break_down, usual_wait_s
+from loaderprof.analyze.breakdown import Breakdown, break_down, usual_wait_s
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.loop_side import helpers_waited
 from loaderprof.analyze.machine import busy_helpers
-from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Timeline, of_producers
+from loaderprof.analyze.making import of_producers
+from loaderprof.analyze.pieces import MANY_THREADS
+from loaderprof.analyze.stages import LOADER, WORK
+from loaderprof.analyze.timeline import Timeline
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
+from loaderprof.replay.fit import fit_model
+from loaderprof.replay.model import LoopModel
 from loaderprof.replay.pooled import pooled, unlocked
-from loaderprof.replay.removal import LoopModel, fit_model, in_bursts, remove_stage, unloaded
+from loaderprof.replay.removal import in_bursts, remove_stage, unloaded
 
+# Bootstrap replays behind a confidence: enough to see whether four in five of them name the same stage.
 DRAWS = 12
 # A job's very first start is no bottleneck of a longer run, unless it is this much of what was seen.
 FIRST_START_SHARE = 0.2
-# Makers that fight for cores wait for one at least this share of their time.
+# Producers that fight for cores wait for one at least this share of their time.
 QUEUING = 0.25
-# A loop of which a stage of its own loader explains so much is told as that stage, not as validation.
+# Threads of workers that compute crowd the cores where they are this many times as many; a few more are no fight.
+CROWDED = 1.2
+# Reading and decoding are less than this share of a producer's work where its threads compute rather than decode.
+MOSTLY_DECODING = 0.5
+# Cores that the job's own helpers keep busy: below this they take too little to be seen in a loop's pace.
+HELPING = 0.3
+# A loop of which a stage of its own loader explains so much is reported as that stage, not as validation.
 EXPLAINED = 0.8
+# More than half: of the host's seconds in validation, of a loop's batches within the epochs of another.
+MOSTLY = 0.5
+# A loop with nothing left to do has no rate; a thousandfold says as much.
+MOST_GAIN = 1000.0
+_STAGES: tuple[Stage, ...] = (*WORK, "handover", "sampler", "straggler", "device", "host", "copy")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class CoreUse:
+    """Cores that a loop and its workers may use, and who else wants them.
+
+    Attributes:
+        budget: cores of the job on this host, shared evenly among its ranks.
+        others: that processes outside the job kept busy.
+        helpers: that the job's processes besides this loop and its workers kept busy.
+        cpus: on how many CPUs the loop's workers may run together; None: not recorded.
+    """
+
+    budget: float = 1.0
+    others: float = 0.0
+    helpers: float = 0.0
+    cpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoopStudy:
     """One loop with all that was worked out about it.
 
-    `others` and `helpers` are cores that processes outside the job, and the job's processes besides this loop and its
-    workers, kept busy; `cpus` how many CPUs the workers may run on together; `contention` the share of the pace lost.
+    Attributes:
+        loop: the loop.
+        parts: what its batches cost.
+        base: the replay's model of it; None where too little was measured. All below is then empty.
+        gains: by stage, the speedup of the loop with the stage's work removed.
+        draws: the same from bootstrap replays.
+        model_error: how far the replay of the loop as it was is from the run, as a share.
+        ceiling: the speedup with all of the loader's work removed.
+        cores: that it may use, and who else wants them.
+        contention: share of its pace lost to a fight for cores or for the GIL; None where nothing fights.
     """
 
     loop: Loop
     parts: Breakdown
-    base: LoopModel | None
-    gains: dict[Stage, float]
-    draws: list[dict[Stage, float]]
-    model_error: float | None
-    ceiling: float | None
-    others: float = 0.0
-    helpers: float = 0.0
-    cpus: int | None = None
+    base: LoopModel | None = None
+    gains: dict[Stage, float] = field(default_factory=dict)
+    draws: tuple[dict[Stage, float], ...] = ()
+    model_error: float | None = None
+    ceiling: float | None = None
+    cores: CoreUse = CoreUse()
     contention: float | None = None
-    budget: float = 1.0
 
 
 def ranks_a_host(timeline: Timeline) -> int:
@@ -77,34 +116,44 @@ def slowest_rank(everyone: Sequence[LoopStudy]) -> Sequence[LoopStudy]:
 def study(
     recording: Recording, loop: Loop, budget: float, others: float | None, loops: Sequence[Loop] = ()
 ) -> LoopStudy:
+    """Return what a loop costs and what removing each of its stages gains.
+
+    Args:
+        recording: the run.
+        loop: one of its loops.
+        budget: cores that the loop and its workers may use.
+        others: cores that processes outside the job kept busy; None: not measured.
+        loops: all loops of the run.
+    """
     parts = break_down(recording, loop)
     helpers = busy_helpers(recording, parts.pool.pids if parts.pool else frozenset()) or 0.0
     sizes = of_producers(recording, loop, recording.tables["size"])
     size = (float(np.median(sizes["bytes"])), float(np.median(sizes["tensors"]))) if len(sizes) else None
-    # What a step waits because libraries in workers run too many threads is theirs, and told as contention.
+    # What a step waits because libraries in workers run too many threads is their doing, and reported as contention.
     team = helpers_waited(recording, loop) if (parts.threads or 1.0) <= MANY_THREADS else 0.0
     base = pooled(fit_model(loop, parts, budget, (others or 0.0) + helpers, loops, size, team), loop, parts)
     if base is None:
-        return LoopStudy(loop, parts, None, {}, [], None, None)
+        return LoopStudy(loop, parts)
     bursts = in_bursts(loop)
     variants = {stage: each for stage in _STAGES if (each := remove_stage(base, stage, parts, bursts)) is not None}
     before = base.run().steady_step_s
-    gains = {stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()}
-    draws = [_draw(base, variants, seed) for seed in range(1, DRAWS + 1)]
     measured = usual_wait_s(loop, parts) + (loop.mean(loop.step) or 0.0)
-    error = before / measured - 1 if measured > 0 else None
-    ceiling = _ratio(before, unloaded(base, parts).run().steady_step_s)
-    studied = LoopStudy(loop, parts, base, gains, draws, error, ceiling, others or 0.0, helpers, _cpus(recording, loop))
-    studied.budget = budget
-    studied.contention = _contention_share(studied)
-    return studied
-
-
-_STAGES: tuple[Stage, ...] = (*WORK, "handover", "sampler", "straggler", "device", "host", "copy")
+    cores = CoreUse(budget, others or 0.0, helpers, _cpus(recording, loop))
+    return LoopStudy(
+        loop,
+        parts,
+        base,
+        gains={stage: _ratio(before, variant.run().steady_step_s) for stage, variant in variants.items()},
+        draws=tuple(_draw(base, variants, seed) for seed in range(1, DRAWS + 1)),
+        model_error=before / measured - 1 if measured > 0 else None,
+        ceiling=_ratio(before, unloaded(base, parts).run().steady_step_s),
+        cores=cores,
+        contention=_contention_share(loop, parts, base, cores),
+    )
 
 
 def _cpus(recording: Recording, loop: Loop) -> int | None:
-    """Return how many CPUs the loop's workers may run on together; None where it was not told."""
+    """Return on how many CPUs the loop's workers may run together; None where it was not recorded."""
     table = recording.tables["setup"]
     pids = set(loop.made.pid.tolist())
     numbers = [process.number for process in recording.processes if process.pid in pids]
@@ -120,14 +169,13 @@ def _draw(base: LoopModel, variants: dict[Stage, LoopModel], seed: int) -> dict[
 
 
 def _ratio(before: float, after: float) -> float:
-    # A loop with nothing left to do has no rate; a thousandfold says as much.
-    return float(min(1000.0, before / after)) if after > 0 else 1000.0
+    return float(min(MOST_GAIN, before / after)) if after > 0 else MOST_GAIN
 
 
 def main(studied: Sequence[LoopStudy]) -> LoopStudy:
     """Return the loop that the job is about: the longest training loop, else the longest.
 
-    Of loops that step together it is the one that is waited for.
+    Of loops that take their batches for the same steps it is the one that waits the most.
     """
     training = [each for each in studied if each.loop.training and each.base is not None]
     first = next(iter(training or [each for each in studied if each.base is not None]), studied[0])
@@ -149,7 +197,7 @@ def _among(loop: Loop, other: Loop) -> bool:
     epoch = np.clip(np.searchsorted(other.asked[first], loop.asked, side="right") - 1, 0, None)
     within = loop.asked[(loop.asked >= other.asked[first][epoch]) & (loop.asked <= other.taken[last][epoch])]
     steps = len(np.unique(np.searchsorted(other.asked, within)))
-    return len(within) > 0.5 * len(loop.asked) and steps > 0.5 * len(within)
+    return len(within) > MOSTLY * len(loop.asked) and steps > MOSTLY * len(within)
 
 
 def _active_s(studied: Sequence[LoopStudy]) -> float:
@@ -176,13 +224,16 @@ def samples_per_s(each: LoopStudy, studied: Sequence[LoopStudy]) -> float | None
 
 
 def _steady_s(each: LoopStudy) -> float:
-    """Return the seconds that a loop spends at its steady pace: all of its batches' waits and steps."""
-    step = usual_wait_s(each.loop, each.parts) + (each.loop.mean(each.loop.step) or 0.0)
-    return step * each.loop.batches
+    return _at_steady_pace_s(each.loop, each.parts)
+
+
+def _at_steady_pace_s(loop: Loop, parts: Breakdown) -> float:
+    """Return the seconds that a loop spends at its steady pace: the waits and steps of all its batches."""
+    return (usual_wait_s(loop, parts) + (loop.mean(loop.step) or 0.0)) * loop.batches
 
 
 def _borders_s(each: LoopStudy, active_s: float) -> float:
-    """Return seconds lost at the borders of epochs: starting workers, the first batch, stopping workers."""
+    """Return seconds lost between epochs: starting workers, waiting for the first batch, stopping workers."""
     usual = usual_wait_s(each.loop, each.parts)
     lost = []
     firsts = each.loop.index[each.loop.position == 0]
@@ -200,7 +251,7 @@ def _padded(values: Any, length: int) -> list[float]:
 
 
 def _index_s(each: LoopStudy) -> float:
-    """Return seconds in the sampler at the beginning of epochs: in making the iterator, and in its first batch."""
+    """Return seconds in the sampler at the start of epochs: while the iterator is created, and for its first batch."""
     return sum(epoch.index_s for epoch in each.loop.epochs) + float(each.loop.index[each.loop.position == 0].sum())
 
 
@@ -221,6 +272,17 @@ def validation_s(studied: Sequence[LoopStudy]) -> float:
     return sum(each.loop.span_s for each in studied if _validates(each, studied))
 
 
+def mostly_validation(studied: Sequence[LoopStudy], gains: dict[Stage, float], stage: Stage) -> bool:
+    """Return whether a job limited by `stage`, its host, spends most of the host's seconds in loops that do not train.
+
+    Args:
+        studied: the job's loops.
+        gains: by stage, what removing it would gain the job.
+        stage: what limits the job.
+    """
+    return stage == "host" and validation_s(studied) > MOSTLY * saved_s(studied, gains["host"])
+
+
 def _validates(each: LoopStudy, studied: Sequence[LoopStudy]) -> bool:
     """Return whether a loop does not train while another does, and no stage of its own loader explains it."""
     trained = not each.loop.training and any(other.loop.training for other in studied)
@@ -228,7 +290,7 @@ def _validates(each: LoopStudy, studied: Sequence[LoopStudy]) -> bool:
 
 
 def _loader_s(each: LoopStudy) -> float:
-    """Return seconds of a loop that its loader's dearest stage, or starting and stopping it, costs."""
+    """Return seconds of a loop that the most expensive stage of its loader, or starting and stopping it, costs."""
     most_expensive = max((gain for stage, gain in each.gains.items() if stage in LOADER), default=1.0)
     return max(_steady_s(each) * (1 - 1 / most_expensive), _borders_s(each, np.inf))
 
@@ -240,10 +302,10 @@ def job_gains(studied: Sequence[LoopStudy], draw: int | None = None) -> dict[Sta
     lead = main(studied)
     for each in studied:
         gains = each.gains if draw is None or draw >= len(each.draws) else each.draws[draw]
-        # All of a validation loop is the host's, so its steps are not the training step's too.
+        # All of a validation loop counts as the host's, so that its steps must not count as the training step's as well.
         own: set[Stage] = {"device", "host", "copy"} if _validates(each, studied) else set()
         if each is not lead and _zipped(each.loop, lead.loop):
-            # They share their steps, and each one's wait is in the other's.
+            # The two loops share their steps, and the wait of each lies in a step of the other.
             own = {"device", "host", "contention", "copy"}
         for stage, gain in gains.items():
             if stage not in own:
@@ -256,60 +318,66 @@ def job_gains(studied: Sequence[LoopStudy], draw: int | None = None) -> dict[Sta
     if any(each.base is not None for each in studied) and any(len(each.loop.epochs) > 1 for each in studied):
         saved["host"] = saved.get("host", 0.0) + host_s(studied)
     return {
-        stage: _ratio(active, max(active - seconds, active / 1000)) for stage, seconds in saved.items() if active > 0
+        stage: _ratio(active, max(active - seconds, active / MOST_GAIN))
+        for stage, seconds in saved.items()
+        if active > 0
     }
 
 
-def _contention_share(each: LoopStudy) -> float | None:
-    """Return the share of the steady pace lost to a fight for cores; None where nothing fights.
+def _contention_share(loop: Loop, parts: Breakdown, base: LoopModel, cores: CoreUse) -> float | None:
+    """Return the share of the steady pace lost to a fight for cores or for the GIL; None where nothing fights.
 
-    The replay knows what the work needs and which cores there are, but not of threads that libraries start, of
-    workers bound to a few CPUs, or of helpers of the job: what the run took beyond the replay is theirs. Plain lack
-    of cores is no contention; it is the price of the work, and told as the stage that does it.
+    The replay knows what the work needs and which cores there are. It knows nothing of threads that libraries start, of
+    workers bound to a few CPUs, or of helpers of the job: what the run took beyond the replay is theirs. Plain lack of
+    cores is no contention; it is the price of the work, and reported as the stage that does it.
     """
-    base, parts = each.base, each.parts
-    if base is None:
-        return None
-    workers = max(1, each.loop.num_workers)
-    threads = parts.threads or 1.0
-    # A maker that merely waits for a pool of threads is blocked; one whose threads fight waits for a core.
-    waits = (parts.runq_s or 0.0) >= QUEUING * (parts.wall_s or np.inf)
-    # Threads of a decoder (FFmpeg, blosc, Arrow) share its work; those that compute meet at barriers, and spin.
-    decoding = sum(piece.total_s for piece in parts.pieces if piece.stage in ("read", "decode"))
-    computes = decoding < 0.5 * sum(piece.total_s for piece in parts.pieces)
-    crowded = waits and computes and threads > MANY_THREADS and workers * threads > 1.2 * base.cores
-    bound = each.loop.num_workers > 0 and (each.cpus or workers) < min(workers, int(base.cores))
-    helped = each.helpers > 0.3 and base.neighbours > 0
+    workers = max(1, loop.num_workers)
+    crowded = _crowded(parts, workers, base.cores)
+    bound = loop.num_workers > 0 and (cores.cpus or workers) < min(workers, int(base.cores))
+    helped = cores.helpers > HELPING and base.neighbours > 0
     if not (crowded or bound or helped or parts.lock_holder):
         return None
-    costs = base.costs
-    measured = _steady_s(each) / max(1, each.loop.batches)
+    measured = _at_steady_pace_s(loop, parts) / max(1, loop.batches)
     if parts.pool is not None and parts.lock_holder:
-        needed = unlocked(base, parts.pool, each.budget).run().steady_step_s
+        needed = unlocked(base, parts.pool, cores.budget).run().steady_step_s
         return max(0.0, 1 - needed / measured) if measured > 0 else None
+    costs, neighbours = base.costs, base.neighbours
     if crowded or parts.lock_holder:
-        # Threads that meet at barriers, or at the interpreter's lock, block each other.
+        # Threads that meet at barriers, or want the GIL, block each other.
         costs = replace(costs, fetch_blocked_s=costs.fetch_blocked_s * 0.0)
     if parts.lock_holder:
         costs = replace(costs, step_blocked_s=costs.step_blocked_s * 0.0)
-    neighbours = base.neighbours
     if bound:
         # What workers bound together wait for is each other; it says nothing of other programs.
-        neighbours = min(neighbours, each.others)
+        neighbours = min(neighbours, cores.others)
     if helped:
-        neighbours *= each.others / (each.helpers + each.others)
+        neighbours *= cores.others / (cores.helpers + cores.others)
     needed = replace(base, costs=costs, neighbours=neighbours).run().steady_step_s
     return max(0.0, 1 - needed / measured) if measured > 0 else None
 
 
+def _crowded(parts: Breakdown, workers: int, cores: float) -> bool:
+    """Return whether threads that libraries start in the producers fight for cores.
+
+    A producer that merely waits for a pool of threads is blocked; one whose threads fight waits for a core. Threads of a
+    decoder (FFmpeg, blosc, Arrow) share its work; those that compute meet at barriers, and spin there.
+    """
+    threads = parts.threads or 1.0
+    waits = (parts.runq_s or 0.0) >= QUEUING * (parts.wall_s or np.inf)
+    decoding = sum(piece.total_s for piece in parts.pieces if piece.stage in ("read", "decode"))
+    computes = decoding < MOSTLY_DECODING * sum(piece.total_s for piece in parts.pieces)
+    return waits and computes and threads > MANY_THREADS and workers * threads > CROWDED * cores
+
+
 def job_ceiling(studied: Sequence[LoopStudy]) -> float | None:
+    """Return the speedup of the job with all of its loaders' work removed; None where no loop has a model."""
     active = _active_s(studied)
     saved = sum(
         _steady_s(each) * (1 - (1 - (each.contention or 0.0)) / each.ceiling) for each in studied if each.ceiling
     )
     saved += sum(_borders_s(each, active) + _index_s(each) for each in studied if each.base is not None)
     known = any(each.ceiling for each in studied)
-    return round(_ratio(active, max(active - saved, active / 1000)), 3) if known and active > 0 else None
+    return round(_ratio(active, max(active - saved, active / MOST_GAIN)), 3) if known and active > 0 else None
 
 
 def holder(studied: Sequence[LoopStudy], stage: Stage, main: LoopStudy) -> LoopStudy:

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from loaderprof.analyze.breakdown import Breakdown
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.pools import LOCKED_SHARE, Pool
-from loaderprof.analyze.timeline import Loop
 from loaderprof.replay.costs import Seconds
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
 HELD_UP = 0.1

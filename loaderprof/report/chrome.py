@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from loaderprof.analyze.timeline import Loop, Timeline, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import Timeline, build
 from loaderprof.recording.reader import Process, Recording
 from loaderprof.report.pagedata import page_data
 from loaderprof.report.sentences import script

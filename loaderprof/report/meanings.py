@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loaderprof.analyze.breakdown import MANY_THREADS
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.diagnose.loop_context import MOSTLY_BLOCKED
 from loaderprof.diagnose.verdict import MIN_GAIN, MIN_STEPS, STEP_BOUND
 from loaderprof.findings import Stage

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.machine import used_s
 from loaderprof.analyze.stages import stage_of_stack
-from loaderprof.analyze.timeline import Loop, Timeline, build
+from loaderprof.analyze.timeline import Timeline, build
 from loaderprof.recording.reader import Recording
 from loaderprof.report.page import Bar, Host, PageData, Samples, Slow, SlowSample, Stack, Steps
 

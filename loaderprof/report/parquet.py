@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.errors import RecordingError
 from loaderprof.recording.reader import Recording
 

@@ -9,7 +9,7 @@ import pytest
 from made import Fetch, Made, Plan, ns
 
 from loaderprof.analyze.breakdown import sources_of
-from loaderprof.analyze.pools import LOCKED_SHARE, Pool, pool_of, too_little_seen, work_of
+from loaderprof.analyze.pools import LOCKED_SHARE, Pool, pool_of, too_little_seen
 from loaderprof.analyze.timeline import build
 from loaderprof.conclude import findings_of
 from loaderprof.recording.reader import Recording
@@ -298,38 +298,6 @@ def test_threads_that_follow_one_another_are_counted_once(tmp_path: Path) -> Non
     for number in range(4):  # two of each epoch, in a window over two epochs
         run.stacks(run.main.pid, [*EXECUTOR, PARSE], 25, f"Thread-{number} (worker)")
     assert (pool(run).producers, pool(run).busy) == (2, pytest.approx(2.0))
-
-
-@pytest.mark.parametrize(
-    ("task", "stage"),
-    [
-        ((), None),
-        ((f"Queue.get ({LIB}/queue.py:171)", f"Condition.wait ({LIB}/threading.py:327)"), None),
-        (("produce (/home/me/train.py:41)",), None),
-        (("produce (/home/me/train.py:40)", f"Queue.put ({LIB}/queue.py:140)"), None),
-        (
-            (
-                "train (/home/me/train.py:99)",
-                f"set_result ({LIB}/concurrent/futures/_base.py:550)",
-                f"send ({LIB}/asyncio/selector_events.py:139)",
-            ),
-            None,
-        ),
-        ((READ,), "read"),
-        (("load (/home/me/train.py:50)", f"socket.readinto ({LIB}/socket.py:706)"), "read"),
-        (("load (/home/me/train.py:50)", "ImageFile.load (/lib/PIL/ImageFile.py:1)"), "decode"),
-        (("unknown (/home/me/train.py:99)",), "transform"),
-        (
-            (
-                f"Queue._feed ({LIB}/multiprocessing/queues.py:244)",
-                f"ForkingPickler.dumps ({LIB}/multiprocessing/reduction.py:51)",
-            ),
-            "handover",
-        ),
-    ],
-)
-def test_what_a_maker_is_at(task: tuple[str, ...], stage: str | None) -> None:
-    assert work_of(task, SOURCES)[0] == stage
 
 
 def test_the_verdict_on_threads_is_the_lock_and_the_advice_processes(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from made import Fetch, Made, Plan, ns, one_loop, span
+from made import Made, Plan, one_loop
 
-from loaderprof.analyze import timeline
-from loaderprof.analyze.timeline import Loop, build, of_producers
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.recording import journal as layout
 
 TRAIN: dict[str, Any] = {"name": "train", "num_workers": 0}
@@ -112,39 +112,6 @@ def test_any_epochs_come_back_as_they_went(
     assert loop.span_s == pytest.approx(spent + sum(waits) + np.nansum(steps))
 
 
-@pytest.mark.parametrize(
-    ("passes", "pace_s"),
-    [
-        # A second of starting, batches of 0.1 s of waiting and 0.1 of stepping, half a second of stopping.
-        ([(10, False), (10, False), (10, False)], (1 + 10 * 0.2 + 0.5) / 10),
-        # The last may still go on, and one that was left early in between is not whole.
-        ([(10, False), (10, False), (3, True)], (1 + 10 * 0.2 + 0.5) / 10),
-        ([(10, False), (2, True), (10, False)], (1 + 10 * 0.2 + 0.5) / 10),
-        ([(10, False), (9, True), (6, False), (10, True)], (1 + 6 * 0.2 + 0.5) / 6),
-        # Where all of them are left early they are whole so, but for the stopping.
-        ([(10, True), (10, True), (10, True)], (1 + 10 * 0.2) / 10),
-        ([(10, True), (12, True), (10, True)], (1 + 12 * 0.2) / 12),
-        ([(10, False), (5, True)], (2 + 15 * 0.2 + 0.5) / 15),
-        ([(10, True)], 0.2),
-        ([(1, True)], None),
-    ],
-)
-def test_the_pace_is_that_of_later_epochs_that_were_seen_whole(
-    made: Made, passes: list[tuple[int, bool]], pace_s: float | None
-) -> None:
-    process, now = made.process(), 0.0
-    for batches, left in passes:
-        number = process.iterator(TRAIN, now, now + 1)
-        now += 1
-        for _ in range(batches):
-            process.take(number, now, now + 0.1)
-            now += 0.2
-        if not left:
-            process.end(number, now, now + 0.5)
-            now += 0.5
-    assert loops(made)["train"].pace_s == (None if pace_s is None else pytest.approx(pace_s))
-
-
 def test_one_batch_of_each_iterator_is_stepped_on_until_the_next_is_made(made: Made) -> None:
     process = made.process()
     for batch in range(4):
@@ -201,25 +168,6 @@ def test_a_steps_wait_for_a_core_lies_between_two_takes(made: Made) -> None:
         process.take(number, batch, batch, runq=runq)
     loop = loops(made)["train"]
     assert loop.step_runq.tolist() == pytest.approx([2, 3, np.nan], nan_ok=True)
-
-
-@pytest.mark.parametrize(("epochs", "pace_s"), [(1, 0.02), (5, (1.0 + 0.5 + 10 * 0.02) / 10)])
-def test_the_pace_holds_the_borders_of_later_epochs(tmp_path: Path, epochs: int, pace_s: float) -> None:
-    plan = Plan(epochs=epochs, batches=10, wait=0.01, step=0.01, startup=1.0, shutdown=0.5)
-    (loop,) = build(one_loop(tmp_path / "r", plan)).loops
-    assert loop.pace_s == pytest.approx(pace_s)
-
-
-def test_the_pace_of_a_run_that_ends_in_its_second_epoch_holds_both_starts(made: Made) -> None:
-    process = made.process()
-    for begun, batches in ((0.0, 10), (3.0, 4)):
-        number = process.iterator(TRAIN, begun, begun + 1.0)
-        for batch in range(batches):
-            process.take(number, begun + 1 + batch * 0.1, begun + 1.05 + batch * 0.1)
-        if batches == 10:
-            process.end(number, begun + 2.0, begun + 2.0)
-    # 2 s, then 1 s of starting and four steps of 0.1 s.
-    assert loops(made)["train"].pace_s == pytest.approx(3.4 / 14)
 
 
 def test_the_step_that_a_loop_left_by_a_break_has_no_end(made: Made) -> None:
@@ -410,230 +358,6 @@ def test_the_cpu_of_a_step_before_a_record_of_many_of_an_earlier_version_is_not_
     assert loop.step_cpu[0] == pytest.approx(0.75)
     assert np.isnan(loop.step_cpu[1:]).all()
     assert np.isnan(loop.step_process_cpu[1:]).all()
-
-
-def test_workers_belong_to_the_loader_that_started_them(made: Made) -> None:
-    main, other = made.process(), made.process()
-    plans = [
-        Plan(name=name, batches=6, workers=2, step=0.01, fetch=Fetch(cpu=cpu))
-        for name, cpu in (("train", 0.001), ("valid", 0.002))
-    ]
-    ended = made.loop(main, plans[0])
-    made.loop(main, plans[1], ended)
-    made.loop(other, Plan(name="other", batches=6, workers=1, step=0.01, fetch=Fetch(cpu=0.003)))
-    stray = made.process(worker=0, ppid=main.pid)
-    stray.fetch(0, 0, 0.0, Fetch(cpu=0.5))
-    found = loops(made)
-    assert {name: loop.made.wall.tolist() for name, loop in found.items()} == {
-        "train": pytest.approx([0.001] * 6),
-        "valid": pytest.approx([0.002] * 6),
-        "other": pytest.approx([0.003] * 6),
-    }
-    assert set(found["train"].made.worker.tolist()) == {0, 1}
-    assert not set(found["train"].made.pid.tolist()) & set(found["valid"].made.pid.tolist())
-
-
-def test_a_worker_of_another_host_with_the_same_pid_is_another_loops(made: Made) -> None:
-    main = made.process()
-    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
-    main.take(number, 0, 1)
-    made.process(worker=0, pid=500).fetch(0, 0, 0.0, Fetch(cpu=0.25))
-    (made.folder / "journals" / "here-500-1.lpj").rename(made.folder / "journals" / "here-500-2.lpj")
-    made.process(worker=0, pid=500, host="there").fetch(0, 0, 0.0, Fetch(cpu=0.5))
-    assert loops(made)["train"].made.wall.tolist() == [0.25]
-
-
-def test_batches_made_in_the_main_process_belong_to_the_loop_that_waited_for_them(made: Made) -> None:
-    process = made.process()
-    train, valid = process.iterator(TRAIN, 0, 0), process.iterator(VALID, 0, 0)
-    for batch in range(5):
-        process.fetch(-1, batch, 10.0 * batch, Fetch(cpu=0.5))
-        process.take(train, 10.0 * batch, 10.0 * batch + 1)
-        process.fetch(-1, batch, 10.0 * batch + 5, Fetch(cpu=0.75))
-        process.take(valid, 10.0 * batch + 5, 10.0 * batch + 6)
-    found = loops(made)
-    assert found["train"].made.wall.tolist() == [0.5] * 5
-    assert found["valid"].made.wall.tolist() == [0.75] * 5
-
-
-def test_what_the_main_process_makes_outside_of_a_take_is_no_batch_of_the_loop(made: Made) -> None:
-    process = made.process()
-    number = process.iterator(TRAIN, 0, 2)
-    process.fetch(-1, 0, 1, Fetch(cpu=0.125))
-    for batch in range(3):
-        begun = 10.0 * batch + 2
-        process.take(number, begun, begun + 1)
-        process.fetch(-1, batch, begun + 0.25, Fetch(cpu=0.5))
-        process.fetch(-1, batch, begun + 5, Fetch(cpu=0.25))
-    assert loops(made)["train"].made.wall.tolist() == [0.5] * 3
-
-
-def test_what_makers_wrote_is_found_by_loop(made: Made) -> None:
-    process = made.process()
-    with_worker = process.iterator({"name": "train", "num_workers": 1}, 0, 0, workers=[500])
-    process.take(with_worker, 0, 1)
-    itself = [process.iterator({"name": name}, 2, 2) for name in ("valid", "test")]
-    for number in itself:
-        process.fetch(-1, 0, 10.0 * number, Fetch(cpu=0.5))
-        process.take(number, 10.0 * number, 10.0 * number + 1)
-    worker = made.process(worker=0, pid=500)
-    worker.fetch(0, 0, 0.0, Fetch(cpu=0.5))
-    for journal, place, iterator in (
-        (process.journal, -1, itself[0]),
-        (process.journal, -1, itself[1]),
-        (process.journal, -1, 0),
-        (worker.journal, 0, 0),
-        (worker.journal, -1, 0),
-    ):
-        journal.write(layout.SIZE, 0, 0, place, 0, 100 * (place + 2) + iterator, 1, 1, 16, iterator)
-    seen = made.read()
-    sizes = {loop.name: of_producers(seen, loop, seen.tables["size"])["bytes"].tolist() for loop in build(seen).loops}
-    # A row without an iterator is of an earlier version: it may be of any loop that makes its batches itself.
-    assert sizes == {"train": [200], "valid": [100 + itself[0], 100], "test": [100 + itself[1], 100]}
-
-
-def test_a_batch_has_the_pickling_of_its_own_task(made: Made) -> None:
-    main = made.process()
-    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
-    main.take(number, 0, 1)
-    worker = made.process(worker=0, pid=500)
-    for task in range(4):
-        worker.fetch(0, task, float(task), Fetch(cpu=0.5))
-        if task % 2 == 0:
-            # Its feeder thread begins a little later.
-            worker.journal.write(
-                layout.PICKLE, 0, 0, 0, task, ns(task + 0.625), ns(task + 0.875), span(0.125 + task / 8), 99
-            )
-    batches = loops(made)["train"].made
-    assert batches.pickle_cpu.tolist() == pytest.approx([0.125, np.nan, 0.375, np.nan], nan_ok=True)
-    assert batches.pickle_wall.tolist() == pytest.approx([0.25, np.nan, 0.25, np.nan], nan_ok=True)
-
-
-def test_of_very_many_short_batches_a_few_of_each_record_stand_for_all(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timeline, "MAX_MADE", 8)
-    main = made.process()
-    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
-    main.take(number, 0, 1)
-    worker = made.process(worker=0, pid=500)
-    for task in range(2):
-        worker.journal.write(
-            layout.FETCH,
-            0,
-            16,
-            0,
-            task,
-            ns(task),
-            ns(task + 0.1),
-            ns(task + 0.1),
-            span(0.5),
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            span(1),
-            -1,
-            10,
-        )
-    batches = loops(made)["train"].made
-    assert batches.wall.tolist() == pytest.approx([0.1] * 8)
-    assert batches.cpu.tolist() == pytest.approx([0.05] * 8)
-    assert batches.task.tolist() == [0] * 4 + [1] * 4
-
-
-def test_the_time_of_a_made_batch_is_split_without_a_rest(tmp_path: Path) -> None:
-    fetch = Fetch(
-        cpu=0.25,
-        blocked=0.125,
-        runq=0.0625,
-        collate=0.03125,
-        pickle=0.5,
-        asked_bytes=100,
-        device_bytes=30,
-        deep_every=3,
-    )
-    (loop,) = build(one_loop(tmp_path / "r", Plan(batches=6, workers=1, step=1, fetch=fetch))).loops
-    made = loop.made
-    assert made.wall.tolist() == pytest.approx((made.cpu + made.runq + made.blocked).tolist())
-    assert (made.cpu[1], made.blocked[1], made.runq[1], made.collate[1]) == pytest.approx(
-        (0.25, 0.125, 0.0625, 0.03125)
-    )
-    assert made.pickle_cpu.tolist() == pytest.approx([0.5] * 6)
-    assert (made.asked_bytes[2], made.device_bytes[2]) == pytest.approx((100, 30))
-    # The single worker makes one after the other, as the loop takes one a second.
-    assert made.begun.tolist() == pytest.approx([0, 1, 2, 3, 4, 5])
-    assert (made.done - made.begun).tolist() == pytest.approx(made.wall.tolist())
-    assert made.put.tolist() == pytest.approx(made.done.tolist())
-    assert made.warm.tolist() == [False] + [True] * 5
-    assert made.deep.tolist() == [False, False, True] * 2
-    assert made.task.tolist() == list(range(6))
-
-
-def record_of_several(made: Made, count: int, threads_cpu_ns: int) -> Any:
-    """Batches that took 10 ms together, the last of them 4, and 5 ms of CPU."""
-    main = made.process()
-    number = main.iterator({**TRAIN, "num_workers": 1}, 0, 0, workers=[500])
-    main.take(number, 0, 1)
-    worker = made.process(worker=0, pid=500)
-    ms = 1_000_000
-    worker.journal.write(
-        layout.FETCH,
-        0,
-        16,
-        0,
-        3,
-        100 * ms,
-        104 * ms,
-        104 * ms,
-        5 * ms,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        10 * ms,
-        threads_cpu_ns,
-        count,
-    )
-    return loops(made)["train"].made
-
-
-def test_a_record_of_several_short_batches_is_spread_over_them(made: Made) -> None:
-    batches = record_of_several(made, 4, threads_cpu_ns=5_000_000)
-    assert batches.wall.tolist() == pytest.approx([0.002, 0.002, 0.002, 0.004])
-    assert batches.cpu.sum() == pytest.approx(0.005)
-    assert batches.blocked.sum() == pytest.approx(0.005)
-    # The process's other threads were looked at during the last one only.
-    assert np.isfinite(batches.threads_cpu).tolist() == [False, False, False, True]
-    assert batches.threads_cpu[3] == pytest.approx(0.005)
-
-
-def test_a_record_of_two_batches_is_split_in_two(made: Made) -> None:
-    batches = record_of_several(made, 2, threads_cpu_ns=-1)
-    assert batches.wall.tolist() == pytest.approx([0.006, 0.004])
-    assert not np.isfinite(batches.threads_cpu).any()
-
-
-def test_batches_that_another_rank_makes_itself_are_its_own(made: Made) -> None:
-    for rank in range(2):
-        process = made.process(environment={"RANK": str(rank)})
-        number = process.iterator(TRAIN, 0, 0)
-        for batch in range(4):
-            process.fetch(-1, batch, 10.0 * batch, Fetch(cpu=0.25 + 0.25 * rank))
-            process.take(number, 10.0 * batch, 10.0 * batch + 1)
-    found = build(made.read()).loops
-    assert sorted(loop.made.wall.tolist() for loop in found) == [[0.25] * 4, [0.5] * 4]
-
-
-def test_epochs_of_made_batches_are_told_apart_by_their_task_numbers(tmp_path: Path) -> None:
-    plan = Plan(epochs=3, batches=4, workers=2, persistent=True, step=0.01, fetch=Fetch(cpu=0.001))
-    (loop,) = build(one_loop(tmp_path / "r", plan)).loops
-    pairs = sorted(zip(loop.made.epoch.tolist(), loop.made.task.tolist(), strict=True))
-    assert pairs == [(epoch, task) for epoch in range(3) for task in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from loaderprof.conclude import predict as predict_each
 from loaderprof.findings import Expected
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.edits import SHARE_PER_TENSOR_S, with_batch_size, with_settings
-from loaderprof.replay.removal import LoopModel, fit_model
+from loaderprof.replay.fit import fit_model
+from loaderprof.replay.model import LoopModel
 
 
 def modelled(folder: Path, plan: Plan, size: tuple[float, float] | None = None) -> LoopModel:

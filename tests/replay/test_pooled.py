@@ -7,8 +7,8 @@ import pytest
 
 from loaderprof.analyze.pools import Pool, Work
 from loaderprof.replay.costs import RunCosts, Settings
+from loaderprof.replay.model import LoopModel
 from loaderprof.replay.pooled import unlocked
-from loaderprof.replay.removal import LoopModel
 
 OWN_S = 0.004
 

@@ -17,7 +17,8 @@ from loaderprof.diagnose.loop_context import LoopContext, of_tensors, small_file
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import SHARE_PER_BYTE_S, UNMAP_PER_BYTE_S, faster
-from loaderprof.replay.removal import LoopModel, remove_stage
+from loaderprof.replay.model import LoopModel
+from loaderprof.replay.removal import remove_stage
 
 CACHE_SHARE_OF_MEMORY = 0.5
 MIN_CACHED = 0.2

@@ -9,7 +9,7 @@ from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.recording.meta import Meta
 from loaderprof.replay.edits import faster
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # Where the job's files could not be tried. On 720p pictures: a turbo decoder 1.3 to 1.5 times as fast, draft mode 2 times.
 DECODER_RATIOS = (1.3, 1.5, 2.0)

@@ -18,7 +18,7 @@ from loaderprof.diagnose.loop_context import MANY_TENSORS, LoopContext, many_ten
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import RECEIVE_PER_TENSOR_S, RECEIVE_S, SHARE_PER_BYTE_S, with_settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # What a batch is stacked into: well done, as a rule, and less well done.
 FEWEST, FEW, LESS_FEW = 1.0, 4.0, 8.0

@@ -13,7 +13,8 @@ from loaderprof.diagnose.loop_context import LoopContext, pageable
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import LoopModel, remove_stage
+from loaderprof.replay.model import LoopModel
+from loaderprof.replay.removal import remove_stage
 
 # What a copy from pinned memory reaches of its link's full speed.
 PINNED_OF_LINK = 0.8

@@ -13,8 +13,8 @@ from loaderprof.advise.change import Change, RunFacts
 from loaderprof.analyze.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
+from loaderprof.replay.model import LoopModel
 from loaderprof.replay.pooled import unlocked
-from loaderprof.replay.removal import LoopModel
 
 MAX_REQUESTS = 64
 ONLY_WAITING = 0.95

@@ -13,7 +13,7 @@ from loaderprof.advise.change import Change, RunFacts
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 FRAMEWORK = "ray"
 # The least number of tasks that comes this close to the best is enough.

@@ -12,7 +12,7 @@ from loaderprof.advise.change import Change, Rule, RunFacts
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
 from loaderprof.replay.edits import with_settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 # Below these shares of its shards fetched again in an epoch, and of its time that the loop waits, nothing is advised.
 MIN_FETCHED, MIN_WAITING = 0.1, 0.1

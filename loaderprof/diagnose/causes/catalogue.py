@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loaderprof.analyze.breakdown import MANY_THREADS, usual_wait_s
+from loaderprof.analyze.breakdown import usual_wait_s
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.stages import LOADER
 from loaderprof.diagnose.evidence import evidence
 from loaderprof.diagnose.loop_context import (
@@ -189,6 +190,8 @@ CATALOGUE: tuple[CauseRule, ...] = (
 
 def cause_of(stage: Stage, context: LoopContext) -> CauseRule:
     """Return the cause of the catalogue that a bottleneck of this stage is."""
+    if stage == "host" and context.validates:
+        return next(kind for kind in CATALOGUE if kind.id == "validation")
     for kind in CATALOGUE:
         if kind.stage == stage and kind.matches(context):
             return kind

@@ -12,7 +12,7 @@ from loaderprof.advise.changes.ray import RAY_RULES
 from loaderprof.analyze.pools import Pool, Work
 from loaderprof.recording.facts import LoaderFacts
 from loaderprof.replay.costs import RunCosts, Settings
-from loaderprof.replay.removal import LoopModel
+from loaderprof.replay.model import LoopModel
 
 
 def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s: float = 0.004) -> dict[str, Any]:

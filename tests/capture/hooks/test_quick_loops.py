@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import real
 
-from loaderprof.analyze.timeline import Loop, build
+from loaderprof.analyze.loop import Loop
+from loaderprof.analyze.timeline import build
 from loaderprof.recording import reader
 
 SCRIPT = """
