@@ -25,10 +25,11 @@ from loaderprof.analyze.many_ranks import main_loop
 from loaderprof.analyze.timeline import Loop, Timeline, build, of_producers
 from loaderprof.diagnose import endings, outside
 from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.diagnose.confidence import agreement, guessed
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.risks import risks_of
-from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, judge
+from loaderprof.diagnose.verdict import MIN_GAIN, MODEL_ERROR, Judgement, RunEvidence, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.measure.verified import joined
 from loaderprof.recording.reader import Process, Recording, SummedRank
@@ -64,8 +65,7 @@ def conclude(recording: Recording) -> Findings:
     main = job.main(studied)
     job_gains = job.job_gains(studied)
     draws = [job.job_gains(studied, number) for number in range(job.DRAWS)] if main.draws else []
-    judgement = judge(
-        job_gains,
+    evidence = RunEvidence(
         steps=int(main.loop.count[main.loop.steady].sum()),
         model_error=main.model_error,
         draws=draws,
@@ -76,18 +76,17 @@ def conclude(recording: Recording) -> Findings:
         producers_unseen=main.parts.producers_unseen,
         wait_share=_share(*_wait_and_step(main.loop)),
     )
+    judgement = judge(job_gains, evidence)
     context = _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others)
-    kind = catalogue.cause_of(judgement.stage, context)
+    cause = catalogue.cause_of(judgement.stage, context)
     if judgement.stage == "host" and job.validation_s(studied) > 0.5 * job.saved_s(studied, job_gains["host"]):
-        kind = next(each for each in catalogue.CATALOGUE if each.id == "validation")
-    verdict = _verdict(main, context, judgement, kind, job.job_ceiling(studied))
+        cause = catalogue.BY_ID["validation"]
+    verdict = _verdict(main, context, judgement, cause, job.job_ceiling(studied))
     return Findings(
         run=replace(run, notes=(*run.notes, *_about_the_replay(main, others or 0.0))),
         verdict=verdict,
         stages=_stages(main),
-        causes=catalogue.examine(context, judgement.stage, kind, judgement.others)
-        if judgement.stage != "unknown"
-        else (),
+        causes=catalogue.examine(context, cause, judgement.others) if judgement.stage != "unknown" else (),
         advice=_advice(recording, studied, context, judgement),
         loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
         ranks=_ranks(everyone, recording.others),
@@ -153,7 +152,7 @@ def _context(
 
 
 def _verdict(
-    main: job.LoopStudy, context: LoopContext, judgement: Judgement, kind: catalogue.CauseRule, ceiling: float | None
+    main: job.LoopStudy, context: LoopContext, judgement: Judgement, cause: CauseRule, ceiling: float | None
 ) -> results.Verdict:
     wait, total = _wait_and_step(main.loop)
     if main.loop.background:
@@ -161,9 +160,9 @@ def _verdict(
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, _share(wait, total), None)
-    text = catalogue.headline(judgement.stage, kind, context)
+    text = catalogue.headline(cause, context)
     return results.Verdict(
-        judgement.stage, kind.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
+        judgement.stage, cause.id, judgement.confidence, text, total, wait, _share(wait, total), ceiling
     )
 
 
@@ -267,17 +266,16 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
     settings = {key: loop.facts.get(key) for key in _SETTINGS}
     size = loop.facts.get("batch_size")
     rate = _rate(each)
-    judgement = judge(
-        each.gains,
+    evidence = RunEvidence(
         steps=int(loop.count[loop.steady].sum()),
         model_error=each.model_error,
         draws=each.draws,
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget,
-        sources_agree=None,
         locked=each.parts.takes_turns(),
         producers_unseen=each.parts.producers_unseen,
         wait_share=_share(*_wait_and_step(loop)),
     )
+    judgement = judge(each.gains, evidence)
     context = _context(recording, each, each.gains, budget, others)
     verdict = _verdict(
         each, context, judgement, catalogue.cause_of(judgement.stage, context), each.ceiling and round(each.ceiling, 3)

@@ -13,26 +13,24 @@ torch, no clock, no processes.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.analyze.breakdown import MANY_THREADS, WORK, Breakdown, OperatorCost
-from loaderprof.analyze.loop_side import shown_place
+from loaderprof.analyze.breakdown import MANY_THREADS, WORK
 from loaderprof.analyze.machine import DISTURBANCE
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
 from loaderprof.analyze.stages import LOADER
-from loaderprof.analyze.timeline import Loop, Made
 from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.diagnose.loop_context import LoopContext
+from loaderprof.diagnose.outside_context import context_of
 from loaderprof.diagnose.verdict import MIN_GAIN, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
-from loaderprof.recording.reader import Process, Recording
+from loaderprof.recording.reader import Recording
 
 # Under these a share is noise: at 50 samples it is known to 14 points.
 MIN_SAMPLES, MIN_WORKER_SAMPLES = 50, 50
@@ -42,10 +40,8 @@ DRAWS = 24
 # Waiting for a core this share of the time is contention, where libraries run threads of their own (as in a hooked run).
 CONTENTION_SHARE = 0.15
 NOTE = "watched from outside: batches, seconds a step and queue depth are not measured; loaderprof run measures them"
-UNMEASURED: tuple[tuple[str, Stage, str], ...] = (
-    ("slow-samples", "straggler", "A few slow samples"),
-    ("copy-bound", "copy", "Copies to the device"),
-)
+# Causes that no stack shows.
+UNMEASURED = ("slow-samples", "copy-bound")
 NEEDS_STAMPS = "not measured: it needs the stamps of loaderprof run"
 
 
@@ -68,14 +64,14 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
     before = _shares(seen.main), _shares(seen.worker)
     gains = estimate_gains(*before, seen.workers, _contention(seen, cores))
     stage = primary(gains)
-    context = _context(recording, seen, gains, cores, busy_others)
-    kind = catalogue.cause_of(stage, context)
+    context = context_of(recording, seen, gains, cores, busy_others)
+    cause = catalogue.cause_of(stage, context)
     confidence = _confidence(seen, stage, wait, (busy_others or 0.0) > DISTURBANCE * cores, cores)
     verdict = results.Verdict(
         stage,
-        kind.id,
+        cause.id,
         confidence,
-        _headline(stage, kind, context),
+        _headline(cause, context),
         None,
         None,
         round(wait.value, 4),
@@ -85,7 +81,7 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
         run=run,
         verdict=verdict,
         stages=_stages(seen, *before),
-        causes=_causes(seen, context, stage, kind, wait),
+        causes=_causes(seen, context, cause, wait),
         ranks=_ranks(recording),
     )
 
@@ -194,35 +190,28 @@ def _refusal(recording: Recording, seen: Seen) -> str | None:
     return None
 
 
-def _headline(stage: Stage, kind: catalogue.CauseRule, context: LoopContext) -> str:
-    if stage == "startup":
+def _headline(cause: CauseRule, context: LoopContext) -> str:
+    # These say in seconds, or by the sampler's name, what a loop without stamps does not know.
+    if cause.stage == "startup":
         return "Starting and stopping the loader's workers"
-    if stage == "sampler":
+    if cause.stage == "sampler":
         return "The sampler in the training process"
-    return catalogue.headline(stage, kind, context)
+    return catalogue.headline(cause, context)
 
 
-def _causes(
-    seen: Seen, context: LoopContext, stage: Stage, kind: catalogue.CauseRule, wait: Share
-) -> tuple[results.Cause, ...]:
+def _causes(seen: Seen, context: LoopContext, cause: CauseRule, wait: Share) -> tuple[results.Cause, ...]:
     found, ruled_out = [], []
-    for each, gain in sorted(context.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
-        named = kind if each == stage else catalogue.cause_of(each, context)
-        listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage != "none"
-        if each == stage or listed:
-            facts = evidence(seen, each, gain, wait)
-            found.append(results.Cause(named.id, "found", each, facts, round(gain, 3), named.title))
-        elif each != "device":
-            text = f"without it the job would gain about {max(0.0, gain - 1):.0%}"
-            fact = Evidence(text, round(gain - 1, 4), "share", MIN_GAIN)
-            ruled_out.append(results.Cause(named.id, "ruled_out", each, (fact,), None, named.title))
-    if stage == "none":
+    for stage, gain in sorted(context.gains.items(), key=lambda item: (item[0] != cause.stage, -item[1])):
+        each = cause if stage == cause.stage else catalogue.cause_of(stage, context)
+        listed = stage in (*LOADER, "host") and gain >= 1 + MIN_GAIN and cause.stage != "none"
+        if stage == cause.stage or listed:
+            found.append(each.found(gain, evidence(seen, stage, gain, wait)))
+        elif stage != "device":
+            ruled_out.append(each.ruled_out(gain, "about "))
+    if cause.stage == "none":
         facts = evidence(seen, "none", 1.0, wait)
-        found.append(results.Cause("balanced", "found", "none", facts, None, "The loader keeps up"))
-    missing = tuple(
-        results.Cause(each, "not_measured", of, (Evidence(NEEDS_STAMPS, None, "", None),), None, title)
-        for each, of, title in UNMEASURED
-    )
+        found.append(results.Cause(cause.id, "found", "none", facts, None, cause.title))
+    missing = (catalogue.BY_ID[each].not_measured(NEEDS_STAMPS) for each in UNMEASURED)
     return (*found, *ruled_out, *missing)
 
 
@@ -272,123 +261,6 @@ def _stages(seen: Seen, main: Mapping[str, float], worker: Mapping[str, float]) 
     return tuple(
         results.StageCost(stage, None, round(weight / total, 4) if total else None, ("stack",))
         for stage, weight in weights.items()
-    )
-
-
-def _context(
-    recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
-) -> LoopContext:
-    """Set the scene for the catalogue of causes: what a hooked run tells in seconds a batch is here in shares of time."""
-    missing = recording.meta.get("missing")
-    missing = missing if isinstance(missing, dict) else {}
-    counts = seen.worker if seen.workers else seen.main
-    total = max(1, sum(counts.values()))
-    pieces = tuple(
-        OperatorCost(stage, name, where, count / total, 0.0)
-        for (stage, name, where), count in seen.pieces.most_common()
-    )
-    made = sum(counts[stage] for stage in WORK) / total
-    account = seen.account
-    # Stacks say whether a worker makes a batch, the kernel whether its thread runs: what is left of the first is blocked.
-    blocked = max(0.0, made - account.cpu - account.runq) if account is not None else None
-    step = seen.main["device"] + seen.main["host"]
-    lines = tuple(
-        (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
-    )
-    parts = _unknown(
-        Breakdown,
-        measured=0,
-        wall_s=made,
-        cpu_s=account.cpu if account else None,
-        runq_s=account.runq if account else None,
-        blocked_s=blocked,
-        pieces=pieces,
-        timed_batches=0,
-        by_stack={stage: counts[stage] for stage in WORK},
-        stack_samples=total,
-        host_share=seen.main["host"] / step if step else None,
-        host_by=lines,
-        step_samples=step,
-        stall_s=0.0,
-        threads=account.threads if account else None,
-        device_bytes=account.device_bytes if account else None,
-        asked_bytes=account.asked_bytes if account else None,
-    )
-    return _unknown(
-        LoopContext,
-        loop=_no_loop(seen),
-        parts=parts,
-        gains=gains,
-        cores=cores,
-        busy_others=busy_others,
-        gpu_missing=missing.get("gpu"),
-        stacks_missing=missing.get("stacks"),
-        operators=tuple(sorted(seen.operators)),
-        gpus=(),
-    )
-
-
-T = TypeVar("T")
-
-
-def _unknown(kind: type[T], **known: Any) -> T:
-    """Return a dataclass in which all but `known` is None: what only a hooked run can tell."""
-    blank = dict.fromkeys((each.name for each in dataclasses.fields(kind)), None)  # type: ignore[arg-type]
-    return kind(**{**blank, **known})
-
-
-def _no_loop(seen: Seen) -> Loop:
-    """Return a loop of which nothing was stamped, as the catalogue wants one."""
-    none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    made = Made(
-        whole,
-        whole,
-        whole,
-        whole,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        whole,
-        whole,
-        whole,
-        flags,
-        flags,
-        none,
-        none,
-    )
-    return Loop(
-        process=Process(0, 0, 0, "", None, None, {}),
-        facts={"name": "the DataLoader", "num_workers": seen.workers},
-        iterators=(),
-        epochs=[],
-        epoch=whole,
-        position=whole,
-        asked=none,
-        taken=none,
-        wait=none,
-        step=none,
-        step_cpu=none,
-        step_process_cpu=none,
-        step_runq=none,
-        receive=none,
-        receive_cpu=none,
-        index=none,
-        ready=whole,
-        parked=whole,
-        count=whole,
-        training=True,
-        main_thread=True,
-        steady=flags,
-        made=made,
     )
 
 

@@ -1,0 +1,135 @@
+"""The loop context of a job that was watched from outside: what stacks and the kernel's accounts say of its loop.
+
+All else that a loop context holds is unknown there. Pure: no torch, no clock, no processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import numpy as np
+
+from loaderprof.analyze.breakdown import WORK, Breakdown, OperatorCost
+from loaderprof.analyze.loop_side import shown_place
+from loaderprof.analyze.samples import Seen
+from loaderprof.analyze.timeline import Loop, Made
+from loaderprof.diagnose.loop_context import LoopContext
+from loaderprof.findings import Stage
+from loaderprof.recording.reader import Process, Recording
+
+T = TypeVar("T")
+
+
+def context_of(
+    recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
+) -> LoopContext:
+    """Return what is known of the job's loop; what hooks measure in seconds a batch is here in shares of time."""
+    missing = recording.meta.get("missing")
+    missing = missing if isinstance(missing, dict) else {}
+    counts = seen.worker if seen.workers else seen.main
+    total = max(1, sum(counts.values()))
+    pieces = tuple(
+        OperatorCost(stage, name, where, count / total, 0.0)
+        for (stage, name, where), count in seen.pieces.most_common()
+    )
+    made = sum(counts[stage] for stage in WORK) / total
+    account = seen.account
+    # Stacks say whether a worker makes a batch, the kernel whether its thread runs: what is left of the first is blocked.
+    blocked = max(0.0, made - account.cpu - account.runq) if account is not None else None
+    step = seen.main["device"] + seen.main["host"]
+    lines = tuple(
+        (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
+    )
+    parts = _unknown(
+        Breakdown,
+        measured=0,
+        wall_s=made,
+        cpu_s=account.cpu if account else None,
+        runq_s=account.runq if account else None,
+        blocked_s=blocked,
+        pieces=pieces,
+        timed_batches=0,
+        by_stack={stage: counts[stage] for stage in WORK},
+        stack_samples=total,
+        host_share=seen.main["host"] / step if step else None,
+        host_by=lines,
+        step_samples=step,
+        stall_s=0.0,
+        threads=account.threads if account else None,
+        device_bytes=account.device_bytes if account else None,
+        asked_bytes=account.asked_bytes if account else None,
+    )
+    return _unknown(
+        LoopContext,
+        loop=_no_loop(seen),
+        parts=parts,
+        gains=gains,
+        cores=cores,
+        busy_others=busy_others,
+        gpu_missing=missing.get("gpu"),
+        stacks_missing=missing.get("stacks"),
+        operators=tuple(sorted(seen.operators)),
+        gpus=(),
+    )
+
+
+def _unknown(record: type[T], **known: Any) -> T:
+    """Return a dataclass in which all but `known` is None: what only hooks measure."""
+    blank = dict.fromkeys((each.name for each in dataclasses.fields(record)), None)  # type: ignore[arg-type]
+    return record(**{**blank, **known})
+
+
+def _no_loop(seen: Seen) -> Loop:
+    """Return a loop in which no batch was stamped."""
+    none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    made = Made(
+        whole,
+        whole,
+        whole,
+        whole,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        none,
+        whole,
+        whole,
+        whole,
+        flags,
+        flags,
+        none,
+        none,
+    )
+    return Loop(
+        process=Process(0, 0, 0, "", None, None, {}),
+        facts={"name": "the DataLoader", "num_workers": seen.workers},
+        iterators=(),
+        epochs=[],
+        epoch=whole,
+        position=whole,
+        asked=none,
+        taken=none,
+        wait=none,
+        step=none,
+        step_cpu=none,
+        step_process_cpu=none,
+        step_runq=none,
+        receive=none,
+        receive_cpu=none,
+        index=none,
+        ready=whole,
+        parked=whole,
+        count=whole,
+        training=True,
+        main_thread=True,
+        steady=flags,
+        made=made,
+    )
