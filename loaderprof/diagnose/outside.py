@@ -1,14 +1,14 @@
-"""Conclusions from a recording without stamps: a job that was watched from outside, by its stacks alone.
+"""Findings of a job that was watched from outside: there are stack samples, but no hook stamped its batches.
 
-Gains are estimated from shares of samples (`samples`), with the job's time for a batch as 1, b the share of their time
-that workers are busy and w the waiting:
+Gains are estimated from shares of samples (`analyze.samples`). With the job's time for a batch as 1, w the share of it
+that the loop waits, and b the share of their time that workers are busy:
 
-* a stage that takes workers the share f: `1 / max(1 - w, 1 - f / b)` - the wait shrinks with the work, to nothing;
-* work of the main thread that takes the share h: `1 / max(1 - h, b)` - below b the workers are the limit;
-* without workers nothing runs side by side: `1 / (1 - f)`.
+* a stage that takes the share f of the workers' time gains `1 / max(1 - w, 1 - f / b)`: the wait shrinks with the work;
+* work that takes the share h of the main thread's time gains `1 / max(1 - h, b)`: below b the workers are the limit;
+* without workers nothing overlaps, and a stage gains `1 / (1 - f)`.
 
-That knows nothing of single batches, so stragglers, queue depth and seconds a batch are not measured here. Pure: no
-torch, no clock, no processes.
+Single batches are not seen, so stragglers, queue depth and seconds a batch are not measured. Pure: no torch, no clock,
+no processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loaderprof.diagnose.causes import catalogue
 from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.outside_context import context_of
-from loaderprof.diagnose.verdict import MIN_GAIN, primary
+from loaderprof.diagnose.verdict import FAIR_DRAWS, MIN_GAIN, SURE_DRAWS, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
 from loaderprof.recording.reader import Recording
 
@@ -36,9 +36,12 @@ from loaderprof.recording.reader import Recording
 MIN_SAMPLES, MIN_WORKER_SAMPLES = 50, 50
 # Half-widths of the 95 % interval of the wait that a confidence asks for.
 SURE_ERROR, FAIR_ERROR = 0.04, 0.10
+# How often the samples are redrawn to see whether the verdict holds.
 DRAWS = 24
 # Waiting for a core this share of the time is contention, where libraries run threads of their own (as in a hooked run).
 CONTENTION_SHARE = 0.15
+# Threads that keep this many times the job's cores busy are more than the cores can run.
+OVERSUBSCRIBED = 1.2
 NOTE = "watched from outside: batches, seconds a step and queue depth are not measured; loaderprof run measures them"
 # Causes that no stack shows.
 UNMEASURED = ("slow-samples", "copy-bound")
@@ -100,7 +103,7 @@ def estimate_gains(
         main: shares of the main thread's time by part.
         worker: shares of a worker's time by part; empty without workers.
         workers: how many there are.
-        contention: share of the workers' time lost to threads that fight for cores; None where none do.
+        contention: share of the workers' time lost to threads that compete for cores; None where none do.
     """
     wait, hand = main.get("wait", 0.0), main.get("handover", 0.0)
     busy = 1.0 - worker.get("idle", 0.0) if workers and worker else 0.0
@@ -137,7 +140,7 @@ def _contention(seen: Seen, cores: float) -> float | None:
     if account is None or not seen.workers or (account.threads or 0.0) <= MANY_THREADS:
         return None
     busy = seen.workers * (account.threads or 0.0)
-    return account.runq if busy > 1.2 * cores and account.runq > CONTENTION_SHARE else None
+    return account.runq if busy > OVERSUBSCRIBED * cores and account.runq > CONTENTION_SHARE else None
 
 
 def _confidence(seen: Seen, stage: Stage, wait: Share, disturbed: bool, cores: float) -> Confidence:
@@ -147,9 +150,9 @@ def _confidence(seen: Seen, stage: Stage, wait: Share, disturbed: bool, cores: f
     for _ in range(DRAWS):
         main, worker = _redrawn(seen.main, generator, _independent(wait)), _redrawn(seen.worker, generator, 1.0)
         agree += primary(estimate_gains(main, worker, seen.workers, _contention(seen, cores))) == stage
-    if agree >= 0.95 * DRAWS and wait.error <= SURE_ERROR and not disturbed:
+    if agree >= SURE_DRAWS * DRAWS and wait.error <= SURE_ERROR and not disturbed:
         return "high"
-    return "medium" if agree >= 0.8 * DRAWS and wait.error <= FAIR_ERROR else "low"
+    return "medium" if agree >= FAIR_DRAWS * DRAWS and wait.error <= FAIR_ERROR else "low"
 
 
 def _independent(wait: Share) -> float:
@@ -222,9 +225,8 @@ def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Eviden
     counts, whose = (seen.worker, "worker samples") if seen.workers else (seen.main, "samples of the main thread")
     if stage in WORK:
         mine = share(counts[stage], sum(counts.values()))
-        facts.append(
-            Evidence(f"{stage} {mine.text()} of {mine.samples:,} {whose}", round(mine.value, 4), "share", None)
-        )
+        text = f"{stage} {mine.text()} of {mine.samples:,} {whose}"
+        facts.append(Evidence(text, round(mine.value, 4), "share", None))
     elif stage in ("device", "host", "sampler", "startup"):
         mine = share(seen.main[stage], seen.main_samples)
         facts.append(Evidence(f"{stage} {mine.text()} of the main thread's time", round(mine.value, 4), "share", None))
@@ -233,18 +235,11 @@ def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Eviden
         text = f"the {seen.workers} workers wait for the loop {idle.text()} of their time"
         facts.append(Evidence(text, round(idle.value, 4), "share", None))
     if stage in ("read", "contention") and seen.account is not None:
-        facts.append(
-            Evidence(
-                f"its makers wait for a core {seen.account.runq:.0%} of their time",
-                round(seen.account.runq, 4),
-                "share",
-                CONTENTION_SHARE,
-            )
-        )
+        text = f"its makers wait for a core {seen.account.runq:.0%} of their time"
+        facts.append(Evidence(text, round(seen.account.runq, 4), "share", CONTENTION_SHARE))
     if stage != "none":
-        facts.append(
-            Evidence(f"without it the job would be about {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)
-        )
+        text = f"without it the job would be about {gain:.2f}x as fast"
+        facts.append(Evidence(text, round(gain, 3), "ratio", 1 + MIN_GAIN))
     return tuple(facts)
 
 
@@ -305,5 +300,5 @@ def _run(recording: Recording, seen: Seen, cores: float) -> results.Run:
 def _by_rank(seen: Seen) -> tuple[str, ...]:
     if len(seen.by_main) < 2:
         return ()
-    told = [f"{pid} {share(waits, total).text()}" for pid, (waits, total) in sorted(seen.by_main.items())[:8]]
-    return (f"waiting by process: {', '.join(told)}",)
+    shares = [f"{pid} {share(waits, total).text()}" for pid, (waits, total) in sorted(seen.by_main.items())[:8]]
+    return (f"waiting by process: {', '.join(shares)}",)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from loaderprof.analyze.stages import LOADER
 from loaderprof.findings import Confidence, Stage
 
-# DESIGN section 5: below this gain a stage is no bottleneck.
+# Below this gain a stage is no bottleneck: loader and step are in balance.
 MIN_GAIN = 0.05
-MIN_STEPS = 20
-SURE_STEPS = 60
+# Under the first nothing is concluded; from the second on, the number of steps is no reason to doubt.
+MIN_STEPS, SURE_STEPS = 20, 60
 # The loop's step limits the job, rather than being in balance with the loader, where the loader alone could go this
 # much faster.
 STEP_BOUND = 1.5
@@ -24,6 +24,8 @@ CLOSE = 0.8
 SPECIFIC = 0.6
 # Contention for cores slows the step too, and is named instead of the step where it explains this much of it.
 CROWDED = 0.3
+# A verdict is sure, or fairly sure, where this share of the redrawn runs names the same stage.
+SURE_DRAWS, FAIR_DRAWS = 0.95, 0.8
 # Beyond this the replay does not describe the run well enough to rank what it says.
 MODEL_ERROR = 0.15
 # Where no source identified the stage of this much of the bottleneck's time, the verdict is not sure.
@@ -96,9 +98,9 @@ def judge(gains: dict[Stage, float], run: RunEvidence) -> Judgement:
     others = tuple(each for each in ranked if each in (*LOADER, "host", "copy") and gains[each] >= 1 + MIN_GAIN)
     agree = sum(primary(draw, run.locked) == stage for draw in draws) / len(draws) if draws else 0.0
     doubtful = run.sources_agree is False or run.disturbed or off or run.guessed > MAX_GUESSED
-    if run.steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
+    if run.steps >= SURE_STEPS and agree >= SURE_DRAWS and not doubtful:
         confidence: Confidence = "high"
-    elif agree >= 0.8 and not (doubtful and run.steps < SURE_STEPS):
+    elif agree >= FAIR_DRAWS and not (doubtful and run.steps < SURE_STEPS):
         confidence = "medium"
     else:
         confidence = "low"

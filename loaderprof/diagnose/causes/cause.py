@@ -101,7 +101,7 @@ class CauseRule:
         before: of a cause that is not the loader's, how the headline begins where a stage of the loader would be the limit
             next; the title of that stage's cause follows.
         unmeasured: why its stage could not be measured; None where it was.
-        tf_calls: pattern of what a function of a tf.data pipeline calls where this is its cause; empty: not looked for.
+        tf_calls: pattern, in any case, of what a function of a tf.data pipeline calls where this is the cause; empty: none.
     """
 
     id: str

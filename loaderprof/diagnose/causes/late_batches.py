@@ -48,7 +48,7 @@ def _first_batch(cause: CauseRule, context: LoopContext) -> str:
 def _slow_batches(_: CauseRule, context: LoopContext) -> str:
     loop, wall = context.loop, context.loop.made.wall
     usual = float(np.median(wall))
-    slow = wall[wall > 3 * usual]
+    slow = wall[wall > STRAGGLER_RATIO * usual]
     slow_s = float(slow.mean()) if len(slow) else usual
     order = " and the loader keeps order" if loop.facts.get("in_order", True) and loop.num_workers else ""
     return f"A few batches of {loop.name} take {slow_s:.2g} s where most take {usual:.2g} s{order}"

@@ -8,6 +8,9 @@ from loaderprof.diagnose.causes.prefetch_queue import batch_ready, device_idle
 from loaderprof.diagnose.loop_context import LoopContext, sampler_of, step_s
 from loaderprof.findings import Evidence
 
+# Stalls that take this share of the time of all steps are the cause; the guide says it in words.
+STALLING = 0.5
+
 
 def _of_sampler(context: LoopContext) -> list[Evidence]:
     facts = [*batch_ready(context.loop, NOT_THE_MAKING), *device_idle(context)]
@@ -84,7 +87,7 @@ CAUSES: tuple[CauseRule, ...] = (
         id="periodic-stall",
         stage="host",
         title="The loop stalls now and then",
-        test=lambda context: context.parts.stall_s > 0.5 * step_s(context),
+        test=lambda context: context.parts.stall_s > STALLING * step_s(context),
         evidence=HOST,
         headline=_with_line,
         guide=Guide(

@@ -23,6 +23,7 @@ UNASKED = 0.2
 PAGE = 4096
 # Copying less than this a batch out of memory is not what takes the time.
 MUCH = 1 << 20
+# A single file is a cause of its own from this size on.
 LARGE_FILE = 64 << 20
 _REMOTE = re.compile(r"^(socket|ssl|urllib|http|requests|httpx|urllib3|boto|fsspec|s3fs|gcsfs|aiohttp)", re.IGNORECASE)
 _READ = (

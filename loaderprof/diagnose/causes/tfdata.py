@@ -29,7 +29,7 @@ def cause_of(stage: Stage, pipeline: Pipeline) -> CauseRule:
     if node is not None and node.operation is not None:
         called = " ".join((*node.operation.told, *node.operation.words))
         for cause in CATALOGUE:
-            if cause.stage == stage and cause.tf_calls and re.search(cause.tf_calls, called):
+            if cause.stage == stage and cause.tf_calls and re.search(cause.tf_calls, called, re.IGNORECASE):
                 return cause
     return _PLAIN[stage]
 
