@@ -5,9 +5,6 @@ All else that a loop context holds is unknown there. Pure: no torch, no clock, n
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, TypeVar
-
 import numpy as np
 
 from loaderprof.analyze.breakdown import WORK, Breakdown, OperatorCost
@@ -17,8 +14,6 @@ from loaderprof.analyze.timeline import Loop, Made
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Stage
 from loaderprof.recording.reader import Process, Recording
-
-T = TypeVar("T")
 
 
 def context_of(
@@ -41,13 +36,16 @@ def context_of(
     lines = tuple(
         (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
     )
-    parts = _unknown(
-        Breakdown,
+    parts = Breakdown(
         measured=0,
         wall_s=made,
         cpu_s=account.cpu if account else None,
         runq_s=account.runq if account else None,
         blocked_s=blocked,
+        collate_s=None,
+        pickle_s=None,
+        receive_s=None,
+        index_s=None,
         pieces=pieces,
         timed_batches=0,
         by_stack={stage: counts[stage] for stage in WORK},
@@ -56,12 +54,13 @@ def context_of(
         host_by=lines,
         step_samples=step,
         stall_s=0.0,
+        stall_every=None,
         threads=account.threads if account else None,
+        lock_holder=None,
         device_bytes=account.device_bytes if account else None,
         asked_bytes=account.asked_bytes if account else None,
     )
-    return _unknown(
-        LoopContext,
+    return LoopContext(
         loop=_no_loop(seen),
         parts=parts,
         gains=gains,
@@ -70,66 +69,38 @@ def context_of(
         gpu_missing=missing.get("gpu"),
         stacks_missing=missing.get("stacks"),
         operators=tuple(sorted(seen.operators)),
-        gpus=(),
+        batch_bytes=None,
+        batch_tensors=None,
     )
-
-
-def _unknown(record: type[T], **known: Any) -> T:
-    """Return a dataclass in which all but `known` is None: what only hooks measure."""
-    blank = dict.fromkeys((each.name for each in dataclasses.fields(record)), None)  # type: ignore[arg-type]
-    return record(**{**blank, **known})
 
 
 def _no_loop(seen: Seen) -> Loop:
     """Return a loop in which no batch was stamped."""
-    none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    made = Made(
-        whole,
-        whole,
-        whole,
-        whole,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        whole,
-        whole,
-        whole,
-        flags,
-        flags,
-        none,
-        none,
-    )
+    # Empty columns of whole numbers, of seconds and of flags.
+    i, s, b = np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_)
+    made = Made(i, i, i, i, s, s, s, s, s, s, s, s, s, s, s, s, i, i, i, b, b, s, s)
     return Loop(
         process=Process(0, 0, 0, "", None, None, {}),
         facts={"name": "the DataLoader", "num_workers": seen.workers},
         iterators=(),
         epochs=[],
-        epoch=whole,
-        position=whole,
-        asked=none,
-        taken=none,
-        wait=none,
-        step=none,
-        step_cpu=none,
-        step_process_cpu=none,
-        step_runq=none,
-        receive=none,
-        receive_cpu=none,
-        index=none,
-        ready=whole,
-        parked=whole,
-        count=whole,
+        epoch=i,
+        position=i,
+        asked=s,
+        taken=s,
+        wait=s,
+        step=s,
+        step_cpu=s,
+        step_process_cpu=s,
+        step_runq=s,
+        receive=s,
+        receive_cpu=s,
+        index=s,
+        ready=i,
+        parked=i,
+        count=i,
         training=True,
         main_thread=True,
-        steady=flags,
+        steady=b,
         made=made,
     )
