@@ -1,7 +1,9 @@
 """What a cause is: how it is recognised, the words about it, and the changes that may remove it.
 
-The causes stand in the other modules of this folder, in the order in which they are tried. Pure: no torch, no clock, no
-processes.
+The causes stand in the other modules of this folder, a block each, in the order in which they are tried. To add one, put
+its block into the module of its stage, before the stage's last one, which always matches; make the guide anew
+(`python -m loaderprof.report.guide > docs/causes.md`); and add a loop that it limits to tests/diagnose/test_causes.py.
+Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations

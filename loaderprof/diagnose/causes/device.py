@@ -12,6 +12,7 @@ from loaderprof.diagnose.loop_context import MOSTLY_PINNED, LoopContext, pageabl
 from loaderprof.diagnose.verdict import STEP_BOUND
 from loaderprof.findings import Evidence
 
+KEEPS_UP = "The step itself is the limit; the loader keeps up"
 # A batch is mostly floats from this share of its bytes on.
 MOSTLY_FLOATS = 0.9
 # A thread that works this much of the step, beside a GPU that runs a kernel less than this of the time, cannot feed it.
@@ -110,10 +111,6 @@ def _waits_for_host(cause: CauseRule, _: LoopContext) -> str:
     return f"{cause.title}: the device waits for the host within the step"
 
 
-def _loader_keeps_up(*_: object) -> str:
-    return "The step itself is the limit; the loader keeps up"
-
-
 def _copies_unseen(context: LoopContext) -> str | None:
     if "copy" in context.gains:
         return None
@@ -199,7 +196,7 @@ CAUSES: tuple[CauseRule, ...] = (
         title="The model's own work",
         test=always,
         evidence=DEVICE,
-        headline=_loader_keeps_up,
+        headline=lambda *_: KEEPS_UP,
         before="The step itself is the limit; after it, ",
         guide=Guide(
             means="The step itself is the limit. The loader keeps up; a change to it gains nothing.",

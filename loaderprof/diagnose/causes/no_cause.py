@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from loaderprof.diagnose.causes.cause import CauseRule, Guide, StageEvidence, never
-from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN, MIN_STEPS
 
+NOTHING_TO_CHANGE = "The loader keeps up. Nothing to change here."
 NONE = StageEvidence(f"no stage of the loader whose removal gains {MIN_GAIN * 100:g} %")
 UNKNOWN = StageEvidence("nothing: that is why there is no verdict")
-
-
-def _nothing_to_change(cause: CauseRule, _: LoopContext) -> str:
-    return f"{cause.title}. Nothing to change here."
 
 
 NO_CAUSES: tuple[CauseRule, ...] = (
@@ -21,7 +17,7 @@ NO_CAUSES: tuple[CauseRule, ...] = (
         title="The loader keeps up",
         test=never,
         evidence=NONE,
-        headline=_nothing_to_change,
+        headline=lambda *_: NOTHING_TO_CHANGE,
         guide=Guide(
             means="Loader and step are in balance.",
             identified_by="each stage that was measured",

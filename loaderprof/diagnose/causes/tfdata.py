@@ -12,6 +12,8 @@ from loaderprof.analyze.stages import LOADER
 from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, STAGES, Node, Pipeline
 from loaderprof.diagnose.causes.catalogue import BY_ID, CATALOGUE, WORTH_NAMING
 from loaderprof.diagnose.causes.cause import CauseRule
+from loaderprof.diagnose.causes.device import KEEPS_UP
+from loaderprof.diagnose.causes.no_cause import NOTHING_TO_CHANGE
 from loaderprof.diagnose.verdict import MIN_GAIN, Judgement
 from loaderprof.findings import Cause, Evidence, Stage
 
@@ -44,14 +46,14 @@ def headline(stage: Stage, pipeline: Pipeline, gains: dict[Stage, float], loop: 
         loop: the loop's name.
     """
     if stage == "none":
-        return "The loader keeps up. Nothing to change here."
+        return NOTHING_TO_CHANGE
     if stage == "startup":
         return f"The borders of {loop}'s epochs"
     if stage == "device":
         after = max(STAGES, key=lambda each: gains[each])
         if gains[after] >= 1 + WORTH_NAMING:
             return f"{_PLAIN[stage].before}{cause_of(after, pipeline).title}"
-        return "The step itself is the limit; the loader keeps up"
+        return KEEPS_UP
     node = _most_expensive(pipeline, stage)
     place = f" ({', '.join(filter(None, (node.label, node.where)))})" if node is not None else ""
     return f"{cause_of(stage, pipeline).title} in the tf.data pipeline{place}"
