@@ -27,10 +27,11 @@ from loaderprof.analyze.stage_costs import share_of, stage_costs
 from loaderprof.analyze.timeline import Timeline, build
 from loaderprof.diagnose import endings, outside
 from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.diagnose.confidence import agreement, doubts_about_replay, guessed
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.risks import risks_of
-from loaderprof.diagnose.verdict import Judgement, judge
+from loaderprof.diagnose.verdict import Judgement, RunEvidence, judge
 from loaderprof.findings import Findings, Stage
 from loaderprof.measure.verified import joined
 from loaderprof.recording.reader import Process, Recording, SummedRank
@@ -62,8 +63,7 @@ def conclude(recording: Recording) -> Findings:
     main = job.main(studied)
     job_gains = job.job_gains(studied)
     draws = [job.job_gains(studied, number) for number in range(job.DRAWS)] if main.draws else []
-    judgement = judge(
-        job_gains,
+    evidence = RunEvidence(
         steps=int(main.loop.count[main.loop.steady].sum()),
         model_error=main.model_error,
         draws=draws,
@@ -74,19 +74,18 @@ def conclude(recording: Recording) -> Findings:
         producers_unseen=main.parts.producers_unseen,
         wait_share=share_of(main.loop.idle_s, main.loop.batch_s),
     )
+    judgement = judge(job_gains, evidence)
     context = replace(
         _context(recording, job.holder(studied, judgement.stage, main), job_gains, budget, others),
         validates=job.mostly_validation(studied, job_gains, judgement.stage),
     )
-    kind = catalogue.cause_of(judgement.stage, context)
-    verdict = _verdict(main, context, judgement, kind, job.job_ceiling(studied))
+    cause = catalogue.cause_of(judgement.stage, context)
+    verdict = _verdict(main, context, judgement, cause, job.job_ceiling(studied))
     return Findings(
         run=replace(run, notes=(*run.notes, *doubts_about_replay(main.model_error, others or 0.0))),
         verdict=verdict,
         stages=stage_costs(main.loop, main.parts),
-        causes=catalogue.examine(context, judgement.stage, kind, judgement.others)
-        if judgement.stage != "unknown"
-        else (),
+        causes=catalogue.examine(context, cause, judgement.others) if judgement.stage != "unknown" else (),
         advice=_advice(recording, studied, context, judgement),
         loaders=(*(_loader(recording, each, budget, others) for each in everyone), *_summed_loaders(recording)),
         ranks=_ranks(everyone, recording.others),
@@ -151,7 +150,7 @@ def _context(
 
 
 def _verdict(
-    main: job.LoopStudy, context: LoopContext, judgement: Judgement, kind: catalogue.CauseRule, ceiling: float | None
+    main: job.LoopStudy, context: LoopContext, judgement: Judgement, cause: CauseRule, ceiling: float | None
 ) -> results.Verdict:
     wait, total = main.loop.idle_s, main.loop.batch_s
     if main.loop.background:
@@ -159,9 +158,9 @@ def _verdict(
     if judgement.stage == "unknown":
         text = f"Not enough evidence: {judgement.reason}"
         return results.Verdict("unknown", "not-enough-evidence", "low", text, total, wait, share_of(wait, total), None)
-    text = catalogue.headline(judgement.stage, kind, context)
+    text = catalogue.headline(cause, context)
     return results.Verdict(
-        judgement.stage, kind.id, judgement.confidence, text, total, wait, share_of(wait, total), ceiling
+        judgement.stage, cause.id, judgement.confidence, text, total, wait, share_of(wait, total), ceiling
     )
 
 
@@ -207,17 +206,16 @@ def _loader(recording: Recording, each: job.LoopStudy, budget: float, others: fl
     settings = {key: getattr(loop.facts, key) for key in _SETTINGS}
     size = loop.facts.batch_size
     rate = _rate(each)
-    judgement = judge(
-        each.gains,
+    evidence = RunEvidence(
         steps=int(loop.count[loop.steady].sum()),
         model_error=each.model_error,
         draws=list(each.draws),
         disturbed=(others or 0.0) > machine.DISTURBANCE * budget,
-        sources_agree=None,
         locked=each.parts.takes_turns(),
         producers_unseen=each.parts.producers_unseen,
         wait_share=share_of(loop.idle_s, loop.batch_s),
     )
+    judgement = judge(each.gains, evidence)
     context = _context(recording, each, each.gains, budget, others)
     verdict = _verdict(
         each, context, judgement, catalogue.cause_of(judgement.stage, context), each.ceiling and round(each.ceiling, 3)

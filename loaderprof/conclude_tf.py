@@ -1,6 +1,6 @@
 """Recording -> findings, for a job whose batches come from a tf.data pipeline.
 
-Composes `diagnose.tfdata`, `diagnose.tfdata_causes` and `predict.tfdata`; decides nothing itself. Pure: no torch, no clock,
+Composes `analyze.tfdata`, `replay.tfdata`, `diagnose.causes.tfdata` and `advise.changes.tfdata`; decides nothing itself. Pure: no torch, no clock,
 no processes.
 """
 
@@ -17,8 +17,8 @@ from loaderprof.analyze import machine
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.tfdata import STAGES, Node, Pipeline, pipeline_of
 from loaderprof.analyze.timeline import Timeline
-from loaderprof.diagnose import tfdata_causes
-from loaderprof.diagnose.verdict import Judgement, judge
+from loaderprof.diagnose.causes import tfdata as tfdata_causes
+from loaderprof.diagnose.verdict import Judgement, RunEvidence, judge
 from loaderprof.findings import Cause, Findings, Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.tfdata import PipelineModel, error_of, gains_of, model_of, spread_of
@@ -80,9 +80,7 @@ def _study(recording: Recording, loop: Loop, cores: float, disturbed: bool) -> _
     pipeline = pipeline_of(recording, loop, step_s)
     steps = int(loop.count[loop.steady].sum())
     if pipeline is None or not wait_s + step_s:
-        return replace(
-            found, judgement=judge({}, steps=steps, model_error=None, draws=[], disturbed=False, sources_agree=None)
-        )
+        return replace(found, judgement=judge({}, RunEvidence(steps)))
     model = model_of(pipeline, wait_s, step_s, cores)
     gains = _with_borders(gains_of(model), loop, wait_s + step_s)
     draws = []
@@ -90,16 +88,9 @@ def _study(recording: Recording, loop: Loop, cores: float, disturbed: bool) -> _
         drawn = pipeline_of(recording, loop, step_s, np.random.default_rng(seed))
         if drawn is not None:
             draws.append(_with_borders(gains_of(model_of(drawn, wait_s, step_s, cores)), loop, wait_s + step_s))
-    judgement = judge(
-        gains,
-        steps=steps,
-        model_error=error_of(model, wait_s + step_s),
-        draws=draws,
-        disturbed=disturbed,
-        sources_agree=None,
-        wait_share=wait_s / (wait_s + step_s),
-    )
-    return replace(found, pipeline=pipeline, model=model, gains=gains, judgement=judgement)
+    error, share = error_of(model, wait_s + step_s), wait_s / (wait_s + step_s)
+    evidence = RunEvidence(steps, model_error=error, draws=draws, disturbed=disturbed, wait_share=share)
+    return replace(found, pipeline=pipeline, model=model, gains=gains, judgement=judge(gains, evidence))
 
 
 def _with_borders(gains: dict[Stage, float], loop: Loop, batch_s: float) -> dict[Stage, float]:
@@ -120,7 +111,7 @@ def _verdict(main: _Studied) -> results.Verdict:
     empty = model.of(replace(node, work_s=0.0) for node in model.nodes)
     return results.Verdict(
         stage,
-        tfdata_causes.cause_of(stage, pipeline),
+        tfdata_causes.cause_of(stage, pipeline).id,
         judgement.confidence,
         tfdata_causes.headline(stage, pipeline, gains, main.loop.name),
         total,

@@ -11,12 +11,12 @@ from loaderprof.replay.job import LoopStudy
 REPRODUCED = 0.03
 # Cores that other programs kept busy: from here on they may be why.
 NOTICED = 0.2
-# Shares of the producers' time that timers and stacks give a stage agree up to this difference: stacks are few.
-AGREEING = 0.35
+# Where the two shares differ by this much or more, one source misses work that the other sees.
+AGREE = 0.35
 
 
 def agreement(main: LoopStudy, gains: dict[Stage, float]) -> bool | None:
-    """Return whether timers and stacks name the same most expensive stage; None where one of them has too little."""
+    """Return whether timers and stacks give the bottleneck the same share of the producers' time; None where one is missing."""
     if not main.parts.by_stack or not main.parts.timed_batches:
         return None
     stage = primary(gains)
@@ -25,11 +25,11 @@ def agreement(main: LoopStudy, gains: dict[Stage, float]) -> bool | None:
     total = sum(piece.total_s for piece in main.parts.pieces)
     timed = sum(piece.total_s for piece in main.parts.pieces if piece.stage == stage) / total if total else 0.0
     seen = main.parts.by_stack.get(stage, 0) / sum(main.parts.by_stack.values())
-    return abs(timed - seen) < AGREEING
+    return abs(timed - seen) < AGREE
 
 
 def guessed(main: LoopStudy, gains: dict[Stage, float]) -> float:
-    """Return the share of the bottleneck's time in the producers whose stage was guessed."""
+    """Return the share of the bottleneck's time in the producers whose stage no source identified."""
     mine = [piece for piece in main.parts.pieces if piece.stage == primary(gains)]
     total = sum(piece.total_s for piece in mine)
     return sum(piece.total_s for piece in mine if piece.guessed) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""Why a job ended before its time, in a sentence and with what to do, where its loader said so. Pure."""
+"""Why a job ended too early, and what to do: one sentence for each error that a loader is known to raise. Pure."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _SENTENCES = {
     "timed-out": "no worker had a batch ready within the loader's `timeout`: a slow or hung read, which num_workers=0 shows",
     "lost-worker": "a worker ended without a word; its own last lines, or num_workers=0, tell why",
 }
-# What an error of one process is the cause of in another comes later.
+# An error in one process may cause another error elsewhere: the cause stands before its effect.
 _ORDER = tuple(_SENTENCES)
 
 
 def explained(recording: Recording) -> str | None:
-    """Return why the job ended, None where it ended well or for a reason that its loader does not know."""
+    """Return why the job ended; None where it ended well, or by an error that is not the loader's."""
     code, signal = recording.meta.exit_code, recording.meta.signal
     if not (code or signal):
         return None
     known = {recording.texts[number] for number in recording.tables["end"]["error"] if number >= 0}
-    kind = next((each for each in _ORDER if each in known), None)
-    if kind is None:
+    error = next((each for each in _ORDER if each in known), None)
+    if error is None:
         return None
     limit = recording.meta.open_files_limit
     shm = recording.host[-1].get("shm", {}).get("total") if recording.host else None
-    return _SENTENCES[kind].format(
+    return _SENTENCES[error].format(
         files=f" (its limit is {limit:g})" if limit is not None and limit > 0 else "",
         shm=f" ({shm / (1 << 20):,.0f} MiB)" if shm else "",
     )

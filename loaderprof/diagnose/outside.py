@@ -1,53 +1,50 @@
-"""Conclusions from a recording without stamps: a job that was watched from outside, by its stacks alone.
+"""Findings of a job that was watched from outside: there are stack samples, but no hook stamped its batches.
 
-Gains are estimated from shares of samples (`samples`), with the job's time for a batch as 1, b the share of their time
-that workers are busy and w the waiting:
+Gains are estimated from shares of samples (`analyze.samples`). With the job's time for a batch as 1, w the share of it
+that the loop waits, and b the share of their time that workers are busy:
 
-* a stage that takes workers the share f: `1 / max(1 - w, 1 - f / b)` - the wait shrinks with the work, to nothing;
-* work of the main thread that takes the share h: `1 / max(1 - h, b)` - below b the workers are the limit;
-* without workers nothing runs side by side: `1 / (1 - f)`.
+* a stage that takes the share f of the workers' time gains `1 / max(1 - w, 1 - f / b)`: the wait shrinks with the work;
+* work that takes the share h of the main thread's time gains `1 / max(1 - h, b)`: below b the workers are the limit;
+* without workers nothing overlaps, and a stage gains `1 / (1 - f)`.
 
-That knows nothing of single batches, so stragglers, queue depth and seconds a batch are not measured here. Pure: no
-torch, no clock, no processes.
+Single batches are not seen, so stragglers, queue depth and seconds a batch are not measured. Pure: no torch, no clock,
+no processes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 import numpy as np
 
 from loaderprof import findings as results
-from loaderprof.analyze.breakdown import Breakdown
-from loaderprof.analyze.loop import Loop, Made
-from loaderprof.analyze.loop_side import shown_place
 from loaderprof.analyze.machine import DISTURBANCE
-from loaderprof.analyze.pieces import MANY_THREADS, OperatorCost
+from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
 from loaderprof.analyze.stages import LOADER, WORK
 from loaderprof.diagnose.causes import catalogue
+from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.diagnose.loop_context import LoopContext
-from loaderprof.diagnose.verdict import MIN_GAIN, primary
+from loaderprof.diagnose.outside_context import context_of
+from loaderprof.diagnose.verdict import FAIR_DRAWS, MIN_GAIN, SURE_DRAWS, primary
 from loaderprof.findings import Confidence, Evidence, Findings, Stage
-from loaderprof.recording.facts import LoaderFacts, ProcessFacts
-from loaderprof.recording.reader import Process, Recording
+from loaderprof.recording.reader import Recording
 
 # Under these a share is noise: at 50 samples it is known to 14 points.
 MIN_SAMPLES, MIN_WORKER_SAMPLES = 50, 50
 # Half-widths of the 95 % interval of the wait that a confidence asks for.
 SURE_ERROR, FAIR_ERROR = 0.04, 0.10
+# How often the samples are redrawn to see whether the verdict holds.
 DRAWS = 24
 # Waiting for a core this share of the time is contention, where libraries run threads of their own (as in a hooked run).
 CONTENTION_SHARE = 0.15
+# Threads that keep this many times the job's cores busy are more than the cores can run.
+OVERSUBSCRIBED = 1.2
 NOTE = "watched from outside: batches, seconds a step and queue depth are not measured; loaderprof run measures them"
-UNMEASURED: tuple[tuple[str, Stage, str], ...] = (
-    ("slow-samples", "straggler", "A few slow samples"),
-    ("copy-bound", "copy", "Copies to the device"),
-)
+# Causes that no stack shows.
+UNMEASURED = ("slow-samples", "copy-bound")
 NEEDS_STAMPS = "not measured: it needs the stamps of loaderprof run"
 
 
@@ -70,14 +67,14 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
     before = _shares(seen.main), _shares(seen.worker)
     gains = estimate_gains(*before, seen.workers, _contention(seen, cores))
     stage = primary(gains)
-    context = _context(recording, seen, gains, cores, busy_others)
-    kind = catalogue.cause_of(stage, context)
+    context = context_of(recording, seen, gains, cores, busy_others)
+    cause = catalogue.cause_of(stage, context)
     confidence = _confidence(seen, stage, wait, (busy_others or 0.0) > DISTURBANCE * cores, cores)
     verdict = results.Verdict(
         stage,
-        kind.id,
+        cause.id,
         confidence,
-        _headline(stage, kind, context),
+        _headline(cause, context),
         None,
         None,
         round(wait.value, 4),
@@ -87,7 +84,7 @@ def conclude(recording: Recording, *, cores: float, busy_others: float | None) -
         run=run,
         verdict=verdict,
         stages=_stages(seen, *before),
-        causes=_causes(seen, context, stage, kind, wait),
+        causes=_causes(seen, context, cause, wait),
         ranks=_ranks(recording),
     )
 
@@ -106,7 +103,7 @@ def estimate_gains(
         main: shares of the main thread's time by part.
         worker: shares of a worker's time by part; empty without workers.
         workers: how many there are.
-        contention: share of the workers' time lost to threads that fight for cores; None where none do.
+        contention: share of the workers' time lost to threads that compete for cores; None where none do.
     """
     wait, hand = main.get("wait", 0.0), main.get("handover", 0.0)
     busy = 1.0 - worker.get("idle", 0.0) if workers and worker else 0.0
@@ -143,7 +140,7 @@ def _contention(seen: Seen, cores: float) -> float | None:
     if account is None or not seen.workers or (account.threads or 0.0) <= MANY_THREADS:
         return None
     busy = seen.workers * (account.threads or 0.0)
-    return account.runq if busy > 1.2 * cores and account.runq > CONTENTION_SHARE else None
+    return account.runq if busy > OVERSUBSCRIBED * cores and account.runq > CONTENTION_SHARE else None
 
 
 def _confidence(seen: Seen, stage: Stage, wait: Share, disturbed: bool, cores: float) -> Confidence:
@@ -153,9 +150,9 @@ def _confidence(seen: Seen, stage: Stage, wait: Share, disturbed: bool, cores: f
     for _ in range(DRAWS):
         main, worker = _redrawn(seen.main, generator, _independent(wait)), _redrawn(seen.worker, generator, 1.0)
         agree += primary(estimate_gains(main, worker, seen.workers, _contention(seen, cores))) == stage
-    if agree >= 0.95 * DRAWS and wait.error <= SURE_ERROR and not disturbed:
+    if agree >= SURE_DRAWS * DRAWS and wait.error <= SURE_ERROR and not disturbed:
         return "high"
-    return "medium" if agree >= 0.8 * DRAWS and wait.error <= FAIR_ERROR else "low"
+    return "medium" if agree >= FAIR_DRAWS * DRAWS and wait.error <= FAIR_ERROR else "low"
 
 
 def _independent(wait: Share) -> float:
@@ -196,35 +193,28 @@ def _refusal(recording: Recording, seen: Seen) -> str | None:
     return None
 
 
-def _headline(stage: Stage, kind: catalogue.CauseRule, context: LoopContext) -> str:
-    if stage == "startup":
+def _headline(cause: CauseRule, context: LoopContext) -> str:
+    # These say in seconds, or by the sampler's name, what a loop without stamps does not know.
+    if cause.stage == "startup":
         return "Starting and stopping the loader's workers"
-    if stage == "sampler":
+    if cause.stage == "sampler":
         return "The sampler in the training process"
-    return catalogue.headline(stage, kind, context)
+    return catalogue.headline(cause, context)
 
 
-def _causes(
-    seen: Seen, context: LoopContext, stage: Stage, kind: catalogue.CauseRule, wait: Share
-) -> tuple[results.Cause, ...]:
+def _causes(seen: Seen, context: LoopContext, cause: CauseRule, wait: Share) -> tuple[results.Cause, ...]:
     found, ruled_out = [], []
-    for each, gain in sorted(context.gains.items(), key=lambda item: (item[0] != stage, -item[1])):
-        named = kind if each == stage else catalogue.cause_of(each, context)
-        listed = each in (*LOADER, "host") and gain >= 1 + MIN_GAIN and stage != "none"
-        if each == stage or listed:
-            facts = evidence(seen, each, gain, wait)
-            found.append(results.Cause(named.id, "found", each, facts, round(gain, 3), named.title))
-        elif each != "device":
-            text = f"without it the job would gain about {max(0.0, gain - 1):.0%}"
-            fact = Evidence(text, round(gain - 1, 4), "share", MIN_GAIN)
-            ruled_out.append(results.Cause(named.id, "ruled_out", each, (fact,), None, named.title))
-    if stage == "none":
+    for stage, gain in sorted(context.gains.items(), key=lambda item: (item[0] != cause.stage, -item[1])):
+        each = cause if stage == cause.stage else catalogue.cause_of(stage, context)
+        listed = stage in (*LOADER, "host") and gain >= 1 + MIN_GAIN and cause.stage != "none"
+        if stage == cause.stage or listed:
+            found.append(each.found(gain, evidence(seen, stage, gain, wait)))
+        elif stage != "device":
+            ruled_out.append(each.ruled_out(gain, "about "))
+    if cause.stage == "none":
         facts = evidence(seen, "none", 1.0, wait)
-        found.append(results.Cause("balanced", "found", "none", facts, None, "The loader keeps up"))
-    missing = tuple(
-        results.Cause(each, "not_measured", of, (Evidence(NEEDS_STAMPS, None, "", None),), None, title)
-        for each, of, title in UNMEASURED
-    )
+        found.append(results.Cause(cause.id, "found", "none", facts, None, cause.title))
+    missing = (catalogue.BY_ID[each].not_measured(NEEDS_STAMPS) for each in UNMEASURED)
     return (*found, *ruled_out, *missing)
 
 
@@ -235,9 +225,8 @@ def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Eviden
     counts, whose = (seen.worker, "worker samples") if seen.workers else (seen.main, "samples of the main thread")
     if stage in WORK:
         mine = share(counts[stage], sum(counts.values()))
-        facts.append(
-            Evidence(f"{stage} {mine.text()} of {mine.samples:,} {whose}", round(mine.value, 4), "share", None)
-        )
+        text = f"{stage} {mine.text()} of {mine.samples:,} {whose}"
+        facts.append(Evidence(text, round(mine.value, 4), "share", None))
     elif stage in ("device", "host", "sampler", "startup"):
         mine = share(seen.main[stage], seen.main_samples)
         facts.append(Evidence(f"{stage} {mine.text()} of the main thread's time", round(mine.value, 4), "share", None))
@@ -246,18 +235,11 @@ def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Eviden
         text = f"the {seen.workers} workers wait for the loop {idle.text()} of their time"
         facts.append(Evidence(text, round(idle.value, 4), "share", None))
     if stage in ("read", "contention") and seen.account is not None:
-        facts.append(
-            Evidence(
-                f"its makers wait for a core {seen.account.runq:.0%} of their time",
-                round(seen.account.runq, 4),
-                "share",
-                CONTENTION_SHARE,
-            )
-        )
+        text = f"its makers wait for a core {seen.account.runq:.0%} of their time"
+        facts.append(Evidence(text, round(seen.account.runq, 4), "share", CONTENTION_SHARE))
     if stage != "none":
-        facts.append(
-            Evidence(f"without it the job would be about {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)
-        )
+        text = f"without it the job would be about {gain:.2f}x as fast"
+        facts.append(Evidence(text, round(gain, 3), "ratio", 1 + MIN_GAIN))
     return tuple(facts)
 
 
@@ -274,122 +256,6 @@ def _stages(seen: Seen, main: Mapping[str, float], worker: Mapping[str, float]) 
     return tuple(
         results.StageCost(stage, None, round(weight / total, 4) if total else None, ("stack",))
         for stage, weight in weights.items()
-    )
-
-
-def _context(
-    recording: Recording, seen: Seen, gains: dict[Stage, float], cores: float, busy_others: float | None
-) -> LoopContext:
-    """Set the scene for the catalogue of causes: what a hooked run tells in seconds a batch is here in shares of time."""
-    missing = recording.meta.missing
-    counts = seen.worker if seen.workers else seen.main
-    total = max(1, sum(counts.values()))
-    pieces = tuple(
-        OperatorCost(stage, name, where, count / total, 0.0)
-        for (stage, name, where), count in seen.pieces.most_common()
-    )
-    made = sum(counts[stage] for stage in WORK) / total
-    account = seen.account
-    # Stacks say whether a worker makes a batch, the kernel whether its thread runs: what is left of the first is blocked.
-    blocked = max(0.0, made - account.cpu - account.runq) if account is not None else None
-    step = seen.main["device"] + seen.main["host"]
-    lines = tuple(
-        (shown_place(recording, line) or line, count / max(1, step)) for line, count in seen.host_lines.most_common(5)
-    )
-    parts = _unknown(
-        Breakdown,
-        measured=0,
-        wall_s=made,
-        cpu_s=account.cpu if account else None,
-        runq_s=account.runq if account else None,
-        blocked_s=blocked,
-        pieces=pieces,
-        timed_batches=0,
-        by_stack={stage: counts[stage] for stage in WORK},
-        stack_samples=total,
-        host_share=seen.main["host"] / step if step else None,
-        host_by=lines,
-        step_samples=step,
-        stall_s=0.0,
-        threads=account.threads if account else None,
-        device_bytes=account.device_bytes if account else None,
-        asked_bytes=account.asked_bytes if account else None,
-    )
-    return _unknown(
-        LoopContext,
-        loop=_no_loop(seen),
-        parts=parts,
-        gains=gains,
-        cores=cores,
-        busy_others=busy_others,
-        gpu_missing=missing.gpu,
-        stacks_missing=missing.stacks,
-        operators=tuple(sorted(seen.operators)),
-        gpus=(),
-    )
-
-
-T = TypeVar("T")
-
-
-def _unknown(kind: type[T], **known: Any) -> T:
-    """Return a dataclass in which all but `known` is None: what only a hooked run can tell."""
-    blank = dict.fromkeys((each.name for each in dataclasses.fields(kind)), None)  # type: ignore[arg-type]
-    return kind(**{**blank, **known})
-
-
-def _no_loop(seen: Seen) -> Loop:
-    """Return a loop of which nothing was stamped, as the catalogue wants one."""
-    none, whole, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    made = Made(
-        whole,
-        whole,
-        whole,
-        whole,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        none,
-        whole,
-        whole,
-        whole,
-        flags,
-        flags,
-        none,
-        none,
-    )
-    return Loop(
-        process=Process(0, 0, 0, "", None, None, ProcessFacts()),
-        facts=LoaderFacts(name="the DataLoader", num_workers=seen.workers),
-        iterators=(),
-        epochs=(),
-        epoch=whole,
-        position=whole,
-        asked=none,
-        taken=none,
-        wait=none,
-        step=none,
-        step_cpu=none,
-        step_process_cpu=none,
-        step_runq=none,
-        receive=none,
-        receive_cpu=none,
-        index=none,
-        ready=whole,
-        parked=whole,
-        count=whole,
-        training=True,
-        main_thread=True,
-        steady=flags,
-        made=made,
     )
 
 
@@ -430,5 +296,5 @@ def _run(recording: Recording, seen: Seen, cores: float) -> results.Run:
 def _by_rank(seen: Seen) -> tuple[str, ...]:
     if len(seen.by_main) < 2:
         return ()
-    told = [f"{pid} {share(waits, total).text()}" for pid, (waits, total) in sorted(seen.by_main.items())[:8]]
-    return (f"waiting by process: {', '.join(told)}",)
+    shares = [f"{pid} {share(waits, total).text()}" for pid, (waits, total) in sorted(seen.by_main.items())[:8]]
+    return (f"waiting by process: {', '.join(shares)}",)

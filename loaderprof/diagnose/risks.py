@@ -1,7 +1,7 @@
 """Risks: what did not limit this run but may end or slow the next one, each with its number.
 
-Seen without waiting for them: from settings, from what was measured of batches and processes, and from the limits
-around the job. Pure.
+They are foreseen from settings, from what was measured of batches and processes, and from the limits around the job.
+Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from loaderprof.analyze.loop import Loop
 from loaderprof.findings import Risk
 from loaderprof.recording.reader import Recording
 
-# Of shared memory, of available memory and of open files: beyond this share the next step up may be too much.
+# Beyond these shares of shared memory, of available memory and of open files, a few workers or batches more exceed them.
 SHM_SHARE, MEMORY_SHARE, FILES_SHARE = 0.8, 0.5, 0.7
-# torch hands each tensor of a batch over as a descriptor, unless it was told another way.
+# A process's descriptors beside those of its batches. By default, torch hands each tensor over as a descriptor.
 BASE_DESCRIPTORS = 64
 
 
@@ -45,15 +45,15 @@ def _workers_over_budget(recording: Recording, loops: Sequence[Loop], budget: fl
     if workers <= budget:
         return
     text = f"{workers} workers over all loaders share a CPU budget of {budget:g} cores"
-    told = recording.meta.cpu_budget
-    quota, logical = told.cgroup_quota, told.logical
+    limits = recording.meta.cpu_budget
+    quota, logical = limits.cgroup_quota, limits.logical
     if quota is not None and logical is not None and quota <= budget < logical:
         text += f": a quota, where os.cpu_count() says {logical}"
     yield Risk("workers-over-budget", text, float(workers), "workers", budget)
 
 
 def _in_flight(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
-    """Batches that workers have made and nobody has taken yet, against shared memory and memory."""
+    """Yield where the batches that workers hold ready may fill shared memory or memory."""
     sizes = recording.tables["size"]["bytes"]
     host = recording.host[-1] if recording.host else {}
     if not len(sizes):
@@ -71,7 +71,7 @@ def _in_flight(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
 
 
 def _open_files(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
-    """Descriptors that one process holds, or would where every batch in flight is handed over, against its limit."""
+    """Yield where one process comes close to its limit of descriptors, now or with every batch in flight handed over."""
     limit = recording.meta.open_files_limit
     if limit is None or limit <= 0:
         return
@@ -80,13 +80,11 @@ def _open_files(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
     handed = _outstanding(loops) * float(np.median(tensors)) + BASE_DESCRIPTORS if len(tensors) else 0.0
     worst = max(float(seen), handed)
     if worst > FILES_SHARE * limit:
-        how = (
-            f"{seen} files are open in one process"
-            if seen >= handed
-            else (
-                f"{_outstanding(loops)} batches in flight of {np.median(tensors):.0f} tensors take {handed:.0f} open files"
-            )
-        )
+        if seen >= handed:
+            how = f"{seen} files are open in one process"
+        else:
+            batches = f"{_outstanding(loops)} batches in flight of {np.median(tensors):.0f} tensors"
+            how = f"{batches} take {handed:.0f} open files"
         yield Risk("open-files", f"{how}, of {limit:g} allowed (ulimit -n)", worst, "files", float(limit))
 
 

@@ -1,19 +1,20 @@
 """One primary bottleneck, the rest ranked, or an honest refusal - from what each stage's removal would gain.
 
-Pure: numbers in, a judgement out. The numbers come from the replay (`predict.removal`); the words from `causes`.
+The numbers come from the replay (`replay.removal`), the words from `causes`. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loaderprof.analyze.stages import LOADER
 from loaderprof.findings import Confidence, Stage
 
-# DESIGN section 5: below this gain a stage is no bottleneck.
+# Below this gain a stage is no bottleneck: loader and step are in balance.
 MIN_GAIN = 0.05
-MIN_STEPS = 20
-SURE_STEPS = 60
+# Under the first nothing is concluded; from the second on, the number of steps is no reason to doubt.
+MIN_STEPS, SURE_STEPS = 20, 60
 # The loop's step limits the job, rather than being in balance with the loader, where the loader alone could go this
 # much faster.
 STEP_BOUND = 1.5
@@ -21,18 +22,20 @@ STEP_BOUND = 1.5
 CLOSE = 0.8
 # A narrower explanation is preferred where it recovers this much of what the widest would.
 SPECIFIC = 0.6
-# A fight for cores slows the step too, and is told before it where it explains this much of it.
+# Contention for cores slows the step too, and is named instead of the step where it explains this much of it.
 CROWDED = 0.3
+# A verdict is sure, or fairly sure, where this share of the redrawn runs names the same stage.
+SURE_DRAWS, FAIR_DRAWS = 0.95, 0.8
 # Beyond this the replay does not describe the run well enough to rank what it says.
 MODEL_ERROR = 0.15
-# Where nothing told the stage of this much of the bottleneck's time, the verdict is not sure.
+# Where no source identified the stage of this much of the bottleneck's time, the verdict is not sure.
 MAX_GUESSED = 0.4
 # A copy that takes this much of the step is named before the step: it can be hidden behind it.
 COPY_GAIN = 0.15
-# Makers that take turns at the interpreter's lock are told as that where it gains this: to let them compute at once is
-# a line to change, while the work that they do is what the job is for.
+# Producers that take turns at the GIL are reported as contention, not by the work they do, where letting them run at once
+# gains this: that takes one changed line, while their work is what the job is for.
 LOCK_GAIN = 0.2
-# What goes wrong with the work of another stage: taking that work away takes these away too.
+# These slow down the work of another stage: removing that work removes them too.
 NARROW: tuple[Stage, ...] = ("straggler", "contention")
 
 
@@ -56,51 +59,58 @@ class Judgement:
         return 1 + MIN_GAIN if self.stage == "device" else 0.0
 
 
-def judge(
-    gains: dict[Stage, float],
-    *,
-    steps: int,
-    model_error: float | None,
-    draws: list[dict[Stage, float]],
-    disturbed: bool,
-    sources_agree: bool | None,
-    guessed: float = 0.0,
-    locked: bool = False,
-    producers_unseen: bool = False,
-    wait_share: float | None = None,
-) -> Judgement:
-    """Return the bottleneck.
+@dataclass(frozen=True, slots=True)
+class RunEvidence:
+    """What a run says beside its gains: how much was measured, and what speaks for and against the replay.
+
+    Attributes:
+        steps: steps that were measured in steady state.
+        model_error: how far the replay of the run as it was is from the run, as a share; None: there is no replay.
+        draws: the gains by bootstrap replays; may be empty.
+        disturbed: other processes took a good part of the CPU, or the training itself was not seen.
+        sources_agree: whether timers and stacks name the same stage; None where only one of them names any.
+        guessed: share of the bottleneck's time whose stage no source identified.
+        locked: the producers are threads that take turns at the GIL.
+        producers_unseen: threads or processes produce the batches, and too few samples show what they do.
+        wait_share: share of its time that the loop waited for batches; None: not measured.
+    """
+
+    steps: int
+    model_error: float | None = None
+    draws: Sequence[dict[Stage, float]] = ()
+    disturbed: bool = False
+    sources_agree: bool | None = None
+    guessed: float = 0.0
+    locked: bool = False
+    producers_unseen: bool = False
+    wait_share: float | None = None
+
+
+def judge(gains: dict[Stage, float], run: RunEvidence) -> Judgement:
+    """Return the bottleneck, or why none can be named.
 
     Args:
         gains: by stage, the speedup of the job with the stage's work removed.
-        steps: steps that were measured in steady state.
-        model_error: how far the replay of the run as it was is from the run, as a share.
-        draws: `gains` from bootstrap replays; may be empty.
-        disturbed: other processes took a good part of the CPU, or the training was not seen itself.
-        guessed: share of the bottleneck's time whose stage nothing told.
-        locked: the makers take turns at the interpreter's lock.
-        makers_unseen: threads or processes make the batches, of which too little was seen.
-        wait_share: share of its time that the loop waited for batches; None: not measured.
-        sources_agree: whether timers and stacks name the same stage; None where only one of them spoke.
+        run: what else is known of the run.
     """
-    if steps < MIN_STEPS:
-        return Judgement("unknown", (), "low", f"only {steps} steps were measured, {MIN_STEPS} are needed")
-    if producers_unseen:
+    if run.steps < MIN_STEPS:
+        return Judgement("unknown", (), "low", f"only {run.steps} steps were measured, {MIN_STEPS} are needed")
+    if run.producers_unseen:
         return Judgement("unknown", (), "low", "what makes the batches was not seen: too few stack samples show it")
     if not gains:
         return Judgement("unknown", (), "low", "the loader's batches were not measured")
-    off = abs(model_error or 0.0) > MODEL_ERROR
-    if wait_share and off:
-        # A replay that is off may not say more of the step than was measured: without it there is still all the waiting.
-        gains, *draws = (_at_most(each, "device", 1 / wait_share) for each in (gains, *draws))
-    stage = primary(gains, locked)
+    off, draws = abs(run.model_error or 0.0) > MODEL_ERROR, run.draws
+    if run.wait_share and off:
+        # A replay that is off may not blame the step for more than was measured: without it all the waiting is left.
+        gains, *draws = (_at_most(each, "device", 1 / run.wait_share) for each in (gains, *draws))
+    stage = primary(gains, run.locked)
     ranked = sorted((each for each in gains if each != stage), key=lambda each: -gains[each])
     others = tuple(each for each in ranked if each in (*LOADER, "host", "copy") and gains[each] >= 1 + MIN_GAIN)
-    agree = sum(primary(draw, locked) == stage for draw in draws) / len(draws) if draws else 0.0
-    doubtful = sources_agree is False or disturbed or off or guessed > MAX_GUESSED
-    if steps >= SURE_STEPS and agree >= 0.95 and not doubtful:
+    agree = sum(primary(draw, run.locked) == stage for draw in draws) / len(draws) if draws else 0.0
+    doubtful = run.sources_agree is False or run.disturbed or off or run.guessed > MAX_GUESSED
+    if run.steps >= SURE_STEPS and agree >= SURE_DRAWS and not doubtful:
         confidence: Confidence = "high"
-    elif agree >= 0.8 and not (doubtful and steps < SURE_STEPS):
+    elif agree >= FAIR_DRAWS and not (doubtful and run.steps < SURE_STEPS):
         confidence = "medium"
     else:
         confidence = "low"
@@ -116,7 +126,7 @@ def primary(gains: dict[Stage, float], locked: bool = False) -> Stage:
 
     Args:
         gains: by stage, the speedup of the job with the stage's work removed.
-        locked: the makers take turns at the interpreter's lock.
+        locked: the producers are threads that take turns at the GIL.
     """
     if locked and gains.get("contention", 1.0) >= 1 + LOCK_GAIN:
         return "contention"

@@ -1,7 +1,7 @@
 """The guide to the causes: what each means, the evidence it rests on, what to do and what to type.
 
-`python -m loaderprof.report.guide > docs/causes.md` writes the page. Ids, titles, stages and thresholds are those of
-the catalogues in `diagnose` and `predict`; the words around them are in `meanings` and `changes`.
+`python -m loaderprof.report.guide > docs/causes.md` writes the page. All its words stand in the catalogues of causes and
+of changes; here they are only laid out.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 import textwrap
 
-from loaderprof.diagnose.causes.catalogue import CATALOGUE
-from loaderprof.findings import Stage
+from loaderprof.diagnose.causes.catalogue import BY_ID
+from loaderprof.diagnose.causes.cause import CauseRule
 from loaderprof.report.changes import CHANGES
-from loaderprof.report.meanings import EVIDENCE, GUIDES, OTHERS, Guide
 
 PAGE = "docs/causes.md"
 HEAD = f"""# Causes
@@ -27,27 +26,26 @@ This page is made by `python -m loaderprof.report.guide > {PAGE}` from the catal
 
 def render() -> str:
     """Return the guide as Markdown, a section a cause, under a heading that is the cause's id."""
-    entries = [(kind.id, kind.title, kind.stage, GUIDES[kind.id]) for kind in CATALOGUE]
-    entries += [(each, *rest) for each, rest in OTHERS.items()]
-    return HEAD + "".join(_section(*entry) for entry in entries)
+    return HEAD + "".join(_section(cause) for cause in BY_ID.values())
 
 
 def place(cause: str) -> str:
-    """Return where the guide tells of a cause: `docs/causes.md#jpeg-decode`; empty where it does not."""
-    return f"{PAGE}#{cause}" if cause in GUIDES or cause in OTHERS else ""
+    """Return where the guide explains a cause: `docs/causes.md#jpeg-decode`; empty where it does not."""
+    return f"{PAGE}#{cause}" if cause in BY_ID else ""
 
 
-def _section(cause: str, title: str, stage: Stage, guide: Guide) -> str:
+def _section(cause: CauseRule) -> str:
+    guide = cause.guide
     offered = [(each, CHANGES[each]) for each in guide.changes]
     do = [_filled(f"- {change.action} (`{each}`).", "  ") for each, change in offered]
     do += [_filled(f"- {text}", "  ") for text in guide.do]
     measured = [f"loaderprof verify DIR --change {each}" for each, change in offered if change.setting]
-    shell = [*measured, *guide.typed] or ["loaderprof run train.py  # again, after the change"]
+    shell = [*measured, *guide.commands] or ["loaderprof run train.py  # again, after the change"]
     code = [change.code for _, change in offered if change.code]
     parts = [
-        f"## {cause}",
-        _filled(f"**{title}** (stage `{stage}`). {guide.means}"),
-        _filled(f"**Evidence.** {_sentence(guide.told_by)} {_sentence(EVIDENCE[stage])}"),
+        f"## {cause.id}",
+        _filled(f"**{cause.title}** (stage `{cause.stage}`). {guide.means}"),
+        _filled(f"**Evidence.** {_sentence(guide.identified_by)} {_sentence(cause.evidence.words)}"),
         "**What to do.**",
         "\n".join(do),
         "**What to type.**",

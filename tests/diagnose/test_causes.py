@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,17 @@ from made import Fetch, Made, Plan, one_loop
 from truths import LOAD, NAMES, RESIZE, findings_named, light
 
 from loaderprof.conclude import findings_of
+from loaderprof.diagnose import causes
 from loaderprof.diagnose.causes.catalogue import CATALOGUE
+from loaderprof.diagnose.causes.cause import always
+from loaderprof.diagnose.causes.no_cause import NO_CAUSES
 from loaderprof.findings import STAGES, Findings
 
 VERBS = re.compile(r"^(use|raise|lower|make|add|set|keep|take|give|pin|fix|check|reduce|avoid|increase|decrease)\b")
 
 
 def test_ids_are_nouns_and_no_two_are_alike() -> None:
-    ids = [kind.id for kind in CATALOGUE]
+    ids = [cause.id for cause in (*CATALOGUE, *NO_CAUSES)]
     assert len(set(ids)) == len(ids)
     for each in ids:
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", each)
@@ -25,17 +31,28 @@ def test_ids_are_nouns_and_no_two_are_alike() -> None:
 
 
 def test_titles_begin_with_a_capital_and_end_without_a_stop() -> None:
-    for kind in CATALOGUE:
-        assert kind.title[0].isupper()
-        assert not kind.title.endswith(".")
-        assert kind.stage in STAGES
+    for cause in CATALOGUE:
+        assert cause.title[0].isupper()
+        assert not cause.title.endswith(".")
+        assert cause.stage in STAGES
 
 
-def test_each_stage_has_a_last_cause_that_always_matches() -> None:
-    made = {kind.stage for kind in CATALOGUE}
-    assert made == set(STAGES) - {"sync", "none", "unknown"}
-    last = {kind.stage: kind for kind in CATALOGUE}
-    assert all(kind.matches(None) for stage, kind in last.items() if stage != "host")  # type: ignore[arg-type]
+def test_each_stage_has_one_cause_that_always_matches_and_tries_it_last() -> None:
+    last = {cause.stage: cause for cause in CATALOGUE}
+    assert set(last) == set(STAGES) - {"sync", "none", "unknown"}
+    assert {cause.id for cause in CATALOGUE if cause.test is always} == {cause.id for cause in last.values()}
+
+
+def test_causes_of_a_stage_stand_side_by_side() -> None:
+    stages = [stage for stage, _ in groupby(cause.stage for cause in CATALOGUE)]
+    assert len(set(stages)) == len(stages)
+
+
+def test_each_module_that_holds_causes_is_in_the_catalogue() -> None:
+    names = [f"{causes.__name__}.{module.name}" for module in pkgutil.iter_modules(causes.__path__)]
+    held = [cause for name in names for cause in getattr(importlib.import_module(name), "CAUSES", ())]
+    assert len(held) > 40
+    assert {cause.id for cause in held} == {cause.id for cause in CATALOGUE}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -166,19 +183,19 @@ def test_handing_over_is_named_by_what_a_batch_holds_and_how_it_travels(
     assert (verdict.bottleneck, verdict.cause) == ("handover", cause)
 
 
-def queue_told(found: Findings) -> list[str]:
+def of_the_queue(found: Findings) -> list[str]:
     """Return what the cause that was found says about batches that were ready or not."""
     return [evidence.text for evidence in found.causes[0].evidence if "of the steps" in evidence.text]
 
 
-def test_a_queue_is_told_of_only_where_it_speaks_for_the_cause(tmp_path: Path) -> None:
-    (text,) = queue_told(handing_over(tmp_path / "made", ready=2, batch_bytes=1 << 22))
+def test_the_prefetch_queue_is_evidence_only_where_it_speaks_for_the_cause(tmp_path: Path) -> None:
+    (text,) = of_the_queue(handing_over(tmp_path / "made", ready=2, batch_bytes=1 << 22))
     assert text.startswith("a batch was already made at 100% of the steps")
-    assert queue_told(handing_over(tmp_path / "empty", batch_bytes=1 << 22)) == []
+    assert of_the_queue(handing_over(tmp_path / "empty", batch_bytes=1 << 22)) == []
     decoding = Fetch(cpu=0.1, operators=[(LOAD, 0.1, 0.1)])
-    for ready, told in ((0, ["no batch was ready at 100% of the steps"]), (2, [])):
+    for ready, texts in ((0, ["no batch was ready at 100% of the steps"]), (2, [])):
         plan = Plan(workers=2, wait=0.04, ready=ready, fetch=decoding)
-        assert queue_told(findings_of(one_loop(tmp_path / f"decode-{ready}", plan))) == told
+        assert of_the_queue(findings_of(one_loop(tmp_path / f"decode-{ready}", plan))) == texts
 
 
 @pytest.mark.parametrize(
@@ -203,7 +220,7 @@ def test_files_that_are_in_memory_are_read_without_waiting(tmp_path: Path) -> No
     assert (verdict.bottleneck, verdict.cause) == ("read", "file-read")
 
 
-def test_a_loop_without_workers_is_not_told_of_restarting_them(tmp_path: Path) -> None:
+def test_a_loop_without_workers_does_not_restart_them(tmp_path: Path) -> None:
     found = concluded(tmp_path / "r", light(), epochs=3)
     assert "worker-restart" not in {cause.id for cause in found.causes}
 
@@ -225,7 +242,7 @@ def test_a_stall_now_and_then_is_named(tmp_path: Path) -> None:
     assert (verdict.bottleneck, verdict.cause) == ("host", "periodic-stall")
 
 
-def test_the_reason_why_something_is_not_measured_is_told(tmp_path: Path) -> None:
+def test_what_is_not_measured_has_a_reason(tmp_path: Path) -> None:
     made = Made(
         tmp_path / "r", missing={"gpu": "not measured: no NVIDIA driver", "stacks": "not measured: py-spy was refused"}
     )

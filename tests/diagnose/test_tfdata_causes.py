@@ -1,11 +1,11 @@
-"""Causes of a tf.data pipeline: told by what the dearest function of a stage calls, in the catalogue's words."""
+"""Causes of a tf.data pipeline: recognised by what the most expensive function of a stage calls, in the catalogue's words."""
 
 from __future__ import annotations
 
 import pytest
 
 from loaderprof.analyze.tfdata import Node, Operation, Pipeline
-from loaderprof.diagnose.tfdata_causes import cause_of, examine, headline
+from loaderprof.diagnose.causes.tfdata import cause_of, examine, headline
 from loaderprof.diagnose.verdict import Judgement
 from loaderprof.findings import Stage
 
@@ -20,8 +20,8 @@ GAINS: dict[Stage, float] = {
 }
 
 
-def node(stage: Stage, work: float, *told: str, words: tuple[str, ...] = ()) -> Node:
-    operation = Operation("Map", f"map({stage})", "train.py:12", told, words, False)
+def node(stage: Stage, work: float, *calls: str, words: tuple[str, ...] = ()) -> Node:
+    operation = Operation("Map", f"map({stage})", "train.py:12", calls, words, False)
     return Node("Map", stage, operation, work, 0, False, False, 8.0, 1000.0)
 
 
@@ -30,7 +30,7 @@ def pipeline(*nodes: Node, blocked: float | None = None) -> Pipeline:
 
 
 @pytest.mark.parametrize(
-    ("told", "words", "cause"),
+    ("calls", "words", "cause"),
     [
         (("ReadFile", "DecodeJpeg"), (), "jpeg-decode"),
         (("DecodePng",), (), "png-decode"),
@@ -42,13 +42,13 @@ def pipeline(*nodes: Node, blocked: float | None = None) -> Pipeline:
         (("DecodeCompressed",), (), "decode"),
     ],
 )
-def test_decoding_is_told_by_what_is_called(told: tuple[str, ...], words: tuple[str, ...], cause: str) -> None:
-    assert cause_of("decode", pipeline(node("decode", 0.03, *told, words=words), node("decode", 0.01))) == cause
+def test_decoding_is_named_by_what_is_called(calls: tuple[str, ...], words: tuple[str, ...], cause: str) -> None:
+    assert cause_of("decode", pipeline(node("decode", 0.03, *calls, words=words), node("decode", 0.01))).id == cause
 
 
 def test_reading_waits_where_functions_are_mostly_blocked() -> None:
     reads = node("read", 0.03, "ReadFile")
-    assert [cause_of("read", pipeline(reads, blocked=share)) for share in (None, 0.4, 0.6)] == [
+    assert [cause_of("read", pipeline(reads, blocked=share)).id for share in (None, 0.4, 0.6)] == [
         "file-read",
         "file-read",
         "waiting-read",
@@ -56,7 +56,7 @@ def test_reading_waits_where_functions_are_mostly_blocked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "told"),
+    ("stage", "text"),
     [
         ("decode", "JPEG decode in the tf.data pipeline (map(decode), train.py:12)"),
         ("startup", "The borders of train's epochs"),
@@ -65,11 +65,11 @@ def test_reading_waits_where_functions_are_mostly_blocked() -> None:
         ("device", "The step itself is the limit; after it, JPEG decode"),
     ],
 )
-def test_headlines(stage: Stage, told: str) -> None:
-    assert headline(stage, pipeline(node("decode", 0.03, "DecodeJpeg")), GAINS, "train") == told
+def test_headlines(stage: Stage, text: str) -> None:
+    assert headline(stage, pipeline(node("decode", 0.03, "DecodeJpeg")), GAINS, "train") == text
 
 
-def test_what_is_found_stands_first_and_what_nothing_told_last() -> None:
+def test_what_is_found_stands_first_and_what_is_not_measured_last() -> None:
     made = pipeline(node("collate", 0.01), node("decode", 0.03, "DecodePng"))
     causes = examine(made, GAINS, Judgement("decode", ("transform",), "high"))
     assert [(each.id, each.status, each.title) for each in causes] == [

@@ -18,6 +18,7 @@ from loaderprof.diagnose.verdict import (
     MODEL_ERROR,
     STEP_BOUND,
     SURE_STEPS,
+    RunEvidence,
     judge,
     primary,
 )
@@ -31,11 +32,9 @@ def judged(gains: dict[Stage, float], **more: Any) -> Any:
         "steps": 500,
         "model_error": 0.01,
         "draws": [gains] * 12,
-        "disturbed": False,
-        "sources_agree": None,
         **more,
     }
-    return judge(gains, **facts)
+    return judge(gains, RunEvidence(**facts))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_confidence_falls_with_what_speaks_against(more: dict[str, Any], confide
     assert judged(gains, **more).confidence == confidence
 
 
-def test_makers_that_take_turns_are_told_as_that_where_it_gains_enough() -> None:
+def test_producers_that_take_turns_are_contention_where_it_gains_enough() -> None:
     enough = 1 + LOCK_GAIN
     assert primary({"decode": 3.0, "contention": enough}, locked=True) == "contention"
     assert primary({"decode": 3.0, "contention": enough}) == "decode"
@@ -169,7 +168,7 @@ def test_makers_that_take_turns_are_told_as_that_where_it_gains_enough() -> None
     assert primary({"decode": 3.0}, locked=True) == "decode"
 
 
-def test_makers_whom_nobody_saw_leave_no_verdict() -> None:
+def test_producers_of_which_too_little_was_seen_leave_no_verdict() -> None:
     judgement = judged({"read": 5.0}, producers_unseen=True)
     assert (judgement.stage, judgement.confidence) == ("unknown", "low")
     assert "too few stack samples" in judgement.reason
@@ -201,7 +200,7 @@ def test_any_gains_lead_to_a_stage_and_the_others_are_worth_naming(gains: dict[S
 
 
 @given(gains=GAINS, more=st.floats(1.0, 3.0))
-def test_a_dearer_bottleneck_stays_the_bottleneck(gains: dict[Stage, float], more: float) -> None:
+def test_a_more_expensive_bottleneck_stays_the_bottleneck(gains: dict[Stage, float], more: float) -> None:
     stage = primary(gains)
     if stage in LOADER:
         assert primary({**gains, stage: gains[stage] * more}) == stage

@@ -1,6 +1,6 @@
-"""What a stage of a tf.data pipeline is called in the catalogue of causes, the evidence for it, and its headline.
+"""The catalogue's causes for a tf.data pipeline: how they are recognised there, their evidence and the headline.
 
-What `causes` tells by a scene is told here by a pipeline: a cause by what the dearest function of its stage calls. Pure: no
+A pipeline has no loop context: a cause is recognised by what the most expensive function of its stage calls. Pure: no
 torch, no clock, no processes.
 """
 
@@ -10,50 +10,53 @@ import re
 
 from loaderprof.analyze.stages import LOADER
 from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, STAGES, Node, Pipeline
-from loaderprof.diagnose.causes.catalogue import CATALOGUE, WORTH_NAMING
+from loaderprof.diagnose.causes.catalogue import BY_ID, CATALOGUE, WORTH_NAMING
+from loaderprof.diagnose.causes.cause import CauseRule
+from loaderprof.diagnose.causes.device import KEEPS_UP
+from loaderprof.diagnose.causes.no_cause import NOTHING_TO_CHANGE
 from loaderprof.diagnose.verdict import MIN_GAIN, Judgement
 from loaderprof.findings import Cause, Evidence, Stage
 
-_TITLES = {kind.id: kind.title for kind in CATALOGUE}
-# What a stage is where nothing more is known of it: the catalogue's last, which matches always.
-_PLAIN = {kind.stage: kind.id for kind in CATALOGUE}
-# What a function that decodes calls, by cause: the first that is found.
-_DECODERS = (
-    ("jpeg-decode", r"(?i)jpe?g"),
-    ("png-decode", r"(?i)png"),
-    ("image-decode", r"(?i)DecodeImage|bmp|gif|webp|imread|imdecode"),
-    ("audio-decode", r"(?i)wav|audio"),
-    ("record-parsing", r"(?i)parse|csv|json|proto|loads"),
-)
+# What a stage is where nothing more is known of it: the catalogue's last, which always matches.
+_PLAIN = {cause.stage: cause for cause in CATALOGUE}
 
 
-def cause_of(stage: Stage, pipeline: Pipeline) -> str:
-    """Return the id of the cause that a bottleneck of this stage is."""
+def cause_of(stage: Stage, pipeline: Pipeline) -> CauseRule:
+    """Return the cause of the catalogue that a bottleneck of this stage is."""
     if stage == "none":
-        return "balanced"
+        return BY_ID["balanced"]
     if stage == "read" and (pipeline.blocked or 0.0) > MOSTLY_BLOCKED:
-        return "waiting-read"
+        return BY_ID["waiting-read"]
     node = _most_expensive(pipeline, stage)
-    if stage == "decode" and node is not None and node.operation is not None:
+    if node is not None and node.operation is not None:
         called = " ".join((*node.operation.told, *node.operation.words))
-        return next((each for each, pattern in _DECODERS if re.search(pattern, called)), _PLAIN[stage])
+        for cause in CATALOGUE:
+            if cause.stage == stage and cause.tf_calls and re.search(cause.tf_calls, called, re.IGNORECASE):
+                return cause
     return _PLAIN[stage]
 
 
 def headline(stage: Stage, pipeline: Pipeline, gains: dict[Stage, float], loop: str) -> str:
-    """Return the verdict on a loop of this name in one sentence; `gains`: what each stage's removal would gain, 1.3 for 30 %."""
+    """Return the verdict in one sentence.
+
+    Args:
+        stage: what limits the job.
+        pipeline: where its batches come from.
+        gains: by stage, the speedup of the job with the stage's work removed: 1.3 for 30 %.
+        loop: the loop's name.
+    """
     if stage == "none":
-        return "The loader keeps up. Nothing to change here."
+        return NOTHING_TO_CHANGE
     if stage == "startup":
         return f"The borders of {loop}'s epochs"
     if stage == "device":
         after = max(STAGES, key=lambda each: gains[each])
         if gains[after] >= 1 + WORTH_NAMING:
-            return f"The step itself is the limit; after it, {_TITLES[cause_of(after, pipeline)]}"
-        return "The step itself is the limit; the loader keeps up"
+            return f"{_PLAIN[stage].before}{cause_of(after, pipeline).title}"
+        return KEEPS_UP
     node = _most_expensive(pipeline, stage)
     place = f" ({', '.join(filter(None, (node.label, node.where)))})" if node is not None else ""
-    return f"{_TITLES[cause_of(stage, pipeline)]} in the tf.data pipeline{place}"
+    return f"{cause_of(stage, pipeline).title} in the tf.data pipeline{place}"
 
 
 def examine(pipeline: Pipeline, gains: dict[Stage, float], judgement: Judgement) -> tuple[Cause, ...]:
@@ -62,15 +65,11 @@ def examine(pipeline: Pipeline, gains: dict[Stage, float], judgement: Judgement)
     for stage in sorted(gains, key=lambda each: (each != judgement.stage, -gains[each])):
         cause, gain = cause_of(stage, pipeline), gains[stage]
         if stage == judgement.stage or stage in judgement.others:
-            facts = _evidence(stage, pipeline, gain)
-            found.append(Cause(cause, "found", stage, facts, round(gain, 3), _TITLES[cause]))
+            found.append(cause.found(gain, _evidence(stage, pipeline, gain)))
         elif stage in LOADER:
-            text = f"without it the job would gain {max(0.0, gain - 1):.0%}"
-            fact = Evidence(text, round(gain - 1, 4), "share", MIN_GAIN)
-            ruled_out.append(Cause(cause, "ruled_out", stage, (fact,), None, _TITLES[cause]))
-    missing = Evidence("stacks of a graph's step are not Python's", None, "", None)
-    host = Cause("host-python", "not_measured", "host", (missing,), None, _TITLES["host-python"])
-    return (*found, *ruled_out, host)
+            ruled_out.append(cause.ruled_out(gain))
+    missing = BY_ID["host-python"].not_measured("stacks of a graph's step are not Python's")
+    return (*found, *ruled_out, missing)
 
 
 def _evidence(stage: Stage, pipeline: Pipeline, gain: float) -> tuple[Evidence, ...]:
