@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import textwrap
 
+from loaderprof.advise.catalogue import CHANGES
 from loaderprof.diagnose.causes.catalogue import CATALOGUE
 from loaderprof.findings import Stage
-from loaderprof.report.changes import CHANGES
 from loaderprof.report.meanings import EVIDENCE, GUIDES, OTHERS, Guide
 
 PAGE = "docs/causes.md"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import report_samples
+from loaderprof.report.changes import CHANGES
 
 from loaderprof import cli
 from loaderprof.advise import catalogue
 from loaderprof.diagnose.causes.catalogue import CATALOGUE
 from loaderprof.report import guide, html
-from loaderprof.report.changes import CHANGES
 from loaderprof.report.meanings import GUIDES, OTHERS
 from loaderprof.report.page import PageData
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loaderprof.advise.changes.ray import RAY_RULES
+from loaderprof.advise.changes.ray import ray_prefetch, ray_tasks
 from loaderprof.analyze.pools import Pool, Work
 from loaderprof.replay.costs import RunCosts, Settings
 from loaderprof.replay.removal import LoopModel
@@ -26,7 +26,7 @@ def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s:
     )
     loop = SimpleNamespace(facts={"prefetch_batches": prefetch, "framework": "ray", "where": "train.py:9"})
     context: Any = SimpleNamespace(parts=SimpleNamespace(pool=pool), loop=loop, cores=cores)
-    return {change.id: change for rule in RAY_RULES for change in rule(context, base, None)}  # type: ignore[arg-type]
+    return {change.id: change for rule in (ray_tasks, ray_prefetch) for change in rule(context, base, None)}  # type: ignore[arg-type]
 
 
 def test_as_many_tasks_as_help_within_the_cores() -> None:
