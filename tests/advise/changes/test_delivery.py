@@ -19,7 +19,7 @@ def handing_over(folder: Path, **fetch: Any) -> dict[str, Advice]:
     return advice_of(findings_of(one_loop(folder, Plan(workers=2, wait=0.02, receive=0.018, fetch=made))))
 
 
-def test_arrays_are_told_to_become_tensors(tmp_path: Path) -> None:
+def test_arrays_are_to_become_tensors(tmp_path: Path) -> None:
     advice = handing_over(tmp_path / "r", batch_bytes=1 << 20, pickled_bytes=1 << 20)["shared-memory"]
     assert advice.action == "Return tensors, not arrays: they pass through shared memory"
     # The loop's 28 ms become its step and next to nothing, but a worker's 20 ms for two batches are not its limit.
@@ -27,7 +27,7 @@ def test_arrays_are_told_to_become_tensors(tmp_path: Path) -> None:
     assert advice.costs.memory_bytes == 1 << 20
 
 
-def test_many_tensors_are_told_to_be_stacked(tmp_path: Path) -> None:
+def test_many_tensors_are_to_be_stacked(tmp_path: Path) -> None:
     advice = handing_over(tmp_path / "many", batch_bytes=10**5, tensors=250)
     assert advice["fewer-tensors"].change == {"kind": "code", "tensors": 4}
     assert advice["fewer-tensors"].current == {"tensors": 250}
@@ -68,7 +68,7 @@ def test_a_cheaper_sampler_gains_half_of_its_cost_to_all_of_it(tmp_path: Path) -
     assert (advice.expected.high or 0) >= 40 / 10.5
 
 
-def test_a_sampler_that_draws_too_much_at_once_is_told_to_draw_less() -> None:
+def test_a_sampler_that_draws_too_much_at_once_is_to_draw_less() -> None:
     advice = advice_of(findings_named("sampler"))["cheaper-sampler"]
     assert "only the indices" in advice.action
     assert advice.why == "MySampler takes 0.3 s at the start of every epoch, before the first batch."

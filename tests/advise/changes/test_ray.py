@@ -42,8 +42,8 @@ def test_no_task_beyond_the_cores() -> None:
     assert offered(1.0) == {}
 
 
-@pytest.mark.parametrize(("prefetch", "told"), [(0, True), (1, False)])
-def test_batches_are_fetched_ahead_where_they_are_not(prefetch: int, told: bool) -> None:
+@pytest.mark.parametrize(("prefetch", "offered_"), [(0, True), (1, False)])
+def test_batches_are_fetched_ahead_where_they_are_not(prefetch: int, offered_: bool) -> None:
     changes = offered(4.0, prefetch=prefetch, overlapped=False, step_s=0.02)
-    assert ("ray-prefetch" in changes) == told
+    assert ("ray-prefetch" in changes) == offered_
     assert all("prefetch_batches=2" in change.code for change in changes.values())

@@ -81,7 +81,7 @@ def test_kept_workers_set_up_once_however_many_epochs_follow(tmp_path: Path) -> 
     assert expected.samples_per_s == pytest.approx(6 * 16 / 0.06, rel=0.1)
 
 
-def test_where_no_worker_made_a_second_batch_set_up_is_not_told_from_work(tmp_path: Path) -> None:
+def test_where_no_worker_made_a_second_batch_set_up_cannot_be_separated_from_work(tmp_path: Path) -> None:
     plan = Plan(epochs=40, batches=2, workers=2, startup=0.1, wait=0.1, step=0.01, fetch=Fetch(cpu=0.2))
     expected = advice_of(findings_of(one_loop(tmp_path / "r", plan)))["persistent-workers"].expected
     assert expected.speedup is not None
