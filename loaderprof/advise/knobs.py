@@ -1,6 +1,6 @@
-"""Settings as a framework that makes the loader itself calls them: `dataloader_num_workers` of TrainingArguments.
+"""Settings by the names that a framework has for them where it makes the loader: `dataloader_num_workers` of transformers.
 
-`--set` speaks of the DataLoader in any case. Pure.
+`--set` takes the DataLoader's own names in any case. Pure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _IN_KWARGS = {name: f'dataloader_kwargs["{name}"]' for name in _SETTINGS}
 
 @dataclass(frozen=True, slots=True)
 class _Knobs:
-    """Where a framework is given its settings, what it calls them, and how one is written there.
+    """Where a framework is given its settings, its names for them, and how one is written there.
 
-    `own`: they are no settings of the DataLoader, which `--set` would change.
+    `own`: they are settings of the framework's own workers, not of the DataLoader, so that `--set` does not reach them.
     """
 
     place: str
@@ -28,7 +28,7 @@ class _Knobs:
     own: bool = False
 
 
-# By framework (see `capture/describe.py`).
+# By framework (see `capture/hooks/describe.py`).
 _KNOBS = {
     "transformers": _Knobs("TrainingArguments(..., {})", {name: f"dataloader_{name}" for name in _SETTINGS}),
     # Its own TrainingArguments have none of these: they are set on the trainer below it.
@@ -52,8 +52,8 @@ _KNOBS = {
 }
 
 
-def spoken(advice: Advice, framework: object) -> Advice:
-    """Return advice in the words of the framework that makes the loader; as it is where its user makes it."""
+def in_terms_of(framework: object, advice: Advice) -> Advice:
+    """Return advice with the names of the framework that makes the loader; unchanged where the user's own code makes it."""
     knobs = _KNOBS.get(str(framework))
     if knobs is None:
         return advice

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loaderprof.advise.change import Change, Rule, RunFacts
+from loaderprof.advise.change import Change, ChangeRule, RunFacts
 from loaderprof.advise.weigh import weigh
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN
@@ -15,13 +15,13 @@ from loaderprof.replay.edits import with_settings
 from loaderprof.replay.model import LoopModel
 from loaderprof.replay.removal import unloaded
 
-# Another change joins the set where it gains this much more, and up to so many are told as one.
+# Another change joins the set where it multiplies the gain by this, until the set has so many.
 MIN_MORE, MAX_CHANGES = 1.1, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A change that is worth telling by itself, and what it gains."""
+    """A change that is worth making by itself, and what it gains."""
 
     change: Change
     expected: Expected
@@ -29,7 +29,7 @@ class Offer:
 
 def together(
     offers: Sequence[Offer],
-    rules: Sequence[Rule],
+    rules: Sequence[ChangeRule],
     context: LoopContext,
     base: LoopModel,
     before_s: float,
@@ -38,52 +38,51 @@ def together(
     """Return the set of changes that gains the most together; None where no two gain more than one of them.
 
     Args:
-        offers: single changes, as they are told. A set may hold others, which gain nothing by themselves.
+        offers: the changes that are worth making alone. A set may hold others, which gain nothing by themselves.
         rules: what offers changes.
-        scene: the loop and what was seen of it.
-        base: the loop as it ran.
-        before_s: its pace.
-        facts: see `Facts`.
+        context: the loop and what was seen of it.
+        base: the model of the loop as it ran.
+        before_s: its seconds a batch.
+        facts: see `RunFacts`.
     """
     if not offers:
         return None
-    told = {each.change.id: each for each in offers}
+    alone = {each.change.id: each for each in offers}
     best = max(offers, key=lambda each: each.expected.speedup or 0.0)
     chosen, model = [best.change], best.change.model
     while len(chosen) < MAX_CHANGES:
-        options = (change for rule in rules for change in _on(model, rule, told, context, facts))
+        options = (change for rule in rules for change in _on(model, rule, alone, context, facts))
         more = _most(chosen, model, options)
         if more is None:
             break
         chosen, model = [*chosen, more], more.model
     if len(chosen) < 2 or not _fit(chosen, facts):
         return None
-    order = list(told)
-    chosen.sort(key=lambda change: order.index(change.id) if change.id in told else len(order))
+    order = list(alone)
+    chosen.sort(key=lambda change: order.index(change.id) if change.id in alone else len(order))
     settings = {key: value for change in chosen for key, value in change.change.items() if _is_setting(change)}
     coded = not all(_is_setting(change) for change in chosen)
     change = Change(
-        "+".join(change.id for change in chosen),
-        JOINED.join(change.action for change in chosen),
-        _left(model, context),
-        None,
-        {**({"kind": "code"} if coded else {}), **settings},
-        {key: value for change in chosen for key, value in change.current.items() if key in settings},
-        model,
-        _costs(chosen),
-        "\n".join(change.code for change in chosen if change.code),
+        id="+".join(change.id for change in chosen),
+        action=JOINED.join(change.action for change in chosen),
+        why=_left(model, context),
+        change={**({"kind": "code"} if coded else {}), **settings},
+        current={key: value for change in chosen for key, value in change.current.items() if key in settings},
+        model=model,
+        costs=_costs(chosen),
+        code="\n".join(change.code for change in chosen if change.code),
     )
     expected = weigh(change, context, base, before_s, facts)
-    singles = [told[change.id].expected for change in chosen if change.id in told]
+    singles = [alone[change.id].expected for change in chosen if change.id in alone]
     return change.advice(_widened(expected, singles)) if expected is not None else None
 
 
 def _on(
-    model: LoopModel, rule: Rule, told: dict[str, Offer], context: LoopContext, facts: RunFacts
+    model: LoopModel, rule: ChangeRule, alone: dict[str, Offer], context: LoopContext, facts: RunFacts
 ) -> Iterator[Change]:
-    """Yield a rule's changes on top of a model, each as it is told by itself where it is."""
+    """Yield a rule's changes on top of a model; one that is also offered alone has the words and settings it has there."""
     for change in rule(context, model, facts):
-        known = told[change.id].change if change.id in told else change
+        known = alone[change.id].change if change.id in alone else change
         after = change.model
         if _is_setting(known) and known.change != change.change:
             after = with_settings(model, **known.change)
@@ -106,7 +105,7 @@ def _is_setting(change: Change) -> bool:
 
 
 def _collide(one: Change, other: Change) -> bool:
-    """Return whether two changes set the same thing, or one makes the other pointless."""
+    """Return whether two changes set the same thing, reduce the same work, or one makes the other pointless."""
     if 0 in (one.change.get("num_workers"), other.change.get("num_workers")):
         return True
     settings = _is_setting(one) and _is_setting(other) and bool(one.change.keys() & other.change.keys())
@@ -137,7 +136,7 @@ def _left(model: LoopModel, context: LoopContext) -> str:
 
 
 def _widened(expected: Expected, singles: list[Expected]) -> Expected:
-    """Return what a set gains, as unsure as its changes are together, but no less than the surest of them."""
+    """Return what a set gains, with the uncertainties of its changes combined, but no less than the surest of them."""
     gain = expected.speedup or 1.0
     down = math.hypot(*(math.log((each.speedup or 1.0) / (each.low or 1.0)) for each in singles))
     up = math.hypot(*(math.log((each.high or 1.0) / (each.speedup or 1.0)) for each in singles))

@@ -13,24 +13,24 @@ from loaderprof.findings import Costs, Expected
 from loaderprof.replay.edits import with_batch_size, with_settings
 from loaderprof.replay.model import LoopModel
 
-# Settings of which one run tells what they would do.
+# Settings whose effect can be predicted from one run.
 KNOWN = ("num_workers", "prefetch_factor", "persistent_workers", "in_order", "pin_memory", "batch_size")
-# How a step grows with the samples of its batch is not seen in one run: not at all, or in proportion.
+# One run does not show how a step grows with the samples of its batch: at least not at all, at most in proportion.
 GROWTHS = (0.0, 1.0)
-# Likely, as (of the device or what else is waited for, of the CPU): a device's time grows somewhat, and the CPU only
-# launches its kernels; without one the CPU computes, and what it waits for is latency.
+# The likely growth, as (of the device's time or what else is waited for, of CPU time): a device's time grows somewhat, and
+# the CPU only launches kernels; without a device the CPU computes, and what it waits for is latency.
 WITH_DEVICE, WITHOUT = (0.5, 0.0), (0.0, 1.0)
-# At the limit of a source other counts of workers change nothing, or as little as this.
+# At the limit of a source another number of workers changes the pace by at most this factor.
 SATURATED = 1.06
 
 
 def what_if(settings: Mapping[str, Any], context: LoopContext, base: LoopModel, facts: RunFacts) -> Expected | None:
-    """Return what settings would do to a job's speed; None where one run cannot tell.
+    """Return what settings would do to a job's speed; None where one run cannot predict it.
 
     Args:
         settings: as `--set` takes them, for this loop's loader.
-        scene: the loop and what was seen of it.
-        base: the loop as it ran.
+        context: the loop and what was seen of it.
+        base: the model of the loop as it ran.
         facts: what prediction needs beyond them.
     """
     wanted = {key: value for key, value in settings.items() if key != "batch_size"}
@@ -60,14 +60,12 @@ def what_if(settings: Mapping[str, Any], context: LoopContext, base: LoopModel, 
     if may_be_full(context) and workers != base.settings.num_workers:
         ends += (1.0 / SATURATED, SATURATED)
     change = Change(
-        "settings",
-        "",
-        "",
-        None,
-        dict(settings),
-        {},
-        likely,
-        Costs(0.0, None, ""),
+        id="settings",
+        action="",
+        why="",
+        change=dict(settings),
+        model=likely,
+        costs=Costs(0.0, None, ""),
         floor=min(ends, default=None),
         ceiling=max(ends, default=None),
         error_per_log=BORDER_ERROR_PER_LOG if wanted.get("persistent_workers") else 0.0,

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
-from loaderprof.advise.catalogue import version
+from loaderprof.advise.changes.settings import version
 from loaderprof.analyze.breakdown import break_down
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.timeline import build

@@ -41,6 +41,11 @@ def with_settings(base: LoopModel, **settings: Any) -> LoopModel:
     return replace(base, settings=replace(base.settings, **settings))
 
 
+def with_costs(base: LoopModel, **costs: Any) -> LoopModel:
+    """Return the model with other costs: those of `replay.RunCosts` that change, in seconds."""
+    return replace(base, costs=replace(base.costs, **costs))
+
+
 def with_batch_size(base: LoopModel, ratio: float, growth: float, cpu_growth: float) -> LoopModel:
     """Return the model with batches of `ratio` times as many samples.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import textwrap
 
+from loaderprof.advise.catalogue import CHANGES
 from loaderprof.diagnose.causes.catalogue import BY_ID
 from loaderprof.diagnose.causes.cause import CauseRule
-from loaderprof.report.changes import CHANGES
 
 PAGE = "docs/causes.md"
 HEAD = f"""# Causes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loaderprof.advise.knobs import spoken
+from loaderprof.advise.knobs import in_terms_of
 from loaderprof.findings import Advice, Costs, Expected
 
 WORKERS = Advice(
@@ -22,47 +22,47 @@ WORKERS = Advice(
 
 
 def test_a_loader_of_the_users_own_keeps_its_words() -> None:
-    assert spoken(WORKERS, None) == WORKERS
-    assert spoken(WORKERS, "lightning") == WORKERS
+    assert in_terms_of(None, WORKERS) == WORKERS
+    assert in_terms_of("lightning", WORKERS) == WORKERS
 
 
-def test_a_trainer_is_told_in_its_own_arguments() -> None:
-    told = spoken(WORKERS, "transformers")
-    assert told.action == "Raise dataloader_num_workers from 1 to 4"
-    assert told.code == "TrainingArguments(..., dataloader_num_workers=4)"
+def test_a_trainer_is_advised_in_its_own_arguments() -> None:
+    named = in_terms_of("transformers", WORKERS)
+    assert named.action == "Raise dataloader_num_workers from 1 to 4"
+    assert named.code == "TrainingArguments(..., dataloader_num_workers=4)"
     # `--set` speaks of the DataLoader all the same.
-    assert told.change == {"num_workers": 4}
-    assert spoken(WORKERS, "ultralytics").code == "model.train(..., workers=4)"
+    assert named.change == {"num_workers": 4}
+    assert in_terms_of("ultralytics", WORKERS).code == "model.train(..., workers=4)"
 
 
-def test_a_program_is_told_in_its_own_options() -> None:
-    told = spoken(WORKERS, "chemprop")
-    assert told.action == "Raise --num-workers from 1 to 4"
-    assert told.code == "chemprop train ... --num-workers 4"
+def test_a_program_is_advised_in_its_own_options() -> None:
+    named = in_terms_of("chemprop", WORKERS)
+    assert named.action == "Raise --num-workers from 1 to 4"
+    assert named.code == "chemprop train ... --num-workers 4"
 
 
-def test_a_trainer_that_hides_another_is_told_where_its_settings_are() -> None:
-    assert spoken(WORKERS, "setfit").code == "trainer.st_trainer.args.dataloader_num_workers = 4"
+def test_a_trainer_that_hides_another_is_advised_where_its_settings_are() -> None:
+    assert in_terms_of("setfit", WORKERS).code == "trainer.st_trainer.args.dataloader_num_workers = 4"
 
 
 def test_workers_that_are_not_the_loaders_are_not_for_set() -> None:
-    told = spoken(WORKERS, "keras")
-    assert (told.action, told.code) == (
+    named = in_terms_of("keras", WORKERS)
+    assert (named.action, named.code) == (
         "Raise workers from 1 to 4",
         "PyDataset(..., workers=4, use_multiprocessing=True)",
     )
-    assert told.change == {"kind": "code", "workers": 4}
+    assert named.change == {"kind": "code", "workers": 4}
 
 
-def test_a_dictionary_of_settings_is_told_as_one() -> None:
-    told = spoken(replace(WORKERS, change={"num_workers": 4, "persistent_workers": True}), "darts")
-    assert told.action == 'Raise dataloader_kwargs["num_workers"] from 1 to 4'
-    assert told.code == 'model.fit(..., dataloader_kwargs={"num_workers": 4, "persistent_workers": True})'
+def test_a_dictionary_of_settings_is_named_as_one() -> None:
+    named = in_terms_of("darts", replace(WORKERS, change={"num_workers": 4, "persistent_workers": True}))
+    assert named.action == 'Raise dataloader_kwargs["num_workers"] from 1 to 4'
+    assert named.code == 'model.fit(..., dataloader_kwargs={"num_workers": 4, "persistent_workers": True})'
 
 
 def test_what_the_framework_has_no_argument_for_stays() -> None:
     loose = replace(WORKERS, action="Hand batches out as they are ready (in_order=False)", change={"in_order": False})
-    assert spoken(loose, "transformers") == loose
-    # Of a set its settings are told, its code is what it was.
+    assert in_terms_of("transformers", loose) == loose
+    # Of a set its settings are named, its code is what it was.
     several = replace(WORKERS, change={"kind": "code"})
-    assert spoken(several, "transformers") == replace(several, action="Raise dataloader_num_workers from 1 to 4")
+    assert in_terms_of("transformers", several) == replace(several, action="Raise dataloader_num_workers from 1 to 4")

@@ -1,4 +1,4 @@
-"""Sets of changes: what they gain together, and which are never told together."""
+"""Sets of changes: what they gain together, and which are never offered together."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_set_gains_what_its_changes_gain_together(tmp_path: Path) -> None:
     assert joint.why == "After them loading is still the limit."
 
 
-def test_what_mends_the_same_work_is_not_added_up(tmp_path: Path) -> None:
+def test_what_reduces_the_same_work_is_not_added_up(tmp_path: Path) -> None:
     fetch = Fetch(cpu=0.08, operators=[(LOAD, 0.06, 0.06), (RESIZE, 0.02, 0.02)])
     facts = {"samples": 100}
     found = found_with(tmp_path, Plan(workers=2, wait=0.035, step=0.005, fetch=fetch, facts=facts), cores=2)

@@ -1,4 +1,7 @@
-"""Changes to a tf.data pipeline, in its own terms: when each applies, what it costs, how it edits the chain. Pure."""
+"""Changes to a tf.data pipeline, in its own terms: when each applies, what it costs, how it edits the chain. Pure.
+
+To add one, write a function that yields it and call that in `_offers`.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from loaderprof.findings import JOINED, Advice, Costs, Expected, Stage
 from loaderprof.replay.tfdata import PipelineModel, expected
 
 AUTOTUNE = "AUTOTUNE"
-# Calls at once for a function that mostly waits: more than cores, as none of them needs one.
+# Calls at once for a function that mostly waits: more than there are cores, as a call that waits needs none.
 WAITING_CALLS = 16
-# Stages of which a function of the user's is cheaper to make.
+# Stages that may be functions of the user's, who can make them cheaper.
 _OWN: tuple[Stage, ...] = ("decode", "transform", "read")
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineFacts:
-    """What advice needs beyond pipeline and model: epochs, batches an epoch, the run's pace and its spread, memory in bytes,
-    and whether other programs took a good part of the cores."""
+    """What advice needs beyond the pipeline and its model.
+
+    `spread`: see `replay.tfdata.expected`. `available_memory` is in bytes, None where it was not measured. `disturbed`: other
+    programs took a good part of the cores.
+    """
 
     epochs: int
     epoch_batches: float
@@ -30,16 +36,20 @@ class PipelineFacts:
     disturbed: bool = False
 
 
-# A change whose gain is not weighed yet, and the chain it leads to.
+# A set is offered where it gains this much more than the best change alone.
+MIN_MORE = 1.05
+# A cache may take this share of the memory that is free.
+CACHE_SHARE_OF_MEMORY = 0.5
+# A change whose gain is not weighed yet, and the model of the pipeline with it.
 _Offer = tuple[Advice, PipelineModel]
 _UNWEIGHED = Expected(None, None, None, None)
 
 
 def advise(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> tuple[Advice, ...]:
-    """Return what would make the job faster, the best first; changes that are settings together, too."""
+    """Return the changes that would make the job faster, the best first, and the set of two where it gains more."""
     found = _weighed(_offers(pipeline, model, facts), model, facts)
     best = max(map(_gain, found), default=0.0)
-    found += [each for each in _weighed(_together(pipeline, model), model, facts) if _gain(each) > 1.05 * best]
+    found += [each for each in _weighed(_together(pipeline, model), model, facts) if _gain(each) > MIN_MORE * best]
     return tuple(sorted(found, key=_gain, reverse=True))
 
 
@@ -65,19 +75,19 @@ def _offers(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> I
 
 
 def _together(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
-    """Offer parallel calls and a prefetch as one change; what each brings, the other may hide."""
+    """Offer parallel calls and a prefetch as one change: either alone may gain nothing while the other is missing."""
     for first, parallel in _parallel(model):
         for second, ahead in _prefetch(pipeline, parallel):
             yield (
                 Advice(
-                    f"{first.id}+{second.id}",
-                    first.action + JOINED + second.action,
-                    first.why,
-                    first.where,
-                    {**first.change, **second.change},
-                    {**first.current, **second.current},
-                    _UNWEIGHED,
-                    Costs(first.costs.cores, None, "two arguments"),
+                    id=f"{first.id}+{second.id}",
+                    action=first.action + JOINED + second.action,
+                    why=first.why,
+                    where=first.where,
+                    change={**first.change, **second.change},
+                    current={**first.current, **second.current},
+                    expected=_UNWEIGHED,
+                    costs=Costs(first.costs.cores, None, "two arguments"),
                     code=f"{first.code}\n{second.code}",
                 ),
                 ahead,
@@ -108,15 +118,15 @@ def _parallel(model: PipelineModel) -> Iterator[_Offer]:
         )
     yield (
         Advice(
-            "parallel-calls",
-            f"Set num_parallel_calls={shown} on {most_expensive.label}"
+            id="parallel-calls",
+            action=f"Set num_parallel_calls={shown} on {most_expensive.label}"
             + (", in a pool of as many threads" if waits else ""),
-            why,
-            most_expensive.where,
-            change,
-            {"num_parallel_calls": now},
-            _UNWEIGHED,
-            Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"),
+            why=why,
+            where=most_expensive.where,
+            change=change,
+            current={"num_parallel_calls": now},
+            expected=_UNWEIGHED,
+            costs=Costs(0.0 if waits else float(calls - now), None, "two settings" if waits else "one argument"),
             code=code,
         ),
         model.of(changed),
@@ -136,7 +146,7 @@ def _method(node: Node) -> str:
 
 
 def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
-    """Offer to work ahead of the loop where the last operations work only when it asks."""
+    """Offer to prefetch, where the last operations run only once the loop asks for a batch."""
     last = []
     for node in model.nodes:
         if node.ahead:
@@ -148,14 +158,14 @@ def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
     ahead = Node("Prefetch", "handover", None, 0.0, 0, False, True, 1.0, 0.0)
     yield (
         Advice(
-            "prefetch",
-            "End the pipeline with prefetch(tf.data.AUTOTUNE)",
-            f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it",
-            last[-1].where or _first_line(pipeline),
-            {"tf.prefetch": AUTOTUNE},
-            {"prefetch": None},
-            _UNWEIGHED,
-            Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"),
+            id="prefetch",
+            action="End the pipeline with prefetch(tf.data.AUTOTUNE)",
+            why=f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it",
+            where=last[-1].where or _first_line(pipeline),
+            change={"tf.prefetch": AUTOTUNE},
+            current={"prefetch": None},
+            expected=_UNWEIGHED,
+            costs=Costs(0.0, round(2 * model.nodes[0].bytes_) or None, "one line"),
             code="dataset = dataset.prefetch(tf.data.AUTOTUNE)",
         ),
         model.of((ahead, *model.nodes)),
@@ -163,13 +173,13 @@ def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
 
 
 def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> Iterator[_Offer]:
-    """Offer to keep what is the same in every epoch, where a second one was seen and memory holds it."""
+    """Offer to cache what is the same in every epoch, where a second epoch was seen and the cache fits in memory."""
     last = _same_each_epoch(pipeline.operations)
     at = next((number for number, node in enumerate(model.nodes) if last is not None and node.operation is last), None)
     if at is None or facts.epochs < 2:
         return
     size = round(model.nodes[at].bytes_ * facts.epoch_batches)
-    if facts.available_memory is not None and size > 0.5 * facts.available_memory:
+    if facts.available_memory is not None and size > CACHE_SHARE_OF_MEMORY * facts.available_memory:
         return
     kept = model.nodes[at:]
     changed = (*model.nodes[:at], *(replace(node, work_s=0.0) for node in kept))
@@ -177,14 +187,14 @@ def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> It
     label = model.nodes[at].label
     yield (
         Advice(
-            "cache",
-            f"Cache after {label}: gains from the second epoch on",
-            f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
-            model.nodes[at].where,
-            {"tf.cache": True},
-            {"cache": False},
-            _UNWEIGHED,
-            Costs(0.0, size or None, "one line"),
+            id="cache",
+            action=f"Cache after {label}: gains from the second epoch on",
+            why=f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
+            where=model.nodes[at].where,
+            change={"tf.cache": True},
+            current={"cache": False},
+            expected=_UNWEIGHED,
+            costs=Costs(0.0, size or None, "one line"),
             code=f"dataset = dataset.{_method(model.nodes[at])}(...).cache()",
         ),
         model.of(changed),
@@ -192,9 +202,10 @@ def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> It
 
 
 def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
-    """Return the last operation before what is random or gathers elements, if it or one before it maps them.
+    """Return the last operation before the first that shuffles, batches or repeats; None where a cache there is no use.
 
-    As `capture/hooks/tf_settings.py` finds it for `--set tf.cache=true`.
+    That is where an operation up to it is random, where a cache stands there already, and where nothing is mapped or
+    filtered yet. `--set tf.cache=true` looks for the same operation (`capture/hooks/tf_settings.py`).
     """
     last, mapped = None, False
     for each in reversed(operations):
@@ -208,7 +219,7 @@ def _same_each_epoch(operations: tuple[Operation, ...]) -> Operation | None:
 
 
 def _cheaper(model: PipelineModel) -> Iterator[_Offer]:
-    """Offer to make the dearest function of the user's cheaper."""
+    """Offer to make the most expensive function of the user's cheaper."""
     mine = [node for node in model.nodes if node.stage in _OWN and node.operation is not None and node.work_s > 0]
     if not mine:
         return
@@ -216,14 +227,14 @@ def _cheaper(model: PipelineModel) -> Iterator[_Offer]:
     changed = (replace(node, work_s=node.work_s / 2) if node is most_expensive else node for node in model.nodes)
     yield (
         Advice(
-            "cheaper-function",
-            f"Make {most_expensive.label} cheaper: half its cost",
-            f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch",
-            most_expensive.where,
-            {"kind": "code"},
-            {},
-            _UNWEIGHED,
-            Costs(0.0, None, "code"),
+            id="cheaper-function",
+            action=f"Make {most_expensive.label} cheaper: half its cost",
+            why=f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch",
+            where=most_expensive.where,
+            change={"kind": "code"},
+            current={},
+            expected=_UNWEIGHED,
+            costs=Costs(0.0, None, "code"),
         ),
         model.of(changed),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from made import Fetch, Made, Plan
-from truths import LOAD, RESIZE
+from truths import DECODING, LOAD, RESIZE, advice_of
 
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Advice
@@ -112,3 +112,31 @@ def test_decoded_samples_that_do_not_fit_in_memory_are_kept_on_disk(tmp_path: Pa
     found = offered(tmp_path / "roomy", plan, available=10**12)
     assert "cache-on-disk" not in found
     assert "cache-in-memory" in found
+
+
+def test_a_cache_is_offered_where_the_samples_fit_in_memory(tmp_path: Path) -> None:
+    for available, fits in ((10**9, True), (10**6, False), (None, False)):
+        made = Made(tmp_path / str(available))
+        process = made.process()
+        made.loop(process, Plan(wait=0.05, fetch=DECODING, facts={"samples": 1000}))
+        process.size(-1, 160_000, 16)
+        if available is not None:
+            made.lines.append({"t": 5, "memory": {"total": 10**10, "available": available}})
+        found = advice_of(findings_of(made.read()))
+        assert ("cache-in-memory" in found) == fits
+        if fits:
+            advice = found["cache-in-memory"]
+            # What comes out of the transform is known, not what goes into it.
+            assert advice.costs.memory_bytes is None
+            assert advice.change["kind"] == "cache"
+            assert advice.expected.speedup == pytest.approx(60 / 20, rel=0.02)
+
+
+def test_what_a_cache_takes_is_known_where_nothing_follows_the_decoder(tmp_path: Path) -> None:
+    made = Made(tmp_path / "r")
+    process = made.process()
+    decoding = Fetch(cpu=0.05, operators=[(LOAD, 0.05, 0.05)])
+    made.loop(process, Plan(wait=0.05, fetch=decoding, facts={"samples": 1000}))
+    process.size(-1, 160_000, 16)
+    made.lines.append({"t": 5, "memory": {"total": 10**10, "available": 10**9}})
+    assert advice_of(findings_of(made.read()))["cache-in-memory"].costs.memory_bytes == 1000 * 10_000

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loaderprof.advise.changes.ray import RAY_RULES
+from loaderprof.advise.changes.ray import ray_prefetch, ray_tasks
 from loaderprof.analyze.pools import Pool, Work
 from loaderprof.recording.facts import LoaderFacts
 from loaderprof.replay.costs import RunCosts, Settings
@@ -27,7 +27,7 @@ def offered(cores: float, *, prefetch: int = 1, overlapped: bool = True, step_s:
     )
     loop = SimpleNamespace(facts=LoaderFacts(prefetch_batches=prefetch, framework="ray", where="train.py:9"))
     context: Any = SimpleNamespace(parts=SimpleNamespace(pool=pool), loop=loop, cores=cores)
-    return {change.id: change for rule in RAY_RULES for change in rule(context, base, None)}  # type: ignore[arg-type]
+    return {change.id: change for rule in (ray_tasks, ray_prefetch) for change in rule(context, base, None)}  # type: ignore[arg-type]
 
 
 def test_as_many_tasks_as_help_within_the_cores() -> None:
@@ -43,8 +43,8 @@ def test_no_task_beyond_the_cores() -> None:
     assert offered(1.0) == {}
 
 
-@pytest.mark.parametrize(("prefetch", "told"), [(0, True), (1, False)])
-def test_batches_are_fetched_ahead_where_they_are_not(prefetch: int, told: bool) -> None:
+@pytest.mark.parametrize(("prefetch", "offered_"), [(0, True), (1, False)])
+def test_batches_are_fetched_ahead_where_they_are_not(prefetch: int, offered_: bool) -> None:
     changes = offered(4.0, prefetch=prefetch, overlapped=False, step_s=0.02)
-    assert ("ray-prefetch" in changes) == told
+    assert ("ray-prefetch" in changes) == offered_
     assert all("prefetch_batches=2" in change.code for change in changes.values())
