@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,18 @@ BESIDE_HOOKS = {
 IN_JOB = BESIDE_HOOKS | {name for name in MODULES if name.startswith("loaderprof.capture.hooks.")}
 
 
-def imported(path: Path, lazy: bool) -> Iterator[str]:
-    """Yield the modules that a file imports: as it is imported itself, and, where `lazy`, whenever."""
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path, lazy: bool) -> frozenset[str]:
+    """Return the modules that a file imports: as it is imported itself, and, where `lazy`, whenever."""
+    return frozenset(_imported(path, lazy))
+
+
+def _imported(path: Path, lazy: bool) -> Iterator[str]:
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
@@ -73,7 +84,7 @@ def imported(path: Path, lazy: bool) -> Iterator[str]:
             yield child
             yield from walk(child)
 
-    for node in walk(ast.parse(path.read_text())):
+    for node in walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -146,7 +157,7 @@ def test_only_reports_import_what_draws(module: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_prints(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
