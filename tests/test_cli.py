@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from truths import LOAD, PLANS, light
 
 from loaderprof import cli
 from loaderprof.capture.hooks.settings import KEYS
+from loaderprof.commands import run as run_command
 from loaderprof.findings import Findings
 from loaderprof.recording import files
 
@@ -162,29 +164,37 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"loaderprof {cli.__version__}\n"
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, object]]]:
+    """The jobs that `run` is asked to start, each with its options; none starts."""
+    jobs: list[tuple[list[str], dict[str, object]]] = []
+
+    def start(job: Sequence[str], **options: object) -> int:
+        jobs.append((list(job), options))
+        return 0
+
+    monkeypatch.setattr(run_command, "run", start)
+    return jobs
+
+
 @pytest.mark.parametrize(
-    ("typed", "ours", "job", "launcher"),
+    ("typed", "job", "ours"),
     [
-        (["run", "train.py", "--lr", "1"], ["run"], ["train.py", "--lr", "1"], False),
-        (["run", "-o", "out", "train.py", "-o", "x"], ["run", "-o", "out"], ["train.py", "-o", "x"], False),
-        (
-            ["run", "--set", "num_workers=4", "--no-html", "t.py", "--help"],
-            ["run", "--set", "num_workers=4", "--no-html"],
-            ["t.py", "--help"],
-            False,
-        ),
-        (["run", "--output=out", "t.py"], ["run", "--output=out"], ["t.py"], False),
-        (["run", "-m", "pkg", "-m", "x"], ["run", "-m"], ["pkg", "-m", "x"], False),
-        (["run", "--", "torchrun", "--", "t.py"], ["run"], ["torchrun", "--", "t.py"], True),
-        (["run", "-o", "--", "t.py"], ["run", "-o", "--"], ["t.py"], False),
-        (["report", "run", "--json"], ["report", "run", "--json"], [], False),
-        ([], [], [], False),
+        ("train.py --lr 1", ["train.py", "--lr", "1"], {"launcher": False, "module": False}),
+        ("-o out train.py -o x", ["train.py", "-o", "x"], {"output": "out"}),
+        ("--set num_workers=4 --no-html t.py --help", ["t.py", "--help"], {"html": False}),
+        ("--output=out t.py", ["t.py"], {"output": "out"}),
+        ("-m pkg -m x", ["pkg", "-m", "x"], {"launcher": False, "module": True}),
+        ("-- torchrun -- t.py", ["torchrun", "--", "t.py"], {"launcher": True, "module": False}),
     ],
 )
 def test_words_after_the_script_are_the_scripts(
-    typed: list[str], ours: list[str], job: list[str], launcher: bool
+    started: list[tuple[list[str], dict[str, object]]], typed: str, job: list[str], ours: dict[str, object]
 ) -> None:
-    assert cli._split_job(typed) == (ours, job, launcher)
+    assert cli.main(["run", *typed.split()]) == 0
+    ((seen, options),) = started
+    assert seen == job
+    assert ours.items() <= options.items()
 
 
 @pytest.mark.parametrize(
@@ -203,10 +213,15 @@ def test_words_after_the_script_are_the_scripts(
         ("train_loader.num_workers=2", 2),
     ],
 )
-def test_settings_are_values_of_python(pair: str, value: object) -> None:
-    settings = cli._settings([pair])
+def test_settings_are_values_of_python(
+    started: list[tuple[list[str], dict[str, object]]], pair: str, value: object
+) -> None:
+    assert cli.main(["run", "--set", pair, "train.py"]) == 0
+    ((_, options),) = started
+    settings = options["settings"]
     assert settings == {pair.partition("=")[0]: value}
-    assert type(next(iter(settings.values()))) is type(value)
+    assert isinstance(settings, dict)
+    assert [type(each) for each in settings.values()] == [type(value)]
 
 
 def test_each_setting_of_the_contract_can_be_set() -> None:

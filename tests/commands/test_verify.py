@@ -122,16 +122,16 @@ def wait_for(condition: Any) -> Any:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, pairs: Sequence[Any]) -> None:
-    """Give these pairs, raising those that are errors, in place of running the job."""
-    coming = iter(pairs)
+    """Give the speeds of these pairs, raising those that are errors, in place of running the job."""
+    coming = iter([one for pair in pairs for one in (pair if isinstance(pair, tuple) else (pair,))])
 
-    def pair(*_: object) -> tuple[float, float]:
+    def pace(*_: object) -> Pace:
         one = next(coming)
         if isinstance(one, BaseException):
             raise one
-        return one
+        return Pace(one, None)
 
-    monkeypatch.setattr(verify, "_pair", pair)
+    monkeypatch.setattr(rerun, "measured_pace", pace)
 
 
 def test_an_interrupted_measurement_keeps_the_pairs_it_has(
@@ -332,19 +332,24 @@ def test_a_run_that_never_used_the_loader_is_no_measurement(tmp_path: Path) -> N
         rerun.pace(one_loop(tmp_path / "seen", Plan()), LoaderTarget("other", None), {})
 
 
-@pytest.mark.parametrize("change", [{"persistent_workers": True}, {"num_workers": 2}])
+@pytest.mark.parametrize(("change", "code"), [("persistent_workers=true", 1), ("num_workers=2", 0)])
 def test_a_change_at_the_borders_of_epochs_needs_whole_ones(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    said: Check,
+    change: str,
+    code: int,
 ) -> None:
-    monkeypatch.setattr(rerun, "measured_pace", lambda *_: Pace(100.0, None))
-    plan = verify.Plan("some", change, None, 1, 60.0)
-    job = rerun.RecordedJob(("true",), tmp_path, {}, 0)
-    with open(tmp_path / "log", "w+b") as log:
-        if "num_workers" in change:
-            assert verify._pair(job, TARGET, plan, log, 1, verify.VerifyProgress(plan)) == (100.0, 100.0)
-        else:
-            with pytest.raises(TrialError, match="do not hold two whole epochs"):
-                verify._pair(job, TARGET, plan, log, 1, verify.VerifyProgress(plan))
+    folder = copy(real.recording(), tmp_path)
+    pretend(monkeypatch, [(100.0, 100.0)])
+    assert main(["verify", str(folder), "--set", change, "--runs", "1"]) == code
+    out, err = capsys.readouterr()
+    if code:
+        assert out == ""
+        said("no whole epoch", err.partition("\n")[2])
+    else:
+        assert "1.00 times as fast" in out
 
 
 def test_a_result_belongs_to_the_change_that_was_measured(tmp_path: Path, found: Findings) -> None:
