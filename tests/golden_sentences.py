@@ -25,7 +25,7 @@ class Sentences:
     def check(self, key: str, text: str) -> None:
         text = text.strip("\n")
         if self._update:
-            self._entries[key] = text
+            assert self._entries.setdefault(key, text) == text, f"two texts of one key: {key}"
             self._path.parent.mkdir(exist_ok=True)
             entries = (f"\n[{key}]\n{text}\n" for key, text in sorted(self._entries.items()))
             self._path.write_text(self._head + "".join(entries), encoding="utf-8")

@@ -134,7 +134,7 @@ def test_a_newer_or_damaged_recording_is_refused(
 ) -> None:
     (place / "r" / name).write_text(text)
     told, remedy = refused(capsys, place, verb[0], "r", *verb[1:])
-    said(f"{name}: {text.splitlines()[0]}", f"{told}\n{remedy}")
+    said(f"{verb[0]}, {name}: {text.splitlines()[0]}", f"{told}\n{remedy}")
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,18 +61,8 @@ BESIDE_HOOKS = {
 IN_JOB = BESIDE_HOOKS | {name for name in MODULES if name.startswith("loaderprof.capture.hooks.")}
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@cache
-def imported(path: Path, lazy: bool) -> frozenset[str]:
-    """Return the modules that a file imports: as it is imported itself, and, where `lazy`, whenever."""
-    return frozenset(_imported(path, lazy))
-
-
-def _imported(path: Path, lazy: bool) -> Iterator[str]:
+def imported(path: Path, lazy: bool) -> Iterator[str]:
+    """Yield the modules that a file imports: as it is imported itself, and, where `lazy`, whenever."""
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
@@ -84,7 +73,7 @@ def _imported(path: Path, lazy: bool) -> Iterator[str]:
             yield child
             yield from walk(child)
 
-    for node in walk(parsed(path)):
+    for node in walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -157,7 +146,7 @@ def test_only_reports_import_what_draws(module: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_prints(path: Path) -> None:
-    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
@@ -241,6 +230,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_worker_imports_the_standard_library_and_its_hooks(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "journals").mkdir()

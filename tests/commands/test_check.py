@@ -76,7 +76,7 @@ def test_too_few_steps_are_no_evidence_either_way(
     short = one_loop(tmp_path / "short", Plan(wait=0.03, step=0.07, batches=8)).folder
     for limit in ("1%", "99%"):
         assert main(["check", str(short), "--max-wait", limit]) == 2
-        said("too few steps", capsys.readouterr().out)
+        said(f"too few steps for {limit}", capsys.readouterr().out)
     assert main(["check", str(short), "--bottleneck-not", "read"]) == 2
 
 

@@ -113,8 +113,9 @@ def test_less_is_seen_for_less(tmp_path: Path) -> None:
     assert (more.count == 1).sum() == 1800
 
 
+@pytest.mark.slow
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
-    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 30)
+    loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
     # A busy machine has its own note.
     assert not any("are so quick" in note for note in notes)

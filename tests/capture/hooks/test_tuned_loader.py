@@ -26,8 +26,7 @@ ORDERS = (
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
 )
-KINDS = ("workers", "short")
-MORE = ("plain", "persistent", "batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
+MORE = ("short", "plain", "persistent", "batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def job(log: IO[bytes], *arguments: str, loader: str | None = None) -> Steered:
     return Steered([sys.executable, str(PROGRAM), *arguments], PROGRAM.parent, log, loader)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)])
+@pytest.mark.parametrize("kind", ["workers", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)])
 def test_the_loop_gets_every_batch_once_and_in_order(
     kind: str, log: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +82,7 @@ def test_the_loop_gets_every_batch_once_and_in_order(
     assert {window["settings"]["num_workers"] for window in windows} >= {0, 2}
 
 
+@pytest.mark.slow
 def test_without_an_order_each_batch_still_comes_once(log: IO[bytes]) -> None:
     with bare("plain") as alone, job(log, "plain") as steered:
         seen = steered.measure({"num_workers": 2, "in_order": False}, SHORT, 60.0)
