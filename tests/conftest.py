@@ -7,11 +7,35 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from golden_sentences import GOLDEN, Check, Sentences
 from terminals import terminal, tmux
 
 __all__ = ["terminal", "tmux", "usual_signals"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files in place of comparing with them")
+
+
+@pytest.fixture(scope="session")
+def update_golden(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="module")
+def sentences(update_golden: bool, request: pytest.FixtureRequest) -> Sentences:
+    tests = request.path.relative_to(Path(__file__).parent)
+    name = "-".join(tests.with_suffix("").parts).replace("test_", "")
+    return Sentences(GOLDEN / f"{name}.txt", f"tests/{tests}", update=update_golden)
+
+
+@pytest.fixture
+def said(sentences: Sentences, tmp_path: Path) -> Check:
+    """Compare with an entry of the module's golden file, `said(key, text)`: the test's own folder is HERE in it."""
+    return lambda key, text: sentences.check(key, text.replace(str(tmp_path), "HERE"))
 
 
 @pytest.fixture(scope="session", autouse=True)

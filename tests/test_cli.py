@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from golden_sentences import Check
 from made import Made, Plan
 from truths import LOAD, PLANS, light
 
 from loaderprof import cli
 from loaderprof.capture.hooks.settings import KEYS
+from loaderprof.commands import run as run_command
 from loaderprof.findings import Findings
 from loaderprof.recording import files
 
@@ -54,55 +58,55 @@ def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: str) ->
     return sentence.removeprefix("loaderprof: "), hints[0].strip() if hints else ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence", "hint"),
-    [
-        (["run"], "nothing to run", "loaderprof run train.py"),
-        (["run", "-o", "out"], "nothing to run", "loaderprof run train.py"),
-        (["run", "missing.py"], "missing.py", ""),
-        (["run", "r"], "the folder r has no __main__.py", "loaderprof run r/train.py"),
-        (["run", "z" * 300], "too long", ""),
-        (["run", "broken.py"], "broken.py", ""),
-        (["run", "-m", "train.py"], "is a file, not a module", "loaderprof run train.py"),
-        (["run", "--", "no-such-launcher", "train.py"], "no program no-such-launcher", "loaderprof run"),
-        (["run", "--set", "workers=4", "train.py"], "--set does not know 'workers=4'", "num_workers=..."),
-        (["run", "--set", "num_workers", "train.py"], "--set does not know 'num_workers'", "num_workers=..."),
-        (["run", "--set", "num_workers=many", "train.py"], "num_workers=many", ""),
-        (["run", "--set", "num_workers=--4", "train.py"], "num_workers=--4", ""),
-        (["run", "--set", "num_workers=-1", "train.py"], "num_workers=-1", ""),
-        (["run", "--set", "num_workers=\u00b2", "train.py"], "num_workers=\u00b2", ""),
-        (["run", "--set", "pin_memory=4", "train.py"], "pin_memory=4", ""),
-        (["run", "--set", "train.batch_size=0", "train.py"], "batch_size=0", ""),
-        (["run", "--set", "multiprocessing_context=thread", "train.py"], "multiprocessing_context=thread", ""),
-        (["run", "--nonsense", "train.py"], "--nonsense", "loaderprof run --help"),
-        (["run", "-o", "r", "train.py"], "r is not empty", "--force"),
-        (["run", "-o", "train.py", "train.py"], "train.py is a file", "ANOTHER_FOLDER"),
-        (["run", "-o", "train.py/inside", "train.py"], "cannot be written", "-o"),
-        (["run", "-o", "/proc/loaderprof", "train.py"], "cannot be written", "-o"),
-        (["run", "-o", "x" * 300, "train.py"], "cannot be written", "-o"),
-        (["run", "-o", ".", "--force", "train.py"], "no recording, so --force leaves it alone", ""),
-        (["tune"], "nothing to tune", "loaderprof tune train.py"),
-        (["tune", "missing.py"], "missing.py", ""),
-        (["tune", "--seconds", "0", "train.py"], "needs some seconds", "--seconds 180"),
-        (["tune", "-o", "r", "train.py"], "r is not empty", "-o"),
-        (["tune", "-o", "train.py", "train.py"], "cannot be written", "-o"),
-        (["report"], "DIR", "loaderprof report --help"),
-        (["report", "missing"], "missing is not a folder", "loaderprof run"),
-        (["report", "train.py"], "train.py is not a folder", "loaderprof run"),
-        (["report", "."], "is no recording", "loaderprof run"),
-        (["report", "z" * 300], "too long", ""),
-        (["report", "r", "--rank", "7"], "no rank 7", "0"),
-        (["report", "r", "--rank", "x"], "--rank", "loaderprof report --help"),
-        (["report", "r", "--html", "train.py"], "train.py exists already", "--force"),
-        (["report", "r", "--html", "no/such/folder.html"], "cannot be written", ""),
-        (["report", "r", "--html", "y" * 300], "cannot be written", ""),
-        (["report", "r", "--figures", "train.py"], "train.py cannot be written", ""),
-        (["frobnicate"], "frobnicate", "loaderprof --help"),
-        (["--nonsense"], "--nonsense", "loaderprof --help"),
-    ],
-)
+WRONG = [
+    ["run"],
+    ["run", "-o", "out"],
+    ["run", "missing.py"],
+    ["run", "r"],
+    ["run", "z" * 300],
+    ["run", "broken.py"],
+    ["run", "-m", "train.py"],
+    ["run", "--", "no-such-launcher", "train.py"],
+    ["run", "--set", "workers=4", "train.py"],
+    ["run", "--set", "num_workers", "train.py"],
+    ["run", "--set", "num_workers=many", "train.py"],
+    ["run", "--set", "num_workers=--4", "train.py"],
+    ["run", "--set", "num_workers=-1", "train.py"],
+    ["run", "--set", "num_workers=\u00b2", "train.py"],
+    ["run", "--set", "pin_memory=4", "train.py"],
+    ["run", "--set", "train.batch_size=0", "train.py"],
+    ["run", "--set", "multiprocessing_context=thread", "train.py"],
+    ["run", "--nonsense", "train.py"],
+    ["run", "-o", "r", "train.py"],
+    ["run", "-o", "train.py", "train.py"],
+    ["run", "-o", "train.py/inside", "train.py"],
+    ["run", "-o", "/proc/loaderprof", "train.py"],
+    ["run", "-o", "x" * 300, "train.py"],
+    ["run", "-o", ".", "--force", "train.py"],
+    ["tune"],
+    ["tune", "missing.py"],
+    ["tune", "--seconds", "0", "train.py"],
+    ["tune", "-o", "r", "train.py"],
+    ["tune", "-o", "train.py", "train.py"],
+    ["report"],
+    ["report", "missing"],
+    ["report", "train.py"],
+    ["report", "."],
+    ["report", "z" * 300],
+    ["report", "r", "--rank", "7"],
+    ["report", "r", "--rank", "x"],
+    ["report", "r", "--html", "train.py"],
+    ["report", "r", "--html", "no/such/folder.html"],
+    ["report", "r", "--html", "y" * 300],
+    ["report", "r", "--figures", "train.py"],
+    ["frobnicate"],
+    ["--nonsense"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=lambda words: " ".join(words)[:50])
 def test_what_is_wrong_is_told_in_one_sentence(
-    capsys: pytest.CaptureFixture[str], place: Path, arguments: list[str], sentence: str, hint: str
+    capsys: pytest.CaptureFixture[str], place: Path, said: Check, arguments: list[str]
 ) -> None:
     (place / "broken.py").write_text("def f(:\n")
     if "report" in arguments:
@@ -110,25 +114,27 @@ def test_what_is_wrong_is_told_in_one_sentence(
         cli.main(["report", "r", "--json"])
         capsys.readouterr()
     told, remedy = refused(capsys, place, *arguments)
-    assert sentence in told
-    assert hint in remedy
+    # Python's own list of choices changes its form between versions; and long names are long.
+    text = re.sub(r"\(choose from .*\)", "(choose from ...)", f"{told}\n{remedy}")
+    said(*(re.sub(r"(.)\1{99,}", r"\1...", each) for each in (" ".join(arguments), text)))
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "sentence"),
+    ("name", "text"),
     [
-        (files.META, '{"format": 99}', "newer loaderprof"),
-        (files.META, "{", "damaged"),
-        (files.META, "[]", "damaged"),
-        ("journals/z.lpj", "loaderprof-journal 9\n{}", "newer loaderprof"),
+        (files.META, '{"format": 99}'),
+        (files.META, "{"),
+        (files.META, "[]"),
+        ("journals/z.lpj", "loaderprof-journal 9\n{}"),
     ],
 )
 @pytest.mark.parametrize("verb", [["report"], ["report", "--json"], ["check", "--max-wait", "10%"], ["verify"]])
 def test_a_newer_or_damaged_recording_is_refused(
-    capsys: pytest.CaptureFixture[str], place: Path, verb: list[str], name: str, text: str, sentence: str
+    capsys: pytest.CaptureFixture[str], place: Path, said: Check, verb: list[str], name: str, text: str
 ) -> None:
     (place / "r" / name).write_text(text)
-    assert sentence in refused(capsys, place, verb[0], "r", *verb[1:])[0]
+    told, remedy = refused(capsys, place, verb[0], "r", *verb[1:])
+    said(f"{verb[0]}, {name}: {text.splitlines()[0]}", f"{told}\n{remedy}")
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,29 +164,37 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"loaderprof {cli.__version__}\n"
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, object]]]:
+    """The jobs that `run` is asked to start, each with its options; none starts."""
+    jobs: list[tuple[list[str], dict[str, object]]] = []
+
+    def start(job: Sequence[str], **options: object) -> int:
+        jobs.append((list(job), options))
+        return 0
+
+    monkeypatch.setattr(run_command, "run", start)
+    return jobs
+
+
 @pytest.mark.parametrize(
-    ("typed", "ours", "job", "launcher"),
+    ("typed", "job", "ours"),
     [
-        (["run", "train.py", "--lr", "1"], ["run"], ["train.py", "--lr", "1"], False),
-        (["run", "-o", "out", "train.py", "-o", "x"], ["run", "-o", "out"], ["train.py", "-o", "x"], False),
-        (
-            ["run", "--set", "num_workers=4", "--no-html", "t.py", "--help"],
-            ["run", "--set", "num_workers=4", "--no-html"],
-            ["t.py", "--help"],
-            False,
-        ),
-        (["run", "--output=out", "t.py"], ["run", "--output=out"], ["t.py"], False),
-        (["run", "-m", "pkg", "-m", "x"], ["run", "-m"], ["pkg", "-m", "x"], False),
-        (["run", "--", "torchrun", "--", "t.py"], ["run"], ["torchrun", "--", "t.py"], True),
-        (["run", "-o", "--", "t.py"], ["run", "-o", "--"], ["t.py"], False),
-        (["report", "run", "--json"], ["report", "run", "--json"], [], False),
-        ([], [], [], False),
+        ("train.py --lr 1", ["train.py", "--lr", "1"], {"launcher": False, "module": False}),
+        ("-o out train.py -o x", ["train.py", "-o", "x"], {"output": "out"}),
+        ("--set num_workers=4 --no-html t.py --help", ["t.py", "--help"], {"html": False}),
+        ("--output=out t.py", ["t.py"], {"output": "out"}),
+        ("-m pkg -m x", ["pkg", "-m", "x"], {"launcher": False, "module": True}),
+        ("-- torchrun -- t.py", ["torchrun", "--", "t.py"], {"launcher": True, "module": False}),
     ],
 )
 def test_words_after_the_script_are_the_scripts(
-    typed: list[str], ours: list[str], job: list[str], launcher: bool
+    started: list[tuple[list[str], dict[str, object]]], typed: str, job: list[str], ours: dict[str, object]
 ) -> None:
-    assert cli._split_job(typed) == (ours, job, launcher)
+    assert cli.main(["run", *typed.split()]) == 0
+    ((seen, options),) = started
+    assert seen == job
+    assert ours.items() <= options.items()
 
 
 @pytest.mark.parametrize(
@@ -199,10 +213,15 @@ def test_words_after_the_script_are_the_scripts(
         ("train_loader.num_workers=2", 2),
     ],
 )
-def test_settings_are_values_of_python(pair: str, value: object) -> None:
-    settings = cli._settings([pair])
+def test_settings_are_values_of_python(
+    started: list[tuple[list[str], dict[str, object]]], pair: str, value: object
+) -> None:
+    assert cli.main(["run", "--set", pair, "train.py"]) == 0
+    ((_, options),) = started
+    settings = options["settings"]
     assert settings == {pair.partition("=")[0]: value}
-    assert type(next(iter(settings.values()))) is type(value)
+    assert isinstance(settings, dict)
+    assert [type(each) for each in settings.values()] == [type(value)]
 
 
 def test_each_setting_of_the_contract_can_be_set() -> None:

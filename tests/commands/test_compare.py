@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import real
+from golden_sentences import Check
 from made import Fetch, Made, Plan, one_loop
 
 from loaderprof.cli import main
@@ -40,18 +42,18 @@ def named(measures: tuple[Measure, ...], name: str) -> Measure:
     return next(each for each in measures if each.name == name)
 
 
-def test_two_runs_of_one_job_differ_in_nothing_significant(tmp_path: Path) -> None:
+def test_two_runs_of_one_job_differ_in_nothing_significant(tmp_path: Path, said: Check) -> None:
     comparison = compared(tmp_path, plan(1), plan(2))
     assert comparison.settings == ()
     assert comparison.speed.ratio is not None
     assert not comparison.speed.ratio.significant
     text = compare.render(comparison)
-    assert "The settings are the same." in text
+    said("two runs of one job", text)
     line = next(line for line in text.splitlines() if line.startswith("  speed"))
-    assert "~  not significant" in line
+    assert "~" in line
 
 
-def test_a_faster_run_is_told_with_what_was_set_and_what_got_faster(tmp_path: Path) -> None:
+def test_a_faster_run_is_told_with_what_was_set_and_what_got_faster(tmp_path: Path, said: Check) -> None:
     facts = {"num_workers": 4}
     comparison = compared(tmp_path, plan(1, wait=0.13), plan(2, wait=0.03, workers=4, facts=facts))
     assert {(each.name, each.before, each.after) for each in comparison.settings} == {("loader.num_workers", 2, 4)}
@@ -62,7 +64,7 @@ def test_a_faster_run_is_told_with_what_was_set_and_what_got_faster(tmp_path: Pa
     assert speed.ratio.low < 2.0 < speed.ratio.high
     assert wait.ratio is not None
     assert wait.ratio.value == pytest.approx(0.03 / 0.13)
-    assert "times as fast" in compare.render(comparison)
+    said("a faster run", compare.render(comparison))
 
 
 def test_a_stage_that_took_twice_as_long(tmp_path: Path) -> None:
@@ -79,12 +81,12 @@ def test_a_stage_seen_in_too_few_batches_has_no_ratio(tmp_path: Path) -> None:
     assert named(compared(tmp_path, plan(1, fetch=rare), plan(2, fetch=rare)).stages, "read").ratio is None
 
 
-def test_a_short_run_has_numbers_but_no_interval(tmp_path: Path) -> None:
+def test_a_short_run_has_numbers_but_no_interval(tmp_path: Path, said: Check) -> None:
     comparison = compared(tmp_path, plan(1), plan(2, batches=10))
     assert comparison.speed.after is not None
     assert comparison.speed.ratio is None
-    assert any("too few steps" in note for note in comparison.notes)
-    assert "not enough steps" in compare.render(comparison)
+    assert comparison.notes
+    said("a short run", compare.render(comparison))
 
 
 def test_steps_are_counted_where_the_size_of_a_batch_is_unknown(tmp_path: Path) -> None:
@@ -140,6 +142,5 @@ def test_a_real_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     folder = str(real.recording())
     done = real.loaderprof("compare", folder, folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "The settings are the same." in done.stdout
-    assert "~  not significant (1.0" in done.stdout
+    assert re.search(r"^  speed .*~.* \(1\.0", done.stdout, re.MULTILINE)
     assert "times as" not in done.stdout

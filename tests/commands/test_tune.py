@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import real
+from golden_sentences import Check
 
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.findings import Measured
@@ -211,39 +212,22 @@ RESULT = Tuned(
 )
 
 
-def test_the_screen() -> None:
-    text = tune_table.render(RESULT, "found")
-    assert (
-        text
-        == """\
-loaderprof tune  train.py --lr 1  loader (train.py:12)  11 windows in 1 run  31 s
-
-  settings                                       samples/s  windows
-  2 workers, prefetch 4                         1,830 ± 30        5  best
-  no workers                                    1,000 ± 20        6  now
-
-  Failed    1 worker, prefetch 2: the job ended with exit code 1
-  Kept off  more than 2 workers: the CPU budget is 2 cores
-  Note      epochs are short
-  Best      num_workers=2, prefetch_factor=4, persistent_workers=True: 1.83 ± 0.06 times as fast as now
-  Try it    loaderprof run --set loader.num_workers=2 --set loader.prefetch_factor=4 --set loader.persistent_workers=True train.py --lr 1
-  Code      loader = DataLoader(..., num_workers=2, prefetch_factor=4, persistent_workers=True)
-  Kept      found/tune.json     the job's output: found/tune.log
-"""
-    )
+def test_the_screen(said: Check) -> None:
+    said("screen", tune_table.render(RESULT, "found"))
 
 
-def test_a_screen_where_nothing_helps() -> None:
+def test_a_screen_where_nothing_helps(said: Check) -> None:
     text = tune_table.render(dataclasses.replace(RESULT, best=RESULT.present, change={}, measured=None), "found")
+    said("screen where nothing helps", text)
     assert "best, now" in text
-    assert "Best      the present settings" in text
     assert "--set" not in text
 
 
-def test_slower_settings_are_left_to_the_file() -> None:
+def test_slower_settings_are_left_to_the_file(said: Check) -> None:
     many = tuple(Tried(settings(2, prefetch_factor=at), 100.0 - at, None, None, 1, None, None) for at in range(1, 20))
     text = tune_table.render(dataclasses.replace(RESULT, tried=(*many, RESULT.tried[1])), "found")
-    assert f"{20 - tune_table.ROWS - 1} slower ones are in found/tune.json" in text
+    said("screen of many settings", text)
+    assert f"{20 - tune_table.ROWS - 1} slower ones" in text
     assert text.count("  now\n") == 1
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from golden_sentences import Check
 from made import Fetch, Made, Plan, one_loop
 from truths import LOAD, NAMES, RESIZE, findings_named, light
 
@@ -87,27 +88,32 @@ def test_the_verdicts_cause_is_the_first_one_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "cause", "words"),
     [
-        ("read", "waiting-read", ["Waiting for reads", "train.py:41"]),
-        ("decode", "image-decode", ["Image decode", "training process", "ImageFile.load"]),
-        ("transform", "slow-transform", ["Transforms", "Resize.__call__", "train.py:41"]),
-        ("collate", "slow-collate", ["Collating", "default_collate"]),
-        ("handover", "many-tensors", ["many tensors", "loader"]),
-        ("startup", "worker-restart", ["start again at every epoch", "6.6 s over 6 epochs"]),
-        ("straggler", "slow-samples", ["0.25 s", "0.01 s", "keeps order"]),
+        ("read", "waiting-read", ["train.py:41"]),
+        ("decode", "image-decode", ["ImageFile.load"]),
+        ("transform", "slow-transform", ["Resize.__call__", "train.py:41"]),
+        ("collate", "slow-collate", ["default_collate"]),
+        ("handover", "many-tensors", ["loader"]),
+        ("startup", "worker-restart", ["6.6 s", "6 epochs"]),
+        ("straggler", "slow-samples", ["0.25 s", "0.01 s"]),
         ("contention", "thread-oversubscription", ["4 workers", "4.0 threads", "4 cores"]),
         ("sampler", "slow-sampler", ["MySampler"]),
         ("host", "host-python", ["train.py:60"]),
-        ("device", "compute-bound", ["loader keeps up"]),
-        ("none", "balanced", ["keeps up", "Nothing to change"]),
-        ("unknown", "not-enough-evidence", ["Not enough evidence"]),
+        ("device", "compute-bound", []),
+        ("none", "balanced", []),
+        ("unknown", "not-enough-evidence", []),
     ],
 )
-def test_headlines_say_what_where_and_how_much(name: str, cause: str, words: list[str]) -> None:
+def test_headlines_say_what_where_and_how_much(said: Check, name: str, cause: str, words: list[str]) -> None:
     verdict = findings_named(name).verdict
     assert verdict.cause == cause
+    said(f"headline {name}", verdict.headline)
     for word in words:
         assert word in verdict.headline
-    assert "nan" not in verdict.headline
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "unknown"}))
+def test_the_evidence_of_a_verdict(said: Check, name: str) -> None:
+    said(f"evidence {name}", "\n".join(each.text for each in findings_named(name).causes[0].evidence))
 
 
 def concluded(folder: Path, fetch: Fetch, **plan: object) -> Findings:
@@ -188,14 +194,17 @@ def of_the_queue(found: Findings) -> list[str]:
     return [evidence.text for evidence in found.causes[0].evidence if "of the steps" in evidence.text]
 
 
-def test_the_prefetch_queue_is_evidence_only_where_it_speaks_for_the_cause(tmp_path: Path) -> None:
+def test_the_prefetch_queue_is_evidence_only_where_it_speaks_for_the_cause(tmp_path: Path, said: Check) -> None:
     (text,) = of_the_queue(handing_over(tmp_path / "made", ready=2, batch_bytes=1 << 22))
-    assert text.startswith("a batch was already made at 100% of the steps")
+    said("a batch was ready", text)
     assert of_the_queue(handing_over(tmp_path / "empty", batch_bytes=1 << 22)) == []
     decoding = Fetch(cpu=0.1, operators=[(LOAD, 0.1, 0.1)])
-    for ready, texts in ((0, ["no batch was ready at 100% of the steps"]), (2, [])):
+    for ready in (0, 2):
         plan = Plan(workers=2, wait=0.04, ready=ready, fetch=decoding)
-        assert of_the_queue(findings_of(one_loop(tmp_path / f"decode-{ready}", plan))) == texts
+        texts = of_the_queue(findings_of(one_loop(tmp_path / f"decode-{ready}", plan)))
+        assert len(texts) == (ready == 0)
+        for each in texts:
+            said("no batch was ready", each)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,8 @@ def test_the_prefetch_queue_is_evidence_only_where_it_speaks_for_the_cause(tmp_p
 )
 def test_the_sampler_named_is_the_users(tmp_path: Path, facts: dict[str, str], name: str) -> None:
     verdict = sampling(tmp_path / "r", facts).verdict
-    assert (verdict.bottleneck, verdict.headline) == ("sampler", f"The sampler of loader ({name})")
+    assert verdict.bottleneck == "sampler"
+    assert f"({name})" in verdict.headline
 
 
 def sampling(folder: Path, facts: dict[str, str]) -> Findings:

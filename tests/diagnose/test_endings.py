@@ -8,11 +8,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 PROGRAM = Path(__file__).parents[1] / "capture" / "programs" / "endings.py"
+
+
+EXPLAINED = {
+    "missing-guard": 'no `if __name__ == "__main__":`',
+    "unpicklable": "cannot be pickled",
+    "open-files": "ran out of open files",
+    "shared-memory": "/dev/shm was full (",
+    "killed-worker": "killed from outside",
+    "timed-out": "within the loader's `timeout`",
+}
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[tuple[int, str, str | None]]]:
+    """Jobs of each kind, two at a time: most of it is importing torch."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in (*EXPLAINED, "own")}
+    with ThreadPoolExecutor(2) as pool:
+        return {kind: pool.submit(ended, folder, kind) for kind, folder in folders.items()}
 
 
 def ended(folder: Path, kind: str, place: tuple[str, ...] = ()) -> tuple[int, str, str | None]:
@@ -30,21 +49,13 @@ def ended(folder: Path, kind: str, place: tuple[str, ...] = ()) -> tuple[int, st
     return done.returncode, done.stderr, json.loads((folder / "seen/findings.json").read_text())["run"]["failure"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("missing-guard", 'no `if __name__ == "__main__":`'),
-        ("unpicklable", "cannot be pickled"),
-        ("open-files", "ran out of open files"),
-        ("shared-memory", "/dev/shm was full ("),
-        ("killed-worker", "killed from outside"),
-        ("timed-out", "within the loader's `timeout`"),
-    ],
-)
-def test_the_error_that_ended_the_job_is_explained(tmp_path: Path, kind: str, words: str) -> None:
-    code, said, why = ended(tmp_path, kind)
+@pytest.mark.parametrize("kind", EXPLAINED)
+def test_the_error_that_ended_the_job_is_explained(
+    endings: dict[str, Future[tuple[int, str, str | None]]], kind: str
+) -> None:
+    code, said, why = endings[kind].result()
     assert code == 1
-    assert words in str(why)
+    assert EXPLAINED[kind] in str(why)
     assert f"Ended         {str(why)[:60]}" in said
 
 
@@ -80,8 +91,10 @@ def test_a_worker_that_the_kernel_killed_is_explained(tmp_path: Path, few_megaby
     assert "exited unexpectedly" in said or "killed by signal: Killed" in said
 
 
-def test_the_users_own_error_is_left_to_its_traceback(tmp_path: Path) -> None:
-    code, said, why = ended(tmp_path, "own")
+def test_the_users_own_error_is_left_to_its_traceback(
+    endings: dict[str, Future[tuple[int, str, str | None]]],
+) -> None:
+    code, said, why = endings["own"].result()
     assert (code, why) == (1, None)
     assert "ValueError: Can the user explain this?" in said
     assert "Ended" not in said

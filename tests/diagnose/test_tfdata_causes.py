@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from golden_sentences import Check
 
 from loaderprof.analyze.tfdata import Node, Operation, Pipeline
 from loaderprof.diagnose.causes.tfdata import cause_of, examine, headline
@@ -56,34 +59,28 @@ def test_reading_waits_where_functions_are_mostly_blocked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "text"),
-    [
-        ("decode", "JPEG decode in the tf.data pipeline (map(decode), train.py:12)"),
-        ("startup", "The borders of train's epochs"),
-        ("none", "The loader keeps up. Nothing to change here."),
-        ("collate", "Collating in the tf.data pipeline"),
-        ("device", "The step itself is the limit; after it, JPEG decode"),
-    ],
+    ("stage", "where"),
+    [("decode", "(map(decode), train.py:12)"), ("startup", "train"), ("none", ""), ("collate", ""), ("device", "")],
 )
-def test_headlines(stage: Stage, text: str) -> None:
-    assert headline(stage, pipeline(node("decode", 0.03, "DecodeJpeg")), GAINS, "train") == text
+def test_headlines(said: Check, stage: Stage, where: str) -> None:
+    text = headline(stage, pipeline(node("decode", 0.03, "DecodeJpeg")), GAINS, "train")
+    said(f"headline {stage}", text)
+    assert where in text
 
 
-def test_what_is_found_stands_first_and_what_is_not_measured_last() -> None:
+def test_what_is_found_stands_first_and_what_nothing_told_last(said: Check) -> None:
     made = pipeline(node("collate", 0.01), node("decode", 0.03, "DecodePng"))
     causes = examine(made, GAINS, Judgement("decode", ("transform",), "high"))
-    assert [(each.id, each.status, each.title) for each in causes] == [
-        ("png-decode", "found", "PNG decode"),
-        ("slow-transform", "found", "Transforms"),
-        ("slow-collate", "ruled_out", "Collating"),
-        ("file-read", "ruled_out", "File reads"),
-        ("slow-sampler", "ruled_out", "The sampler"),
-        ("batch-handover", "ruled_out", "Handing batches over"),
-        ("host-python", "not_measured", "The loop's own Python"),
+    assert [(each.id, each.status) for each in causes] == [
+        ("png-decode", "found"),
+        ("slow-transform", "found"),
+        ("slow-collate", "ruled_out"),
+        ("file-read", "ruled_out"),
+        ("slow-sampler", "ruled_out"),
+        ("batch-handover", "ruled_out"),
+        ("host-python", "not_measured"),
     ]
-    assert [each.text for each in causes[0].evidence] == [
-        "without it the job would be 1.80x as fast",
-        "75% of a batch's making (60 batches measured)",
-        "map(decode) ran 1 call at a time",
-    ]
-    assert causes[2].evidence[0].text == "without it the job would gain 2%"
+    for cause in causes:
+        said(f"cause {cause.id}", "\n".join([cause.title, *(each.text for each in cause.evidence)]))
+    assert [re.findall(r"[\d.]+", each.text)[0] for each in causes[0].evidence] == ["1.80", "75", "1"]
+    assert "2%" in causes[2].evidence[0].text

@@ -15,39 +15,53 @@ import pathlib, sys
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-HOW = {"open": lambda name: open(name, "rb").read(), "path": lambda name: pathlib.Path(name).read_bytes(),
-       "numpy": lambda name: np.fromfile(name, np.uint8)}[sys.argv[1]]
+READ = {"open": lambda name: open(name, "rb").read(), "path": lambda name: pathlib.Path(name).read_bytes(),
+        "numpy": lambda name: np.fromfile(name, np.uint8)}
 
 class Files(Dataset):
-    def __len__(self):
-        return 64
+    def __init__(self, how):
+        self.read = READ[how]
 
     def __getitem__(self, index):
-        read = HOW(f"data/{index % 4}.bin")
+        read = self.read(f"data/{index // 64}-{index % 4}.bin")
         sum(range(20_000))
         return index + len(read)
 
-for _ in DataLoader(Files(), batch_size=4, num_workers=int(sys.argv[2])):
-    pass
+for number, typed in enumerate(sys.argv[1:]):
+    how, workers = typed.split("-")
+    order = range(64 * number, 64 * number + 64)
+    for _ in DataLoader(Files(how), batch_size=4, sampler=order, num_workers=int(workers)):
+        pass
 """
+LOADERS = ("open-0", "open-2", "path-0", "numpy-2")
 
 
-@pytest.mark.parametrize(("how", "workers"), [("open", "0"), ("open", "2"), ("path", "0"), ("numpy", "2")])
-def test_a_sample_is_known_by_the_file_it_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, workers: str
-) -> None:
-    monkeypatch.setenv("LOADERPROF_DEPTH_PERIOD_NS", "0")
-    (tmp_path / "data").mkdir()
-    for number in range(4):
-        (tmp_path / f"data/{number}.bin").write_bytes(bytes(8))
-    (tmp_path / "read.py").write_text(SCRIPT)
-    done = loaderprof("run", "-o", "seen", "read.py", how, workers, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all of the loaders, each with files and samples of its own."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "data").mkdir()
+    for loader in range(len(LOADERS)):
+        for number in range(4):
+            (folder / f"data/{loader}-{number}.bin").write_bytes(bytes(8))
+    (folder / "read.py").write_text(SCRIPT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOADERPROF_DEPTH_PERIOD_NS", "0")
+        done = loaderprof("run", "-o", "seen", "read.py", *LOADERS, cwd=folder)
     assert done.returncode == 0, done.stderr
-    seen = package.read(tmp_path / "seen")
+    return folder / "seen"
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_sample_is_known_by_the_file_it_opened(folder: Path, loader: str) -> None:
+    seen, number = package.read(folder), LOADERS.index(loader)
     rows = seen.tables["sample"]
+    rows = rows[rows["index"] // 64 == number]
     assert len(rows) > 20
     files = {int(row["index"]): seen.texts[row["file"]] for row in rows if row["file"] >= 0}
-    assert files == {int(index): f"data/{index % 4}.bin" for index in rows["index"]}
-    page = (tmp_path / "seen/report.html").read_text()
-    # Whichever were the slowest.
-    assert re.search(r"data/\d\.bin</bdi>", page)
+    assert files == {int(index): f"data/{number}-{index % 4}.bin" for index in rows["index"]}
+
+
+def test_the_page_names_the_files_of_the_slowest_samples(folder: Path) -> None:
+    # Whichever these were.
+    assert re.search(r"data/\d-\d\.bin</bdi>", (folder / "report.html").read_text())

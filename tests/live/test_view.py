@@ -70,10 +70,17 @@ def test_a_frame_has_the_size_of_the_terminal(size: tuple[int, int], more: dict[
     assert any("leave the view" in line for line in lines) == ("help" in more)
 
 
-def test_output_is_shown_as_it_looks_and_harmless() -> None:
-    output = object.__new__(Output)
-    output._tail = b"\x1b[31mred\x1b[0m\r\n 1%|#\r 50%|##\r\x1b]0;title\x07\n\n\x1b[2J\x07bell\xff\nlast"
+def test_output_is_shown_as_it_looks_and_harmless(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Output, "fit", lambda _: None)  # there is no terminal to fit
+    output = Output()
+    os.write(output.job_end, b"\x1b[31mred\x1b[0m\r\n 1%|#\r 50%|##\r\x1b]0;title\x07\n\n\x1b[2J\x07bell\xff\nlast")
+    assert output.read(hold=True)
     assert output.lines() == ["red", " 50%|##", " bell�", "last"]
+    output.started()
+    output.close()
+    capfd.readouterr()
 
 
 def test_without_a_terminal_it_is_refused(tmp_path: Path) -> None:

@@ -542,9 +542,9 @@ def assert_replayed(sleeps_s: list[float], how: Settings, within: float = 0.15) 
     raise AssertionError(f"{how}: steady and total are off by {errors}, three times over")
 
 
-def test_real_loaders_follow_the_replay() -> None:
-    for workers in (0, 1, 2, 4):
-        assert_replayed([FETCH_S] * BATCHES, Settings(workers))
+@pytest.mark.parametrize("workers", [0, 2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 4))])
+def test_real_loaders_follow_the_replay(workers: int) -> None:
+    assert_replayed([FETCH_S] * BATCHES, Settings(workers))
 
 
 @pytest.mark.parametrize("in_order", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+def rendered(name: str, data: PageData) -> str:
+    return html.render(report_samples.ALL[name](), data, folder="train-0412")
+
+
+@cache
+def usual(name: str) -> str:
+    return rendered(name, page_samples.hostile() if name == "hostile" else page_samples.page())
+
+
 class Reader:
     """Opens reports; at the end of a test nothing may have complained or reached out."""
 
@@ -48,8 +58,7 @@ class Reader:
         self.visits: list[Visit] = []
 
     def open(self, name: str, data: PageData | None = None, **how: Any) -> Page:
-        chosen = page_samples.hostile() if name == "hostile" else page_samples.page()
-        text = html.render(report_samples.ALL[name](), chosen if data is None else data, folder="train-0412")
+        text = usual(name) if data is None else rendered(name, data)
         path = self._folder / f"{name}.html"
         path.write_text(text, encoding="utf-8")
         return self.open_file(path, **how)

@@ -93,6 +93,7 @@ def test_a_profile_without_findings_says_so() -> None:
     assert not Path("never").exists()
 
 
+@pytest.mark.slow
 def test_a_real_notebook_shows_the_profile_and_its_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install '.[test]'")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install '.[test]'")

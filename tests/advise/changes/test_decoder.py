@@ -13,6 +13,7 @@ from PIL import Image
 from real import loaderprof
 from truths import LOAD, RESIZE
 
+from loaderprof import cli
 from loaderprof.capture import decoders
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Advice
@@ -110,7 +111,9 @@ def test_half_size_is_for_jpeg_alone(tmp_path: Path) -> None:
     assert decoders.measure([tmp_path / "gone.png"]) is None
 
 
-def test_a_run_tries_decoders_on_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_tries_decoders_on_its_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("LOADERPROF_DEPTH_PERIOD_NS", "0")
     pictures(tmp_path / "pictures", "jpg")
     (tmp_path / "train.py").write_text(SCRIPT)
@@ -120,5 +123,5 @@ def test_a_run_tries_decoders_on_its_own_files(tmp_path: Path, monkeypatch: pyte
     assert found["verdict"]["bottleneck"] == "decode"
     (advice,) = (each for each in found["advice"] if each["id"] == "faster-decoder")
     assert advice["why"].startswith("On 4 of this job's files it took ")
-    again = loaderprof("report", "--json", "seen", cwd=tmp_path)
-    assert json.loads(again.stdout)["advice"] == found["advice"]
+    assert cli.main(["report", "--json", str(tmp_path / "seen")]) == 0
+    assert json.loads(capsys.readouterr().out)["advice"] == found["advice"]

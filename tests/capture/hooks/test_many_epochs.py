@@ -36,7 +36,8 @@ if __name__ == "__main__":
 
 
 # A worker of a server imports torch anew.
-@pytest.mark.parametrize(("method", "epochs"), [("fork", 30), pytest.param("forkserver", 30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "epochs"), [("fork", 30), ("forkserver", 30)])
 def test_workers_of_fewer_and_fewer_epochs_keep_a_journal(tmp_path: Path, method: str, epochs: int) -> None:
     (tmp_path / "train.py").write_text(LOOP)
     command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "out", "train.py", method, str(epochs)]

@@ -59,7 +59,7 @@ def ran(
     return build(reader.read(folder / "seen")).loops[0], float(seconds), notes
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path, workers: int) -> None:
     loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers, 900)
     stamped = loop.count == 1
@@ -81,6 +81,7 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     assert any("are so quick" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) -> None:
     """On workers that are kept the next epoch goes on with the same iterator."""
     left = SCRIPT.replace("for batch in train_loader:", "for number, batch in enumerate(train_loader):").replace(
@@ -93,7 +94,7 @@ def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) 
     assert (np.diff(loop.asked) > 0).all()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_all_is_kept_where_that_is_asked(tmp_path: Path, workers: int) -> None:
     loop, _, _ = ran(tmp_path, 0.0004, 0.0004, workers, 300, options="--keep")
     assert loop.batches == 900
@@ -102,6 +103,7 @@ def test_all_is_kept_where_that_is_asked(tmp_path: Path, workers: int) -> None:
     assert loop.made.count.sum() == 900
 
 
+@pytest.mark.slow
 def test_less_is_seen_for_less(tmp_path: Path) -> None:
     (tmp_path / "less").mkdir()
     (tmp_path / "more").mkdir()
@@ -112,6 +114,7 @@ def test_less_is_seen_for_less(tmp_path: Path) -> None:
     assert (more.count == 1).sum() == 1800
 
 
+@pytest.mark.slow
 def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
     loop, _, notes = ran(tmp_path, 0.011, 0.0001, 0, 60)
     assert (loop.count == 1).all()
@@ -119,6 +122,7 @@ def test_slow_batches_are_stamped_each(tmp_path: Path) -> None:
     assert not any("are so quick" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_datasets_made_anew_share_what_timing_in_depth_may_cost(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("""
 import time

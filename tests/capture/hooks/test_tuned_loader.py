@@ -6,7 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +26,7 @@ ORDERS = (
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
     {"num_workers": 2, "prefetch_factor": 1, "persistent_workers": True},
 )
-KINDS = ("workers", "short")
-MORE = ("plain", "persistent", "batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
+MORE = ("short", "plain", "persistent", "batch_sampler", "single", "generator", "made_anew", "breaks", "nested")
 
 
 @pytest.fixture
@@ -35,13 +35,19 @@ def log(tmp_path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def bare(kind: str) -> list[str]:
-    """Return what the job prints by itself."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), kind], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 3, done.stderr
-    return done.stdout.splitlines()
+@contextmanager
+def bare(kind: str) -> Iterator[Callable[[], list[str]]]:
+    """Run the job by itself beside what is tested, and hand out a function that returns what it prints."""
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM), kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+
+        def lines() -> list[str]:
+            stdout, stderr = process.communicate(timeout=100)
+            assert process.returncode == 3, stderr
+            return stdout.splitlines()
+
+        yield lines
 
 
 def printed(log: IO[bytes]) -> list[str]:
@@ -52,14 +58,14 @@ def job(log: IO[bytes], *arguments: str, loader: str | None = None) -> Steered:
     return Steered([sys.executable, str(PROGRAM), *arguments], PROGRAM.parent, log, loader)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)])
+@pytest.mark.parametrize("kind", ["workers", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)])
 def test_the_loop_gets_every_batch_once_and_in_order(
     kind: str, log: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EPOCHS", "12" if kind == "short" else "2")
     span = Span(8, 0.0, 2.0, by_epoch=True) if kind == "short" else SHORT
     windows = []
-    with job(log, kind) as steered:
+    with bare(kind) as alone, job(log, kind) as steered:
         # Once the job has ended, a further window would start it again.
         for order in itertools.cycle(ORDERS):
             try:
@@ -69,20 +75,22 @@ def test_the_loop_gets_every_batch_once_and_in_order(
             if steered.starts > 1 or len(windows) >= 12:
                 break
         code = steered.leave(ORDERS[0])
-    expected = bare(kind)
+        expected = alone()
     assert printed(log)[: len(expected)] == expected
     assert code == 3
     assert len(windows) >= 2
     assert {window["settings"]["num_workers"] for window in windows} >= {0, 2}
 
 
+@pytest.mark.slow
 def test_without_an_order_each_batch_still_comes_once(log: IO[bytes]) -> None:
-    with job(log, "plain") as steered:
+    with bare("plain") as alone, job(log, "plain") as steered:
         seen = steered.measure({"num_workers": 2, "in_order": False}, SHORT, 60.0)
         assert steered.leave({"num_workers": 1, "in_order": False}) == 3
+        expected = alone()
     assert seen["settings"]["in_order"] is False
     columns = [[line.split()[at] for at in (2, 4, 5)] for line in printed(log)]
-    assert columns == [[line.split()[at] for at in (2, 4, 5)] for line in bare("plain")]
+    assert columns == [[line.split()[at] for at in (2, 4, 5)] for line in expected]
 
 
 def test_a_window_says_what_was_seen(log: IO[bytes]) -> None:

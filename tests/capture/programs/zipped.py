@@ -11,7 +11,7 @@ class Samples(Dataset):
         self.pause_s = pause_s
 
     def __len__(self) -> int:
-        return 480
+        return 320
 
     def __getitem__(self, index: int) -> torch.Tensor:
         time.sleep(self.pause_s)
