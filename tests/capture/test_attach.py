@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from loaderprof.capture import attach
+from loaderprof.capture import attach, running_job
+from loaderprof.capture.stack_sampler import find_py_spy
 from loaderprof.commands.env import stacks_remedy
 from loaderprof.conclude import findings_of
 from loaderprof.errors import LoaderprofError, OutputError, UsageError
@@ -28,7 +29,7 @@ PATIENCE_S = 60
 # Root without its rights is held to what holds for any user.
 NO_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or attach.find_py_spy() is None, reason="needs /proc and py-spy"
+    sys.platform != "linux" or find_py_spy() is None, reason="needs /proc and py-spy"
 )
 
 
@@ -142,7 +143,7 @@ def test_the_recording_has_stacks_of_main_and_workers_and_no_journal(job: Job, v
 
 def test_launcher_worker_and_main_stand_for_the_same_job(job: Job) -> None:
     worker = psutil.Process(job.pid).children()[0].pid
-    assert [attach.find(pid).mains for pid in (job.shell.pid, job.pid, worker)] == [(job.pid,)] * 3
+    assert [running_job.find(pid).mains for pid in (job.shell.pid, job.pid, worker)] == [(job.pid,)] * 3
 
 
 def test_ctrl_c_ends_the_visit_early_and_still_reports(job: Job, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_no_right_is_needed_for_a_job_of_ones_own(tmp_path: Path) -> None:
 
 def refusal(pid: int) -> LoaderprofError:
     with pytest.raises(LoaderprofError) as caught:
-        attach.find(pid)
+        running_job.find(pid)
     assert caught.value.exit_code == 2
     assert caught.value.hint
     return caught.value
@@ -269,7 +270,7 @@ def test_python_without_torch_is_refused() -> None:
 
 def test_a_process_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = os.geteuid()
-    monkeypatch.setattr(attach.os, "geteuid", lambda: mine + 1)
+    monkeypatch.setattr(running_job.os, "geteuid", lambda: mine + 1)
     error = refusal(os.getppid())
     assert "belongs to" in error.message
     assert error.hint.startswith("sudo ")

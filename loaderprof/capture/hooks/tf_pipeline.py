@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from loaderprof.capture.hooks import describe, tf_settings
 from loaderprof.capture.hooks.frames import unseen
-from loaderprof.capture.hooks.iterators import Iteration
+from loaderprof.capture.hooks.iteration import Iteration
 from loaderprof.capture.hooks.kernel import SchedStat
 from loaderprof.capture.hooks.process import process, stand_aside
 from loaderprof.capture.hooks.tf_facts import described, origin
