@@ -40,7 +40,7 @@ from loaderprof.recording import files
 # samples a second over all processes of a window are a tenth of a core, for the time of the visit only.
 SAMPLES_PER_S = 150
 FASTEST_HZ, SLOWEST_HZ = 50, 25
-# Workers may come and go with every epoch, and py-spy is told its processes when it starts.
+# Workers may come and go with every epoch, and py-spy gets its process ids when it starts.
 WINDOW_S = 5
 
 
@@ -119,7 +119,7 @@ class Visit(StackSampler):
         end, asked = time.monotonic() + timeout_s, set()
         while self._running and time.monotonic() < end:
             for child, _ in list(self._running):
-                # Told to stop, py-spy writes what it has; told twice, it may stop before it has.
+                # On the first SIGINT py-spy writes what it has; on a second one it may stop before it has.
                 if child.returncode is None and child.pid not in asked:
                     asked.add(child.pid)
                     child.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ WORKER_FRAME = "_worker_loop ("
 LOADER_FRAME = "torch/utils/data/"
 # Frames in which a launcher waits for the processes it started.
 LAUNCHER_FRAMES = ("torch/distributed/elastic/", "subprocess.py", "accelerate/commands/", "multiprocessing/popen_")
-# A dump takes a process start of py-spy; a job of more processes than this is told by its workers' names.
+# A dump takes a process start of py-spy; in a job of more processes than this only the names of workers are looked at.
 MAX_DUMPS = 16
 
 
@@ -87,7 +87,7 @@ def _check_owner(process: psutil.Process) -> None:
 
 
 def is_python(process: psutil.Process) -> bool:
-    """Tell whether a process runs a Python interpreter, by its program or the library it has loaded."""
+    """Return whether a process runs a Python interpreter, by its program or the library it has loaded."""
     try:
         program = Path(process.exe()).name or process.name()
     except psutil.Error:
@@ -96,7 +96,7 @@ def is_python(process: psutil.Process) -> bool:
 
 
 def has_torch(process: psutil.Process) -> bool | None:
-    """Tell whether a process has loaded torch; None where its memory map cannot be read."""
+    """Return whether a process has loaded torch; None where its memory map cannot be read."""
     maps = memory_maps(process.pid)
     return ("libtorch" in maps or "/torch/lib/" in maps) if maps else None
 
@@ -201,7 +201,7 @@ def _shown(process: psutil.Process) -> str:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """Return the few variables of a process's environment that tell its place in the job."""
+    """Return the few variables of a process's environment that hold its place in the job."""
     try:
         found = psutil.Process(pid).environ()
     except psutil.Error:

@@ -31,15 +31,15 @@ _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _PROCESS_CPU = time.process_time_ns
 _IDENT = threading.get_ident
-# A stamped batch, with the sum of those after it, costs the loop's process about this much where workers make it, and
-# where it is made there (docs/overhead.md). Where that would be more than this share of a batch, one is stamped each time
-# that the budget allows it, and those between are summed: one record for all of them.
+# CPU that a stamped batch (one with a record of its own) and the sum after it cost the loop's process: where workers make
+# the batch, and where this process does (docs/overhead.md). Where that is more than STAMP_MOST of a batch, batches are
+# stamped only as often as STAMP_BUDGET allows, and those in between share one record.
 STAMP_NS, STAMP_OWN_NS = 150_000, 200_000
 STAMP_MOST, STAMP_BUDGET = 0.03, 0.002
-# So many of a loader's batches are stamped before any are summed, and so many at the beginning of each later epoch, in
-# which workers catch up.
+# Batches of a loader that are stamped before any are summed; then at least so many at the start of each epoch, where
+# workers fill the prefetch queue (FIRST: with workers, FIRST_OWN: without).
 LEARNT, FIRST, FIRST_OWN = 64, 8, 2
-# Of a pace, what was longer ago than some of these batches counts for half.
+# A loop's pace is a decaying average: once it covers more batches than this, older ones count for half.
 FORGOTTEN = 2000
 
 
@@ -58,7 +58,7 @@ class Iteration:
         self.journal = journal
         workers = getattr(iterator, "_workers", None) or ()
         if iterator is None:
-            # A watched iterable: its facts stand for the loader's.
+            # A watched iterable has no loader; what is known of it is recorded in the loader's place.
             flags = layout.WATCHED
             self.loader, self.fetches = journal.text(loader[1]), Fetches(-1, loader[0], None, self.number)
         else:
@@ -69,7 +69,7 @@ class Iteration:
             if len(due) > 1000:
                 due.clear()
             if workers and not process.resting and _NOW() >= due.get(id(loader.dataset), 0):
-                # These workers, forked before this, are timed in depth; those of the epochs right after are not.
+                # The workers of this epoch are forked already and are timed per operator; those of the next epochs are not due.
                 due[id(loader.dataset)] = _NOW() + max(DEPTH_PERIOD_NS, earned_ns(DEPTH_COST_NS))
         self.queue = getattr(iterator, "_data_queue", None)
         self.stat = SchedStat()
@@ -77,15 +77,15 @@ class Iteration:
         self.phases = phases.Phases(self.number)
         # Before the first step, so that a compiled one is compiled with the hooks in place.
         phases.install()
-        # A loop that was left has no end of its last step.
+        # A loop that was left early never ended its last step.
         process.step = None
         self.workers = [worker.pid for worker in workers if worker.pid]
         self.pace = process.paces.setdefault(self.loader, [0, 0])
-        # How long batches are summed after a stamped one, 0 for not at all; how many have been stamped in this epoch.
+        # Nanoseconds for which batches are summed after a stamped one (0: not at all); batches stamped in this epoch.
         self.sums = self.stamped = 0
-        # In times the usual budget.
+        # As a multiple of the usual budget (`--max-overhead`).
         self.budget, self.keeps_all = overhead.allowed(1.0), overhead.keeps_all()
-        # When the last stamped batch, or the first of those summed, was asked for, and how many batches ago that is.
+        # When the last stamped batch (or the first of the last sum) was asked for, and the number of batches since.
         self.t_stamped, self.between = 0, 1
         self._clear()
         journal.write(layout.ITERATOR, flags, len(workers), self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
@@ -98,14 +98,14 @@ class Iteration:
         return cls(None, (iterable, facts), begun, cpu_ns, 0)
 
     def _clear(self) -> None:
-        # `until`: when the sum that has begun ends.
+        # `until`: the time at which the sum that has begun is closed.
         self.until = self.count = self.wait_ns = self.t_first = self.t_last = 0
         self.before = (0, 0, 0)
 
     def restarted(self, begun: int, cpu_ns: int, index_ns: int) -> None:
         """Note that an epoch began on workers that are kept."""
         process.step = None
-        # What was summed before the loop left the last epoch is that epoch's.
+        # Batches summed before the loop left the last epoch belong to that epoch.
         self._flush()
         self.stamped = self.t_stamped = self.sums = 0
         self.journal.write(layout.ITERATOR, 1, 0, self.number, begun, _NOW(), self.loader, cpu_ns, index_ns)
@@ -276,7 +276,7 @@ class Iteration:
         try:
             write_end(self.journal, self.number, asked, error, self.workers)
         except Exception as failure:
-            # Meanwhile torch may have told which worker was killed.
+            # While we wrote, torch's SIGCHLD handler may have reported a killed worker.
             if is_the_jobs(failure):
                 write_end(self.journal, self.number, asked, failure)
             stand_aside(failure)

@@ -73,8 +73,8 @@ def next_data(original: Any) -> Any:
         iteration = self.__dict__.get("_loaderprof")
         if iteration is None:
             return original(self)
-        # The way of most batches of a quick loop, so it is all here. One that is inherited over a fork, or that goes on
-        # where capture has ended, sums up what nobody writes.
+        # Most batches of a quick loop take this path, so it is written out here without further calls. An iterator
+        # inherited over a fork, or used after capture has ended, keeps summing until `until`; nobody writes the sum.
         asked = _NOW()
         if asked >= iteration.until or process.step is not None:
             if process.off or iteration.journal is not process.journal:

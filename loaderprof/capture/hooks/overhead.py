@@ -13,7 +13,7 @@ MAX_OVERHEAD, KEEP = "LOADERPROF_MAX_OVERHEAD", "LOADERPROF_KEEP"
 
 
 def environment(share: float | None, keep: bool) -> dict[str, str]:
-    """Return what tells a job, and the samplers beside it, what a user asked for."""
+    """Return the environment variables that carry what the user asked for to the job and to the samplers beside it."""
     return {**({MAX_OVERHEAD: repr(share)} if share else {}), **({KEEP: "1"} if keep else {})}
 
 

@@ -55,7 +55,7 @@ OPENERS = frozenset(
         "pandas.read_parquet",
     )
 )
-# Tells apart the rows of an operator that is called from several lines of the user's.
+# Separates an operator's name from the user's line in the rows of one that is called from several lines.
 FROM = "@from "
 _NOTHING = object()
 # One call under way: wall and CPU time of the timed calls inside it, and the library's operator that they are part of.
@@ -89,7 +89,7 @@ class Function:
             co_name=code.co_name,
             co_firstlineno=code.co_firstlineno,
         )
-        # By this `inspect` still tells the function's own arguments.
+        # With this `inspect.signature` still shows the function's own arguments.
         function.__dict__.setdefault("__wrapped__", itself)
         function.__code__ = self._trampoline
 
@@ -303,7 +303,7 @@ class Table:
     """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns]; (index, wall, cpu, file) by sample.
 
     A name is `operator[@file:line][@in operator@file:line]`, the latter being the library's operator that called it;
-    `callers` tell the user's line of each. One called from several has a row for each, told apart by `FROM`.
+    `callers` maps it to the user's line. One called from several lines has a row for each, the line appended after `FROM`.
     """
 
     def __init__(self) -> None:

@@ -59,7 +59,7 @@ class Tuner:
         self.begun = self.taken = self.batches = 0
 
     def takes(self, loader: Any) -> bool:
-        """Whether this iteration of this loader is the one to tune; tells the supervisor why not where it cannot be."""
+        """Whether this iteration of this loader is the one to tune; writes why not where it cannot be."""
         if self.off or os.getpid() != self.pid or self.module._utils.worker.get_worker_info() is not None:
             return False
         if not self.feed.over and self.stream is not None and self.stream() is not None:
@@ -78,13 +78,13 @@ class Tuner:
         self.loader, self.where = weakref.ref(loader), facts["where"]
         if reason:
             self.off = True
-            self._tell(event="refused", reason=reason)
+            self._write_event(event="refused", reason=reason)
             return False
         self.present = {key: getattr(loader, key, key == "in_order") for key in KEYS}
         self.settings = dict(self.present)
         facts["num_workers"] = loader.num_workers
         facts["assigned"] = describe.held(loader).get("_loaderprof_assigned")
-        self._tell(
+        self._write_event(
             event="loader", facts=facts, present=self.present, length=_length(loader), pid=self.pid, **_machine()
         )
         return True
@@ -277,7 +277,7 @@ class Tuner:
         return order
 
     def _report(self, window: Window, cut: bool) -> None:
-        self._tell(
+        self._write_event(
             event="window",
             window=window.order["window"],
             settings=self.settings,
@@ -293,7 +293,7 @@ class Tuner:
             iterator=window.iterator,
         )
 
-    def _tell(self, **event: Any) -> None:
+    def _write_event(self, **event: Any) -> None:
         os.write(self.events, (json.dumps(event) + "\n").encode())
 
     def _give_up(self, error: BaseException) -> None:
@@ -303,7 +303,7 @@ class Tuner:
         self.feed.shut = False
         try:
             sys.stderr.write("loaderprof: tuning stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
-            self._tell(event="failed", reason="%s: %s" % (type(error).__name__, error))
+            self._write_event(event="failed", reason="%s: %s" % (type(error).__name__, error))
         except Exception:
             return
 
