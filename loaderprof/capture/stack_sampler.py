@@ -24,10 +24,10 @@ from loaderprof.capture.hooks import overhead
 from loaderprof.capture.samplers import WatchedJob
 from loaderprof.recording.files import WATCHED_FRAME
 
-# Looks at where threads sleep may take so much of the time of a window, which is a small part of a run's.
+# Share of a window's time that looking at where threads sleep may take; windows are a small part of a run.
 LOOK_BUDGET = 0.01
-# py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets, and one more after its first
-# batch where that comes late.
+# py-spy's CPU seconds as a share of the job's. One short window is taken in every run beyond it, and one more after the
+# first batch where that comes late.
 STACK_BUDGET = 0.005
 # CPU seconds that a window is assumed to cost until the first one was measured.
 WINDOW_COST_S = 0.15

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-# Of the CPU time of the job and of its loop's own time; what each part of capture may take of it stands where it is.
+# Share of the job's CPU time and of its loop's time that all of capture may cost. Each part's share of this stands in
+# that part's module.
 USUAL = 0.01
 MAX_OVERHEAD, KEEP = "LOADERPROF_MAX_OVERHEAD", "LOADERPROF_KEEP"
 

@@ -1,7 +1,7 @@
 """The phases of a step: copy, forward, backward, optimizer, rest - by the device's own clock where there is one.
 
 One step in so many is measured. Marks are set where the loop gets its batch, where a backward pass and an optimizer's
-step begin and end, and where the loop asks again. What comes before a backward pass is forward. Copies are told apart
+step begin and end, and where the loop asks again. What comes before a backward pass is forward. Copies are recognised
 only where they pass through a function that is known to move batches, or a stage that the user named "copy": to put
 something in the place of `torch.Tensor.to` would show, since libraries look it up by identity (docs/decisions.md).
 
@@ -32,7 +32,7 @@ WALL_NS, DEVICE_NS = 100_000, 250_000
 PHASES_BUDGET = 0.001
 # A step with more marks than this, as of an optimizer for each parameter, is not recorded.
 MAX_MARKS = 64
-# Measured steps whose events the device has not come to yet.
+# Measured steps whose events the device has not reached yet.
 MAX_PENDING = 16
 # Tensors of a batch that are looked at.
 MAX_TENSORS = 64
@@ -195,7 +195,7 @@ class Phases:
             if module is not None:
                 step.sizes = on_host(batch)
         except Exception:
-            # Whatever the device refuses, the batches go on being stamped.
+            # If the device refuses events, batches are still recorded; only phases are given up.
             self._broken = True
             return
         process.step = step

@@ -23,11 +23,11 @@ from loaderprof.capture.hooks import describe, settings
 from loaderprof.capture.hooks.tuned_windows import Feed, Window
 
 FOLDER = "LOADERPROF_TUNE"
-# The variable of the loader that is meant; without it, the first one that a training loop goes over.
+# Names the variable of the loader to tune; unset: the first loader that a training loop iterates.
 LOADER = "LOADERPROF_TUNE_LOADER"
 ORDERS, EVENTS, CLAIM = "orders.jsonl", "events.jsonl", "claim"
 KEYS = ("num_workers", "prefetch_factor", "in_order", "persistent_workers", "pin_memory")
-# An order for whole epochs that comes in the midst of one is too late, so the next one waits this long for it.
+# Seconds that the start of an epoch waits for its order, because one for whole epochs cannot begin in the midst of one.
 PATIENCE_S = 0.3
 
 _NOW = time.perf_counter_ns
@@ -256,7 +256,7 @@ class Tuner:
             return
         settings = dict(self.present, **order["settings"])
         same = settings == self.settings and self.inner is not None
-        # Workers that are kept start but once; others at every epoch.
+        # Persistent workers start once, so their first epoch is a warm-up; others start at every epoch.
         kept = settings["num_workers"] and settings["persistent_workers"]
         self.window = Window(order, warm=(same or not kept) if order["by_epoch"] else (same and self.batches > 0))
         if same:
@@ -324,7 +324,7 @@ def install(module: Any) -> None:
             super().__init__(loader)
             self.tuned_loader = loader
             if loader.num_workers:
-                # With workers torch asks the sampler for an iterator twice; one that shuffles right then would notice.
+                # With workers torch calls iter(sampler) twice; a sampler that shuffles in __iter__ must see the same here.
                 self._sampler_iter = iter(self._index_sampler)
             tuner.begin(self, begun)
 

@@ -1,6 +1,6 @@
 """An iterable that is no DataLoader, recorded as a loader without workers.
 
-Standard library only, Python >= 3.8: every worker imports this, for `loaderprof.stage` stands beside it.
+Standard library only, Python >= 3.8: workers import it with `by_hand`.
 """
 
 from __future__ import annotations
