@@ -67,7 +67,7 @@ def test_a_host_sample_can_be_written_and_tells_of_the_host() -> None:
     assert sampler.period_s >= 1.0
 
 
-def test_a_dear_sample_is_taken_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expensive_sample_is_taken_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 10.5])
     monkeypatch.setattr(samplers.time, "thread_time", lambda: next(clock))
     sampler = HostSampler()

@@ -235,7 +235,7 @@ def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch)
     sampler.close()
 
 
-def test_a_refusal_is_told_with_what_to_type(
+def test_a_refusal_is_reported_with_what_to_type(
     spy: StackSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = tmp_path / "py-spy"
@@ -255,7 +255,7 @@ def test_a_refusal_is_told_with_what_to_type(
     assert "loaderprof env" in spy.missing
 
 
-def test_a_py_spy_that_cannot_be_started_is_told(spy: StackSampler, tmp_path: Path) -> None:
+def test_a_py_spy_that_cannot_be_started_is_reported(spy: StackSampler, tmp_path: Path) -> None:
     spy._program = str(tmp_path / "nowhere")
     spy._start([os.getpid()])
     assert spy.missing == "not measured: py-spy cannot be started: No such file or directory"

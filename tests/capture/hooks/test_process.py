@@ -84,7 +84,7 @@ def test_what_a_signal_handler_raises_while_we_run_is_the_jobs(fresh: Path, caps
     assert capsys.readouterr().err == ""
 
 
-def test_workers_of_no_loader_always_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_loaders_in_turns_neither_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.process, "iterators", 0)
     kept = []
     for number in range(20_000):
