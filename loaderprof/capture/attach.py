@@ -8,56 +8,40 @@ from the shares that its stacks hold. Must not import torch.
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import math
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from loaderprof.capture.cpu_budget import cpu_budget
-from loaderprof.capture.hooks import describe
+from loaderprof.capture.running_job import (
+    AttachError,
+    AttachTarget,
+    environment,
+    find,
+    loader_workers,
+    memory_maps,
+    named_workers,
+)
 from loaderprof.capture.samplers import WatchedJob
 from loaderprof.capture.session import Session, make_folder
-from loaderprof.capture.stack_sampler import MAX_PROCESSES, StackSampler, find_py_spy, stacks_remedy
-from loaderprof.errors import LoaderprofError, UsageError
+from loaderprof.capture.stack_sampler import MAX_PROCESSES, StackSampler
+from loaderprof.errors import UsageError
 from loaderprof.recording import files
 
 # Sampling costs about 0.6 ms of CPU a sample and process (0.35 ms, and 0.085 ms for each Python thread): so many
 # samples a second over all processes of a window are a tenth of a core, for the time of the visit only.
 SAMPLES_PER_S = 150
 FASTEST_HZ, SLOWEST_HZ = 50, 25
-# Workers may come and go with every epoch, and py-spy is told its processes when it starts.
+# Workers may come and go with every epoch, and py-spy gets its process ids when it starts.
 WINDOW_S = 5
-# torch names its workers so since 2.5.
-WORKER_NAME = "pt_data_worker"
-WORKER_FRAME = "_worker_loop ("
-LOADER_FRAME = "torch/utils/data/"
-# Frames in which a launcher waits for the processes it started.
-LAUNCHER_FRAMES = ("torch/distributed/elastic/", "subprocess.py", "accelerate/commands/", "multiprocessing/popen_")
-# A dump takes a process start of py-spy; a job of more processes than this is told by its workers' names.
-MAX_DUMPS = 16
-
-
-class AttachError(LoaderprofError):
-    """The process cannot be watched."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttachTarget:
-    """A running job: the process that was named, and those beneath it that run a training loop."""
-
-    pid: int
-    mains: tuple[int, ...]
 
 
 def attach(
@@ -135,7 +119,7 @@ class Visit(StackSampler):
         end, asked = time.monotonic() + timeout_s, set()
         while self._running and time.monotonic() < end:
             for child, _ in list(self._running):
-                # Told to stop, py-spy writes what it has; told twice, it may stop before it has.
+                # On the first SIGINT py-spy writes what it has; on a second one it may stop before it has.
                 if child.returncode is None and child.pid not in asked:
                     asked.add(child.pid)
                     child.send_signal(signal.SIGINT)
@@ -169,7 +153,7 @@ class ThreadSampler:
         entries = []
         for main in self._mains:
             entries.append(_account(main, None))
-            entries += [_account(pid, main) for pid in _named(main)]
+            entries += [_account(pid, main) for pid in named_workers(main)]
         known = [entry for entry in entries if entry is not None]
         return {"accounts": known} if known else None
 
@@ -196,157 +180,6 @@ def _account(pid: int, main: int | None) -> dict[str, Any] | None:
     }
 
 
-def loader_workers(main: int) -> list[int]:
-    """Return the DataLoader workers of a process as torch names them; where none is named, its children."""
-    return _named(main) or sorted(process.pid for process in _below_of(main) if _parent(process) == main)
-
-
-def _named(main: int) -> list[int]:
-    return sorted(process.pid for process in _below_of(main) if _name(process) == WORKER_NAME)
-
-
-def _below_of(pid: int) -> list[psutil.Process]:
-    """Return all processes beneath one: a fork server may stand between a training process and its workers."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.Error:
-        return ""
-
-
-def _parent(process: psutil.Process) -> int | None:
-    try:
-        return process.ppid()
-    except psutil.Error:
-        return None
-
-
-def find(pid: int) -> AttachTarget:
-    """Return the job that a process id stands for: a training process, a worker of one, or a launcher above some.
-
-    Raises:
-        AttachError: there is no such process, it may not be looked at, or nothing beneath it trains.
-    """
-    if pid <= 0 or not psutil.pid_exists(pid):
-        raise AttachError(f"there is no process {pid}", "find the training process:  pgrep -af python")
-    if find_py_spy() is None:
-        raise AttachError("py-spy, which reads the stacks of a running job, is not installed", "pip install py-spy")
-    if os.getpid() == pid:
-        raise AttachError("that is the number of this very process", "find the training process:  pgrep -af python")
-    root = psutil.Process(pid)
-    _check_owner(root)
-    if _name(root) == WORKER_NAME:
-        root = root.parent() or root
-    family = [root, *_below_of(root.pid)]
-    pythons = [process for process in family if is_python(process)]
-    if not pythons:
-        raise AttachError(
-            f"process {pid} ({_name(root)}) is not Python, nor did it start any", "find it:  pgrep -af python"
-        )
-    with_torch = [process for process in pythons if has_torch(process) is not False]
-    if not with_torch:
-        raise AttachError(
-            f"process {pid} ({_shown(pythons[0])}) has not loaded torch",
-            "attach again once it trains; for another kind of loader: for batch in loaderprof.watch(loader)",
-        )
-    return AttachTarget(root.pid, _trainers(with_torch))
-
-
-def _check_owner(process: psutil.Process) -> None:
-    """Refuse a process of another user: the kernel would."""
-    if not hasattr(os, "geteuid") or os.geteuid() == 0:
-        return
-    with suppress(psutil.Error):
-        if process.uids().real != os.geteuid():
-            owner, mine = process.username(), getpass.getuser()
-            raise AttachError(
-                f"process {process.pid} belongs to {owner}, and {mine} may not look into it",
-                f"sudo {sys.executable} -m loaderprof attach {process.pid}",
-            )
-
-
-def is_python(process: psutil.Process) -> bool:
-    """Tell whether a process runs a Python interpreter, by its program or the library it has loaded."""
-    try:
-        program = Path(process.exe()).name or process.name()
-    except psutil.Error:
-        program = _name(process)
-    return bool(re.match(r"(?i)(python|pypy|pt_)", program)) or "libpython" in _maps(process.pid)
-
-
-def has_torch(process: psutil.Process) -> bool | None:
-    """Tell whether a process has loaded torch; None where its memory map cannot be read."""
-    maps = _maps(process.pid)
-    return ("libtorch" in maps or "/torch/lib/" in maps) if maps else None
-
-
-def _maps(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _trainers(processes: list[psutil.Process]) -> tuple[int, ...]:
-    """Return the processes that run a training loop: those with loader workers, else those seen in a DataLoader.
-
-    Where neither shows at the moment (a long step without workers), it is the topmost process that is not just
-    waiting for others.
-
-    Raises:
-        AttachError: no process may be looked at.
-    """
-    pids = {process.pid for process in processes}
-    workers = [process for process in processes if _name(process) == WORKER_NAME]
-    owners = {owner for worker in workers if (owner := _owner(worker, pids)) is not None}
-    if owners:
-        dump(min(owners))
-        return tuple(sorted(owners))
-    stacks = {process.pid: dump(process.pid) for process in processes[:MAX_DUMPS]}
-    parents = {process.pid: _parent(process) for process in processes}
-    unnamed = {pid for pid, text in stacks.items() if WORKER_FRAME in text}
-    owners = {parent for pid in unnamed if (parent := parents[pid]) in pids}
-    owners |= {pid for pid, text in stacks.items() if pid not in unnamed and LOADER_FRAME in text}
-    if owners:
-        return tuple(sorted(owners))
-    alone = [pid for pid in stacks if pid not in unnamed]
-    busy = [pid for pid in alone if not any(frame in stacks[pid] for frame in LAUNCHER_FRAMES)]
-    ranks = [pid for pid in busy if "RANK" in _environment(pid)]
-    return tuple(sorted(ranks)) if len(ranks) > 1 else tuple((busy or alone or sorted(pids))[:1])
-
-
-def _owner(worker: psutil.Process, pids: set[int]) -> int | None:
-    """Return the training process above a worker; a fork server in between has no torch of its own loop."""
-    with suppress(psutil.Error):
-        for parent in worker.parents():
-            if _name(parent) != WORKER_NAME and parent.pid in pids and "forkserver" not in " ".join(parent.cmdline()):
-                return parent.pid
-    return None
-
-
-def dump(pid: int) -> str:
-    """Return the stacks of a process at this moment.
-
-    Raises:
-        AttachError: py-spy is refused.
-    """
-    command = [str(find_py_spy()), "dump", "--nonblocking", "--full-filenames", "--pid", str(pid)]
-    try:
-        tried = subprocess.run(command, capture_output=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    error = tried.stderr.decode("utf-8", "replace")
-    if tried.returncode and "ermission" in error and psutil.pid_exists(pid):
-        raise AttachError(f"py-spy is not allowed to look into process {pid}", stacks_remedy())
-    return tried.stdout.decode("utf-8", "replace")
-
-
 def job_command(words: Sequence[str]) -> list[str]:
     """Return a Python process's command line without the interpreter and its own options."""
     at = 1
@@ -362,13 +195,6 @@ def _stem(command: Sequence[str]) -> str:
     if command[:1] == ["-m"] and len(command) > 1:
         return command[1].rsplit(".", 1)[-1][:64]
     return (Path(command[0]).name.removesuffix(".py") if command else "")[:64] or "job"
-
-
-def _shown(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        words = describe.redacted(process.cmdline())
-        return " ".join([Path(words[0]).name, *words[1:]])[:60] if words else _name(process)
-    return _name(process)
 
 
 def _facts(target: AttachTarget, main: psutil.Process, duration_s: float) -> dict[str, Any]:
@@ -401,19 +227,10 @@ def _script_folder(main: psutil.Process, cwd: str | None) -> str | None:
     return None
 
 
-def _environment(pid: int) -> dict[str, str]:
-    """Return the few variables of a process's environment that tell its place in the job."""
-    try:
-        found = psutil.Process(pid).environ()
-    except psutil.Error:
-        return {}
-    return {name: found[name] for name in describe.ENVIRONMENT if name in found}
-
-
 def _rank(pid: int) -> int | None:
-    environment = _environment(pid)
+    found = environment(pid)
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        value = environment.get(name, "")
+        value = found.get(name, "")
         if value.isdigit() and len(value) < 8:
             return int(value)
     return None
@@ -430,7 +247,7 @@ def _device(pid: int) -> str | None:
 
 def _torch_version(pid: int) -> str | None:
     """Read torch's version from the file beside the library that a process has loaded."""
-    place = re.search(r"(/\S.*/torch)/lib/", _maps(pid))
+    place = re.search(r"(/\S.*/torch)/lib/", memory_maps(pid))
     if place is None:
         return None
     try:

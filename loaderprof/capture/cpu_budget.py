@@ -1,4 +1,7 @@
-"""How many cores a job may really use: the least of cgroup quota, cpuset and affinity, with each ingredient."""
+"""How many cores a job may really use: the least of cgroup quota, cpuset and affinity, with each ingredient.
+
+Runs in the supervisor. Must not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What NVML tells of every GPU, for the supervisor: it corroborates the device's own clock, and is no verdict by itself.
+"""What NVML reports of every GPU, for the supervisor: it corroborates the device's own clock, and is no verdict by itself.
 
 What a GPU does not report, or one that fell off the bus does no more, is None, and the others go on. Runs only in
 loaderprof's own processes.

@@ -120,9 +120,9 @@ def supervise(
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
     try:
         job = _start(command, env, mask, terminal)
-        _tell(started, job.pid)
+        _call_back(started, job.pid)
         _stand_by(job.pid)
-        _tell(finished, job.pid)
+        _call_back(finished, job.pid)
         return _exit(job.wait())
     finally:
         # What came for a job that is gone; without us, it would have found no process.
@@ -197,7 +197,7 @@ def _run(*arguments: str) -> str:
 
 
 def _locale_was_coerced(base: Mapping[str, str]) -> bool:
-    """Tell whether our own Python set LC_CTYPE: passed on, it would turn off the job's UTF-8 mode."""
+    """Return whether our own Python set LC_CTYPE: passed on, it would turn off the job's UTF-8 mode."""
     if base.get("LC_CTYPE") not in COERCED_LOCALES:
         return False
     try:
@@ -258,8 +258,8 @@ def _stand_by(pid: int) -> None:
 
 
 def _is_for_us_alone(number: int) -> bool:
-    """Tell whether the kernel sent this to one process; what a key sends, the job received as well."""
-    if number == signal.SIGHUP:  # the terminal is gone: the session's leader is told
+    """Return whether the kernel sent this to one process; what a key sends, the job received as well."""
+    if number == signal.SIGHUP:  # the terminal is gone: the session's leader gets the signal
         return os.getpid() == os.getsid(0)
     return number == signal.SIGALRM  # set before we started: timers outlive exec, but not fork
 
@@ -298,9 +298,9 @@ def _supervise_plainly(
     job = _popen(command, env, terminal)
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _tell(started, job.pid)
+        _call_back(started, job.pid)
         code = job.wait()
-        _tell(finished, job.pid)
+        _call_back(finished, job.pid)
         return _exit(code)
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -310,7 +310,7 @@ def _exit(returncode: int) -> Exit:
     return Exit(None, -returncode) if returncode < 0 else Exit(returncode, None)
 
 
-def _tell(callback: Callable[[int], None] | None, pid: int) -> None:
+def _call_back(callback: Callable[[int], None] | None, pid: int) -> None:
     """Call back; if that fails, say so in one line: the job goes on."""
     if callback is None:
         return

@@ -129,7 +129,7 @@ def _process_entry(process: psutil.Process) -> dict[str, Any] | None:
                 "threads": process.num_threads(),
                 "status": process.status(),
                 "created": process.create_time(),
-                # Of children that ended and were waited for; Linux and macOS tell.
+                # CPU of children that ended and were waited for; only Linux and macOS report it.
                 "children": times.children_user + times.children_system if hasattr(times, "children_user") else None,
                 "written": _written(process),
             }
@@ -138,7 +138,7 @@ def _process_entry(process: psutil.Process) -> dict[str, Any] | None:
 
 
 def _written(process: psutil.Process) -> int | None:
-    """Return the bytes that a process has written to files and pipes so far; None where the system does not tell."""
+    """Return the bytes that a process has written to files and pipes so far; None where the system does not report it."""
     try:
         return getattr(process.io_counters(), "write_chars", None)
     except (psutil.Error, AttributeError, OSError):

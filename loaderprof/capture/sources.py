@@ -45,7 +45,7 @@ def lines_with(pattern: re.Pattern[str], files: Iterable[str]) -> dict[str, str]
 def lines_that_make(names: set[str], files: Iterable[str]) -> dict[str, str]:
     """Return name -> `file:line` of the one call in the user's files, and in what they import, that makes it.
 
-    A name that several lines call is left out: which of them it was, nobody can tell.
+    A name that several lines call is left out, because the line that was meant cannot be known.
     """
     calls: dict[str, set[str]] = {}
     queue = [Path(file) for file in sorted(set(files)) if not installed(file)]

@@ -24,12 +24,12 @@ from loaderprof.capture.hooks import overhead
 from loaderprof.capture.samplers import WatchedJob
 from loaderprof.recording.files import WATCHED_FRAME
 
-# Looks at where threads sleep may take so much of the time of a window, which is a small part of a run's.
+# Share of a window's time that looking at where threads sleep may take; windows are a small part of a run.
 LOOK_BUDGET = 0.01
-# py-spy's CPU seconds as a share of the job's, beyond one short window that every run gets, and one more after its first
-# batch where that comes late.
+# py-spy's CPU seconds as a share of the job's. One short window is taken in every run beyond it, and one more after the
+# first batch where that comes late.
 STACK_BUDGET = 0.005
-# What a window costs, until one has told.
+# CPU seconds that a window is assumed to cost until the first one was measured.
 WINDOW_COST_S = 0.15
 WINDOW_S = 2
 RATE_HZ = 25
@@ -41,8 +41,8 @@ LAST_WINDOW_S = 1.0
 MAX_PROCESSES = 5
 # A process of Ray that has not rested since its first task of a kind is taken to be set up after so long.
 RAY_SET_UP_S = 10.0
-# Where all cores are wanted, a py-spy that waits for one gets it when the job's thread has gone to sleep: short steps
-# would be missed, and waiting told 3 to 17 points too high (tests/benchmarks/attach_accuracy.py).
+# Niceness. On a busy machine py-spy would get a core only once the job's thread sleeps: it would miss short steps and
+# report 3 to 17 points too much waiting (tests/benchmarks/attach_accuracy.py).
 URGENT = -15
 
 
@@ -121,7 +121,7 @@ class StackSampler:
         if job.first_batch_at is None or now - job.first_batch_at < FIRST_WINDOW_AFTER_S:
             return []
         cost = self.cpu_s / max(1, self._windows)
-        # What a window showed of a job that was still starting tells nothing of its batches.
+        # A window over a job that was still starting shows nothing of its batches.
         missed = not self._saw_batches and self._batches_at is not None
         first = self._windows == 0 or (missed and now - (self._batches_at or now) >= FIRST_WINDOW_AFTER_S)
         allowed_s = overhead.allowed(STACK_BUDGET) * job.cpu_s
@@ -170,7 +170,7 @@ class StackSampler:
         self._windows += 1
         self._saw_batches = self._batches_at is not None
         self._looks, self._locks_of = {}, pids[0] if locks else None
-        # Threads behind a watched iterable share one lock: a second look tells how much of the time it is held.
+        # Threads behind a watched iterable share the GIL: a second py-spy measures how much of the time it is held.
         looks = [(pid, "--idle") for pid in pids] + [(pid, "--gil") for pid in pids[:1] if locks]
         for pid, which in looks:
             output = Path(self._folder.name) / f"{pid}.{self._windows}{which}"
@@ -277,7 +277,7 @@ def _is_child_of(process: psutil.Process, pids: list[int]) -> bool:
 
 
 # Ray's processes are no children of the loop's, and are titled by what they run; its own services, and those that
-# rest, are told by their titles too.
+# rest, are identified by their titles too.
 _RAY_RESTS = "ray::IDLE"
 _RAY_TASK = re.compile(r"^ray::(?!IDLE|_|\w*Agent\b)")
 

@@ -24,14 +24,14 @@ Looks = dict[tuple[int, int], tuple[int, int]]
 
 
 def account(pids: Iterable[int]) -> Account:
-    """Return the account of every thread of the processes; what is gone, or not told by the kernel, is left out."""
-    told: Account = {}
+    """Return the account of every thread of the processes; what is gone, or not accounted for by the kernel, is left out."""
+    used_by: Account = {}
     for pid in pids:
         for thread in _threads(pid):
             used = _used(pid, thread)
             if used is not None:
-                told[pid, thread] = used
-    return told
+                used_by[pid, thread] = used
+    return used_by
 
 
 def _threads(pid: int) -> list[int]:
@@ -42,10 +42,10 @@ def _threads(pid: int) -> list[int]:
 
 
 def look(pid: int, looks: Looks) -> None:
-    """Add one look at every thread of a process: whether it sleeps on a lock, as the kernel tells whom it may.
+    """Add one look at every thread of a process: whether it sleeps on a lock, where the kernel lets us see that.
 
-    A stack cannot tell a thread that waits for its socket from one whose data have come and that waits for the
-    interpreter's lock: both stand at the same line.
+    A stack cannot tell a thread that waits for its socket from one whose data have arrived and that waits for the GIL:
+    both are at the same line.
     """
     for thread in _threads(pid):
         try:
@@ -75,15 +75,15 @@ def between(before: Account, after: Account) -> Account:
 
 def open_files(pids: Iterable[int]) -> list[list[Any]]:
     """Return [process, open descriptors, [path, bytes] of some data files among them] of each process that shows them."""
-    told = []
+    found = []
     for pid in pids:
         try:
             entries = list(Path(f"/proc/{pid}/fd").iterdir())
         except OSError:
             continue
         files = dict(filter(None, map(_data_file, entries[:MAX_DESCRIPTORS])))
-        told.append([pid, len(entries), [[path, size] for path, size in sorted(files.items())[:MAX_FILES]]])
-    return told
+        found.append([pid, len(entries), [[path, size] for path, size in sorted(files.items())[:MAX_FILES]]])
+    return found
 
 
 def _data_file(entry: Path) -> tuple[str, int] | None:

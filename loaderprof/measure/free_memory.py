@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from loaderprof.capture.attach import loader_workers
+from loaderprof.capture.running_job import loader_workers
 
 
 def free_memory(root: Path = Path("/")) -> float:

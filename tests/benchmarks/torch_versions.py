@@ -21,6 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = (
     "tests/capture/hooks/test_install.py",
+    "tests/capture/hooks/test_describe.py",
+    "tests/capture/hooks/test_discover.py",
+    "tests/capture/hooks/test_process.py",
+    "tests/capture/hooks/test_stand_ins.py",
+    "tests/capture/hooks/test_watched.py",
+    "tests/capture/hooks/test_workers.py",
     "tests/capture/hooks/test_identity.py",
     "tests/capture/test_session.py",
     "tests/capture/test_launch.py",

@@ -17,19 +17,18 @@ from typing import Any
 import psutil
 import pytest
 
-from loaderprof.capture import attach
+from loaderprof.capture import attach, running_job
+from loaderprof.capture.stack_sampler import find_py_spy
 from loaderprof.commands.env import stacks_remedy
 from loaderprof.conclude import findings_of
-from loaderprof.errors import LoaderprofError, OutputError, UsageError
+from loaderprof.errors import OutputError, UsageError
 from loaderprof.recording import reader
 
 PROGRAM = Path(__file__).parent / "programs" / "timed.py"
 PATIENCE_S = 60
 # Root without its rights is held to what holds for any user.
 NO_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or attach.find_py_spy() is None, reason="needs /proc and py-spy"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or find_py_spy() is None, reason="needs /proc and py-spy")
 
 
 @dataclass
@@ -154,7 +153,7 @@ def test_the_recording_has_stacks_of_main_and_workers_and_no_journal(job: Job, v
 
 def test_launcher_worker_and_main_stand_for_the_same_job(job: Job) -> None:
     worker = psutil.Process(job.pid).children()[0].pid
-    assert [attach.find(pid).mains for pid in (job.shell.pid, job.pid, worker)] == [(job.pid,)] * 3
+    assert [running_job.find(pid).mains for pid in (job.shell.pid, job.pid, worker)] == [(job.pid,)] * 3
 
 
 def test_ctrl_c_ends_the_visit_early_and_still_reports(job: Job, tmp_path: Path) -> None:
@@ -244,49 +243,6 @@ def test_no_right_is_needed_for_a_job_of_ones_own(tmp_path: Path) -> None:
     assert process.returncode == 0, stderr
     assert output.endswith(" batches, True\n")
     assert findings_of(reader.read(tmp_path / "seen")).verdict.wait_share is not None
-
-
-def refusal(pid: int) -> LoaderprofError:
-    with pytest.raises(LoaderprofError) as caught:
-        attach.find(pid)
-    assert caught.value.exit_code == 2
-    assert caught.value.hint
-    return caught.value
-
-
-def test_a_process_that_is_not_there_is_refused() -> None:
-    done = subprocess.Popen(["true"])
-    done.wait()
-    assert f"no process {done.pid}" in refusal(done.pid).message
-    assert "no process -1" in refusal(-1).message
-
-
-def test_a_process_that_is_not_python_is_refused() -> None:
-    other = subprocess.Popen(["sleep", "60"])
-    try:
-        assert "is not Python" in refusal(other.pid).message
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_python_without_torch_is_refused() -> None:
-    code = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
-    try:
-        assert "has not loaded torch" in refusal(other.pid).message
-    finally:
-        other.communicate()
-
-
-def test_a_process_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = os.geteuid()
-    monkeypatch.setattr(attach.os, "geteuid", lambda: mine + 1)
-    error = refusal(os.getppid())
-    assert "belongs to" in error.message
-    assert error.hint.startswith("sudo ")
 
 
 def test_the_command_line_says_the_same_as_one_sentence() -> None:

@@ -76,7 +76,7 @@ def test_what_a_gpu_does_not_report_is_null_and_not_zero(monkeypatch: pytest.Mon
     sampler.close()
 
 
-def test_what_is_known_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_of_a_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     pynvml = nvml(
         monkeypatch,
         nvmlDeviceGetCount=lambda: 1,

@@ -36,7 +36,7 @@ def test_a_process_alone_has_no_place() -> None:
         {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
     ],
 )
-def test_a_launchers_words_tell_the_place(environment: dict[str, str]) -> None:
+def test_a_launchers_words_give_the_place(environment: dict[str, str]) -> None:
     place = ranks.place(environment)
     assert place is not None
     assert (place.rank, place.local_rank) == (5, 1)
@@ -176,7 +176,7 @@ def test_ranks_that_accelerate_launched(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_restart_of_all_ranks_is_told(tmp_path: Path) -> None:
+def test_a_restart_of_all_ranks_is_reported(tmp_path: Path) -> None:
     program = str(Path(PROGRAM).with_name("restarted.py"))
     done = subprocess.run(
         [*PROFILED, "--", *torchrun("--nproc-per-node=2", "--max-restarts=1", program)],

@@ -9,7 +9,8 @@ import functools
 from types import TracebackType
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Type, TypeVar
 
-from loaderprof.capture.hooks import fetches, iterators
+from loaderprof.capture.hooks import fetches
+from loaderprof.capture.hooks.watched import Watched
 
 Item = TypeVar("Item")
 
@@ -21,7 +22,7 @@ def watch(iterable: Iterable[Item], name: str = "watched") -> Iterator[Item]:
         iterable: the batches.
         name: what the report calls it.
     """
-    watched = iterators.Watched.begin(iterable, name)
+    watched = Watched.begin(iterable, name)
     if watched is None:
         return iter(iterable)
     return watched

@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any, Dict, List, Optional
 
-# What mosaicml-streaming takes where it is not told how many, a node: by `shuffle_algo`.
+# mosaicml-streaming's default of `num_canonical_nodes` for each node, by `shuffle_algo`.
 _CANONICAL_NODES = {"py1s": 64, "py2s": 64}
 # Of so many shards the sizes are added up, once a loader.
 MAX_SHARDS = 20_000
@@ -30,14 +30,14 @@ def facts(kind: type, state: Dict[Any, Any]) -> Dict[str, Any]:
     """
     libraries = {each.__module__.split(".")[0] for each in kind.__mro__}
     if "streaming" in libraries:
-        found = _told("cache_limit", state.get("cache_limit"), _stored(state.get("shards")))
+        found = _limited("cache_limit", state.get("cache_limit"), _stored(state.get("shards")))
         return dict(found, canonical_nodes=_canonical_nodes(state)) if found else found
     if "litdata" in libraries:
-        return _told("max_cache_size", state.get("max_cache_size"), None)
+        return _limited("max_cache_size", state.get("max_cache_size"), None)
     return {}
 
 
-def _told(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
+def _limited(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
     match = _SIZE.match(limit) if type(limit) is str else None
     if match is not None:
         limit = int(float(match[1]) * _UNITS[match[2].lower()])
@@ -48,11 +48,11 @@ def _told(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
 
 def _canonical_nodes(state: Dict[Any, Any]) -> float:
     """Return how many stretches of a mosaicml-streaming dataset each machine goes through by turns."""
-    told = state.get("num_canonical_nodes")
-    if type(told) is not int or told <= 0:
+    asked = state.get("num_canonical_nodes")
+    if type(asked) is not int or asked <= 0:
         return _CANONICAL_NODES.get(str(state.get("shuffle_algo")), 1)
     world, local = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return told / max(1, world // max(1, local))
+    return asked / max(1, world // max(1, local))
 
 
 def _stored(shards: Any) -> Optional[int]:

@@ -24,7 +24,7 @@ _SPLITS = {"get_worker_info", "split_by_worker", "split_by_node", "split_dataset
 
 
 def facts(dataset: Any, iterable: bool, split_elsewhere: bool) -> Dict[str, Any]:
-    """Return what was found; what was not, or cannot be told, is None.
+    """Return what was found; what was not found, or cannot be known, is None.
 
     Args:
         dataset: the loader's.

@@ -48,8 +48,8 @@ ENVIRONMENT = (
     "CUDA_DEVICE_ORDER",
     "TOKENIZERS_PARALLELISM",
 )
-# Frameworks that make loaders from settings of their own, by the module that goes over these; one that another is
-# built upon comes after it.
+# Frameworks that build loaders from settings of their own, by the module that iterates them. A framework stands before
+# the one that it is built upon, because the first match counts.
 _FRAMEWORKS = (
     ("setfit.trainer", "setfit"),
     ("transformers.trainer", "transformers"),
@@ -106,7 +106,7 @@ def process() -> Dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _of_the_program() -> Dict[str, Any]:
-    """Return what is the same in a process that is forked from this one, which then need not find it out again."""
+    """Return the facts that hold for forked processes too, which inherit this cache."""
     return {
         "host": host(),
         "argv": [argument[:200] for argument in redacted(list(getattr(sys, "argv", [])))[:20]],
@@ -130,7 +130,7 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
     name, where = name_and_place(item)
     dataset, sampler = item.dataset, getattr(item, "sampler", None)
     batch_sampler = getattr(item, "batch_sampler", None)
-    # What lies in torch has no line, so that torch's own BatchSampler leaves its sampler's.
+    # torch's own samplers have no line here, so with torch's BatchSampler the line is that of the sampler inside it.
     sampler_where = _source_of(batch_sampler) or _source_of(sampler)
     context = getattr(item, "multiprocessing_context", None)
     return {
@@ -161,9 +161,9 @@ def loader(item: Any, iterator: Any) -> Dict[str, Any]:
 
 
 def _framework(item: Any) -> Optional[str]:
-    """Return what goes over the loader and has made it, by the modules of the functions under way; None: the user.
+    """Return the framework that made and iterates the loader, judged by the modules on the call stack; None: the user did.
 
-    Keras and SpeechBrain go over their users' loaders as well; of those that they make a class, or the dataset's, is theirs.
+    Keras and SpeechBrain also iterate loaders of their users; in one that they made, its class or the dataset's is theirs.
     """
     frame: Any = sys._getframe(1)
     names: Set[str] = {type(item).__module__, type(item.dataset).__module__}
@@ -283,7 +283,7 @@ def name_and_place(item: Any) -> Tuple[Optional[str], Optional[str]]:
                 place = place or "%s:%d" % (filename, frame.f_lineno)
                 if name:
                     return name, place
-            # What an object of a package holds is a part of the loader that its user knows.
+            # Only a local variable of a package counts: an attribute of its objects holds a part of the loader its user knows.
             elif name in frame.f_code.co_varnames:
                 outer = name
         frame = frame.f_back
@@ -305,7 +305,7 @@ def _held_by(frame: Any, item: Any) -> Optional[str]:
             return None
         variables = frame.f_locals
         name = _held_in(variables, item)
-        # The frame, `variables` and the argument: more than these is somebody who keeps it.
+        # References of the frame, of `variables` and of the argument: any more, and somebody else keeps the dictionary.
         if sys.getrefcount(variables) <= 3:
             variables.clear()
         return name
@@ -337,6 +337,7 @@ def _of_the_machinery(filename: str) -> bool:
 
 
 def type_name(item: Any) -> str:
+    """Return `module.QualName` of an object's class."""
     return "%s.%s" % (type(item).__module__, type(item).__qualname__)
 
 
@@ -362,7 +363,7 @@ def _source_of(item: Any) -> Optional[str]:
 
 
 def _length(dataset: Any, sampler: Any) -> Optional[int]:
-    # These two call len(dataset) themselves, once an epoch at least; others may never, and then nor may we.
+    # These two samplers call len(dataset) at least once an epoch; with another it may never be called, so we do not either.
     module = sys.modules.get("torch.utils.data.sampler")
     if type(sampler) not in (getattr(module, "SequentialSampler", None), getattr(module, "RandomSampler", None)):
         return None
@@ -373,7 +374,7 @@ def _length(dataset: Any, sampler: Any) -> Optional[int]:
 
 
 def _quiet(kind: type) -> bool:
-    """Whether nobody can see that a dataset was asked for its length once more: its `__len__` only reads and adds up."""
+    """Return whether one more call of a dataset's `__len__` has no side effect: it only reads and adds up."""
     if kind.__module__.split(".")[0] in ("torch", "torchvision", "datasets", "builtins"):
         return True
     code = getattr(getattr(kind, "__len__", None), "__code__", None)

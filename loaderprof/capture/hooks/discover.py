@@ -67,7 +67,7 @@ LIBRARY: Dict[str, Tuple[str, ...]] = {
         "fromarray",
     ),
     "PIL.ImageFile": ("ImageFile.load", "ImageFile.draft"),
-    # Opening is lazy; these tell which format it is that is decoded later.
+    # PIL opens lazily; these calls show which format is decoded later.
     "PIL.JpegImagePlugin": ("JpegImageFile._open", "JpegImageFile.draft"),
     "PIL.PngImagePlugin": ("PngImageFile._open",),
     "PIL.WebPImagePlugin": ("WebPImageFile._open", "WebPImageFile.load"),

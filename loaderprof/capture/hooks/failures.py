@@ -1,4 +1,4 @@
-"""The errors of a DataLoader that many meet and few understand, told apart by their words.
+"""The errors of a DataLoader that many meet and few understand, identified by the text of the message.
 
 Only which one it was is recorded: a message may hold anything. `diagnose/endings.py` explains them. Standard library
 only, Python >= 3.8: every worker imports this.

@@ -30,10 +30,10 @@ _PROCESS_CPU = time.process_time_ns
 FETCH_COST_NS = 150_000
 FETCH_BUDGET = 0.002
 SLOW_FETCH_NS = 4_700_000
-# A batch timed in depth costs about 2 ms to begin and 1.6 us a call; so much of the time may go into it.
+# Timing a batch per operator costs about 2 ms to begin and 1.6 us a call; DEPTH_BUDGET is its share of the time.
 DEPTH_COST_NS, CALL_COST_NS = 2_000_000, 1_600
 DEPTH_BUDGET = 0.001
-# So much of that may be saved up, for several datasets to be timed one right after the other.
+# Unused time of that budget that may be saved up, so that several datasets can be timed one right after another.
 DEPTH_SAVED_NS = 20_000_000_000
 # Texts of a journal beyond which files of samples get no name: a long run would else write names for ever.
 MAX_TEXTS = 1000
@@ -74,7 +74,7 @@ class Fetches:
         self.before: Optional[Tuple[int, ...]] = None
         self.pending: Optional[Tuple[int, ...]] = None
         self.samples = self.enter_ns = 0
-        # Only some batches reach the hook, chosen by their loop; all of these are measured.
+        # The loop hands only its stamped batches to this hook, and all of those are measured.
         self.sparse = False
 
     @unseen
@@ -170,7 +170,7 @@ class Fetches:
             return
         cpu, runq, rchar, read, faults = (b - a for a, b in zip(self.before or after, after))
         self.samples = min(65535, len(index)) if hasattr(index, "__len__") else 1
-        # Collating is timed in measured batches; those in between are taken to have taken as long.
+        # Collating is timed in measured batches only; those in between are assumed to have taken as long.
         collate = [mine + usual * (self.count - 1) for mine, usual in zip(collated, self.collated)]
         self.pending = (
             table is not None,
@@ -198,7 +198,7 @@ class Fetches:
         self.every = max(1, min(2000, int(FETCH_COST_NS / (self.budget * max(usual, 1)))), journal.pressure())
         if self.sparse or not DEPTH_PERIOD_NS or self.keeps_all:
             self.every = 1
-        # A fixed stride would miss, or see only, what comes every so many batches; this one wanders, without a RNG.
+        # A fixed stride could miss, or hit only, what recurs every K batches; a hash of the count varies it without an RNG.
         self.countdown = 1 + (self.seen * 2654435761 >> 8) % (2 * self.every - 1)
         # In a worker the time until the next batch is asked for is idle; in the main process it is the step's.
         self.before = after if self.worker >= 0 else None
@@ -251,7 +251,7 @@ class Fetches:
 
 
 def earned_ns(spent: int) -> int:
-    """Return how long it takes until so much may be spent on timing in depth."""
+    """Return the nanoseconds that a job must run to pay for `spent` nanoseconds of timing per operator."""
     return min(int(spent / overhead.allowed(DEPTH_BUDGET)), 600 * DEPTH_PERIOD_NS)
 
 

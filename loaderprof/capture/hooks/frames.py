@@ -1,4 +1,4 @@
-"""Keeps our frames out of what `warnings` counts.
+"""Hides the frames of our hooks from `warnings`, so that a warning names the same line as without us.
 
 `warnings.warn(..., stacklevel=2)` names the caller of the caller, and decides by that place whether it was shown before.
 It counts past the frames of Python's own import machinery, which it knows by words in their file name; ours carry them.

@@ -24,6 +24,7 @@ class _KernelFile:
         self._owner = 0
 
     def raw(self) -> bytes:
+        """Return the file's text for the calling thread; empty where it cannot be read."""
         thread = threading.get_ident()
         if self._owner != thread:
             # The descriptor is bound to the thread that opened it.
@@ -41,6 +42,7 @@ class _KernelFile:
             return b""
 
     def close(self) -> None:
+        """Close the descriptor; the next read opens it again only in another thread."""
         if self._fd is not None:
             try:
                 os.close(self._fd)
@@ -53,27 +55,29 @@ class _KernelFile:
 
 
 class SchedStat(_KernelFile):
-    """Nanoseconds this thread waited in a run queue."""
+    """The time that a thread waited in a run queue."""
 
     path = "/proc/thread-self/schedstat"
 
     def read(self) -> int:
+        """Return the calling thread's nanoseconds so far; 0 where the kernel does not count them."""
         fields = self.raw().split()
         return int(fields[1]) if len(fields) == 3 else 0
 
 
 class IoStat(_KernelFile):
-    """Bytes this thread asked to read, and bytes that came from a device."""
+    """The bytes that a thread has read."""
 
     path = "/proc/thread-self/io"
 
     def read(self) -> Tuple[int, int]:
+        """Return the bytes that the calling thread asked for so far, and those that came from a device."""
         fields = self.raw().split()
         return (int(fields[1]), int(fields[9])) if len(fields) > 9 else (0, 0)
 
 
 def unread() -> List[str]:
-    """Return which of these files this system does not have: what they count is then not measured, and not zero."""
+    """Return the names of those files that this system lacks: what they count is then not measured, rather than zero."""
     missing = []
     for kind in (SchedStat, IoStat):
         file = kind()
@@ -84,6 +88,7 @@ def unread() -> List[str]:
 
 
 def thread_usage() -> Callable[[], Any]:
+    """Return a function that gives the calling thread's `rusage`, or None where the system has none by thread."""
     try:
         import resource
 

@@ -12,8 +12,9 @@ from typing import Any, Dict, Optional, Tuple
 
 from loaderprof.capture.hooks import describe
 from loaderprof.capture.hooks.frames import unseen
-from loaderprof.capture.hooks.iterators import Iteration, next_watched
+from loaderprof.capture.hooks.iteration import Iteration
 from loaderprof.capture.hooks.process import process, stand_aside
+from loaderprof.capture.hooks.watched import next_watched
 
 _NOW = time.perf_counter_ns
 # By module: the class whose instances hand out batches, what they hold of the user's loader, and what the report calls it.

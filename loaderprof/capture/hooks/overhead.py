@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 
-# Of the CPU time of the job and of its loop's own time; what each part of capture may take of it stands where it is.
+# Share of the job's CPU time and of its loop's time that all of capture may cost. Each part's share of this stands in
+# that part's module.
 USUAL = 0.01
 MAX_OVERHEAD, KEEP = "LOADERPROF_MAX_OVERHEAD", "LOADERPROF_KEEP"
 
 
 def environment(share: float | None, keep: bool) -> dict[str, str]:
-    """Return what tells a job, and the samplers beside it, what a user asked for."""
+    """Return the environment variables that carry what the user asked for to the job and to the samplers beside it."""
     return {**({MAX_OVERHEAD: repr(share)} if share else {}), **({KEEP: "1"} if keep else {})}
 
 

@@ -1,7 +1,7 @@
 """The phases of a step: copy, forward, backward, optimizer, rest - by the device's own clock where there is one.
 
 One step in so many is measured. Marks are set where the loop gets its batch, where a backward pass and an optimizer's
-step begin and end, and where the loop asks again. What comes before a backward pass is forward. Copies are told apart
+step begin and end, and where the loop asks again. What comes before a backward pass is forward. Copies are recognised
 only where they pass through a function that is known to move batches, or a stage that the user named "copy": to put
 something in the place of `torch.Tensor.to` would show, since libraries look it up by identity (docs/decisions.md).
 
@@ -30,9 +30,9 @@ COPY, FORWARD, BACKWARD, OPTIMIZER, REST = range(5)
 # A measured step costs about this much by the wall clock and by events (docs/gpu.md), and this share may go into it.
 WALL_NS, DEVICE_NS = 100_000, 250_000
 PHASES_BUDGET = 0.001
-# A step with more marks than this, as of an optimizer for each parameter, is not told.
+# A step with more marks than this, as of an optimizer for each parameter, is not recorded.
 MAX_MARKS = 64
-# Measured steps whose events the device has not come to yet.
+# Measured steps whose events the device has not reached yet.
 MAX_PENDING = 16
 # Tensors of a batch that are looked at.
 MAX_TENSORS = 64
@@ -56,7 +56,7 @@ class Step:
         self.thread = _IDENT()
         self.phases, self.module, self._events = phases, module, events
         self.begun_ns, self.ended_ns = _NOW(), 0
-        # Of each segment its phase, None for what its successor tells, and its end.
+        # For each segment its phase (None: known only from the segment after it) and the mark at its end.
         self.segments: List[Tuple[Optional[int], Any]] = []
         self._within: List[int] = []
         self.counts = [0] * 5
@@ -107,7 +107,7 @@ class Step:
         if self.module is None:
             return True
         try:
-            # Of a step on several devices no clock tells all.
+            # No single clock covers a step on several devices.
             self.whole = self.first is not None and self.module.current_device() == self.first[1]
             return self.whole and self.module.current_stream() == self._stream
         except Exception:
@@ -188,14 +188,14 @@ class Phases:
         self._seen += 1
         budget = overhead.allowed(PHASES_BUDGET)
         every = max(1, int((WALL_NS if module is None else DEVICE_NS) * pace[0] / (budget * max(1, pace[1]))))
-        # A fixed stride would miss, or see only, what comes every so many steps; this one wanders, without a RNG.
+        # A fixed stride could miss, or hit only, what recurs every K steps; a hash of the count varies it without an RNG.
         self._countdown = 1 + (self._seen * 2654435761 >> 8) % (2 * every - 1)
         try:
             step = Step(self, module, self._events)
             if module is not None:
                 step.sizes = on_host(batch)
         except Exception:
-            # Whatever the device refuses, the batches go on being stamped.
+            # If the device refuses events, batches are still recorded; only phases are given up.
             self._broken = True
             return
         process.step = step

@@ -19,7 +19,7 @@ from loaderprof.capture.hooks import describe, overhead
 from loaderprof.recording.journal import Journal
 
 _NOW = time.perf_counter_ns
-# Of so many iterators all workers are recorded; of ten times as many, two in five.
+# The workers of the first so many iterators are all recorded; of ten times as many iterators, two in five are.
 ALL_ITERATORS = 200
 
 
@@ -29,13 +29,13 @@ class JobProcess:
     def __init__(self) -> None:
         self.directory = os.environ.get("LOADERPROF_JOURNALS") or None
         self.off = self.directory is None
-        # The workers about to be started keep no journal: those of many epochs before them did.
+        # Whether the workers about to be started keep no journal (see `rests`).
         self.resting = False
-        # When a dataset (by id) is due to be timed in depth again: short epochs share what may go into it.
+        # By id of a dataset: when it is next due to be timed per operator; short epochs share one budget.
         self.depth_due: Dict[int, int] = {}
-        # When any may: datasets made anew all the time share it too.
+        # The earliest time at which any dataset may be: a job that makes new datasets all the time shares the budget too.
         self.depth_free = 0
-        # Whether the hooks that mark the phases of a step stand in this process, or in the one it was forked from.
+        # Whether the hooks that mark a step's phases are installed, here or in the process this one was forked from.
         self.marked = False
         self.forget()
 
@@ -60,8 +60,8 @@ class JobProcess:
     def rests(self) -> bool:
         """Return whether the workers of the next iterator are to keep no journal, so that the recording stays small.
 
-        After some hundred iterators those of fewer and fewer do; which ones wanders, lest always the same of several
-        loaders be left out.
+        After some hundred iterators (one an epoch), workers keep a journal in fewer and fewer of them. Which ones is
+        decided by a hash of their number: a fixed stride could always skip the same one of several loaders.
         """
         number = self.iterators + 1
         every = number // ALL_ITERATORS
@@ -120,7 +120,7 @@ _said = mmap.mmap(-1, 1)
 def _after_fork() -> None:
     inherited = set(process.fetching.values())
     process.forget()
-    # A batch timed in depth is its parent's; functions put back twice are put back once.
+    # A batch that was being timed belongs to the parent; here its timers are only removed, which is safe to do twice.
     for fetches in inherited:
         fetches.timers.__exit__()
 
@@ -132,7 +132,8 @@ if hasattr(os, "register_at_fork"):
 def stand_aside(error: BaseException) -> None:
     """Take capture out of this process, saying so once: whatever of ours fails, training goes on.
 
-    What a signal handler of the job's raised while our code ran, as torch's does when a worker was killed, is raised on.
+    An exception raised by one of the job's signal handlers while our code ran is re-raised: it is the job's own, as
+    torch's is when a worker was killed.
     """
     if is_the_jobs(error):
         raise error

@@ -24,9 +24,9 @@ _CPU = time.thread_time_ns
 MAX_SAMPLES = 64
 # Where a pipeline enters an object of its own or of a library.
 ENTRIES = ("__getitem__", "__getitems__", "__call__", "forward", "__next__")
-# Those of them that others are part of, as making tensors is of formatting a row.
+# Libraries whose functions call other timed ones as part of their own work: formatting a row makes its tensors.
 _OWNERS = ("datasets", "transformers", "librosa", "nibabel", "pandas", "pyarrow", "webdataset")
-# What takes the name of a file first: by these a sample is known by its file.
+# Functions whose first argument is a file: the first one called for a sample gives the sample its file name.
 OPENERS = frozenset(
     (
         "builtins.open",
@@ -55,10 +55,10 @@ OPENERS = frozenset(
         "pandas.read_parquet",
     )
 )
-# Tells apart the rows of an operator that is called from several lines of the user's.
+# Separates an operator's name from the user's line in the rows of one that is called from several lines.
 FROM = "@from "
 _NOTHING = object()
-# One call under way: wall and CPU time of the timed calls inside it, and the library's operator that they are part of.
+# One call under way: [wall ns, CPU ns] of the timed calls inside it, and the library operator that these belong to.
 _Call = List[Any]
 
 
@@ -89,7 +89,7 @@ class Function:
             co_name=code.co_name,
             co_firstlineno=code.co_firstlineno,
         )
-        # By this `inspect` still tells the function's own arguments.
+        # With this `inspect.signature` still shows the function's own arguments.
         function.__dict__.setdefault("__wrapped__", itself)
         function.__code__ = self._trampoline
 
@@ -157,6 +157,7 @@ def is_a(item: Any, kinds: Any) -> bool:
 
 
 def cell_contents(cell: Any) -> Any:
+    """Return what a closure's cell holds; None where it is still empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -173,7 +174,7 @@ class Timed:
 
     def __init__(self, table: Table, name: str, function: Callable[..., Any], is_sample: bool) -> None:
         self.__wrapped__, self.table, self.name, self.is_sample = function, table, name, is_sample
-        # A library's entry point is many transforms' at once: it goes by the class of the object it is called on.
+        # One entry point of a library serves many transforms, so a call is named after the class of its object.
         self.inherited: Optional[Dict[int, str]] = {} if _inheritable(name) else None
         self.owns = _owns(name)
         self.opens = name in OPENERS
@@ -303,7 +304,7 @@ class Table:
     """Self time by operator within one batch: name -> [calls, wall_ns, cpu_ns]; (index, wall, cpu, file) by sample.
 
     A name is `operator[@file:line][@in operator@file:line]`, the latter being the library's operator that called it;
-    `callers` tell the user's line of each. One called from several has a row for each, told apart by `FROM`.
+    `callers` maps it to the user's line. One called from several lines has a row for each, the line appended after `FROM`.
     """
 
     def __init__(self) -> None:
@@ -367,7 +368,7 @@ def users_line(frame: Any) -> str:
             break
         filename = frame.f_code.co_filename
         if filename == _FETCHES:
-            # What lies outside only asked for the batch.
+            # Frames further out only asked for the batch.
             break
         if not filename.startswith("<") and not describe.installed(filename):
             return "%s:%d" % (filename, frame.f_lineno)

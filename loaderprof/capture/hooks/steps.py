@@ -1,7 +1,7 @@
-"""Where the device stood empty between two steps, by its own clock.
+"""How long the device was idle between two steps, by its own clock.
 
-Two events a step on the current stream, at the loop's asking for a batch and at its getting it; what lies between is
-time in which the device had nothing queued. Events are drained by `query()` one or more steps later; nothing here
+Two events are recorded each step on the current stream: when the loop asks for a batch and when it has it. The time
+between them is time in which the device had nothing queued. Events are drained by `query()` one or more steps later; nothing here
 synchronises, initialises a device, or acts inside a graph capture.
 
 Standard library only, Python >= 3.8: every worker imports this.
@@ -120,7 +120,7 @@ class DeviceClock:
         try:
             while self._pending and self._pending[0][3][0].query():
                 before, ended, asked, start = self._pending.popleft()
-                # Times between events of two devices there are none: the loop has changed its device.
+                # Events of two devices have no time between them: the loop has moved to another device.
                 if asked[1] == start[1]:
                     starved = asked[0].elapsed_time(start[0])
                     known = before is not None and before[1] == ended[1]

@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Optional, Set
 from loaderprof.capture.hooks import describe
 
 MAX_OPERATIONS = 64
-# What tells the stage of a function: its graph's operations by type, or words in the Python that it calls.
-_TOLD = re.compile(r"Decode|Parse|ReadFile|PyFunc|Unbatch|StringSplit|StringToNumber|Tokenize")
+# What identifies the stage of a function: its graph's operations by type, or words in the Python that it calls.
+_STAGE_OPS = re.compile(r"Decode|Parse|ReadFile|PyFunc|Unbatch|StringSplit|StringToNumber|Tokenize")
 # Stateless ones give the same again; of Python nobody knows, so that names that draw count, and generators.
 _RANDOM = re.compile(r"^(?!Stateless).*Random|GeneratorDataset")
 _DRAWS = re.compile(r"(?i)rand|rng|shuffle|choice|augment")
@@ -84,7 +84,7 @@ def _operation(dataset: Any) -> Dict[str, Any]:
         user = getattr(function, "_func", None)
         facts["function"] = getattr(user, "__name__", None)
         types = _types(function)
-        facts["told"] = sorted(each for each in types if _TOLD.search(each))[:20]
+        facts["told"] = sorted(each for each in types if _STAGE_OPS.search(each))[:20]
         facts["random"] = _draws(function, types)
         facts["words"] = sorted(each for each in _names(user) if _WORDS.search(each))[:20]
     if kind in ("Batch", "ParallelBatch", "PaddedBatch"):

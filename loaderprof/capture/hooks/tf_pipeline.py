@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from loaderprof.capture.hooks import describe, tf_settings
 from loaderprof.capture.hooks.frames import unseen
-from loaderprof.capture.hooks.iterators import Iteration
+from loaderprof.capture.hooks.iteration import Iteration
 from loaderprof.capture.hooks.kernel import SchedStat
 from loaderprof.capture.hooks.process import process, stand_aside
 from loaderprof.capture.hooks.tf_facts import described, origin
@@ -40,8 +40,8 @@ GAPS = 100
 FIRST = 2
 # Readings become rarer the longer a job runs: so many are made of its present length.
 READINGS = 200
-# By text that describes it: the last iterator that was made, of which a last reading is taken when the next one is, and
-# when the next reading is due.
+# By the text that describes a pipeline: its last iterator, which is read once more when the next one is made, and the
+# time at which the next reading is due.
 _last: Dict[str, Any] = {}
 _due: Dict[str, int] = {}
 
@@ -193,7 +193,7 @@ class WatchedPipeline:
         try:
             return self.iteration.take(iterator, original)
         except BaseException as error:
-            # Of an epoch too short for a reading, the end tells nothing either.
+            # An epoch too short for any reading gets none at its end.
             if _is_end(error) and self.readings:
                 self._read(iterator)
             raise
@@ -225,7 +225,7 @@ class WatchedPipeline:
         self.batches += 1
 
     def _read(self, iterator: Any) -> None:
-        """Read the pipeline's model, and write what it tells of each operation and of the batches since last time."""
+        """Read the pipeline's model, and write each operation's costs and the batches since the last reading."""
         if self.blind:
             return
         begun, cpu = _NOW(), time.thread_time_ns()
@@ -277,7 +277,7 @@ class WatchedPipeline:
         begun, waited = self.t_read, 0
         gaps = list(model.gap_times)[-min(count, GAPS) :]
         if self.anew or not gaps:
-            # What the first call of a function waited cannot be told from what tracing it took.
+            # The first call of a function also traces it, which cannot be separated from waiting.
             self.anew, begun = False, now
         else:
             away = 1000 * sum(gaps) * count // len(gaps)

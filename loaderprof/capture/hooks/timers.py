@@ -1,7 +1,7 @@
 """Self time of every operator of an input pipeline, for the length of one batch.
 
 Now and then one batch is timed in depth: the classes and functions it passes through (`discover`) are replaced by timed
-ones (`timed`) and put back right after, so that ordinary batches run untouched code and no object the user can see
+ones (`stand_ins`) and put back right after, so that ordinary batches run untouched code and no object the user can see
 changes.
 
 Standard library only; whatever it patches the job had imported itself. Writes nothing: the caller journals `Table`.

@@ -17,110 +17,20 @@ import os
 import sys
 import time
 import weakref
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from loaderprof.capture.hooks import describe, settings
+from loaderprof.capture.hooks.tuned_windows import Feed, Window
 
 FOLDER = "LOADERPROF_TUNE"
-# The variable of the loader that is meant; without it, the first one that a training loop goes over.
+# Names the variable of the loader to tune; unset: the first loader that a training loop iterates.
 LOADER = "LOADERPROF_TUNE_LOADER"
 ORDERS, EVENTS, CLAIM = "orders.jsonl", "events.jsonl", "claim"
 KEYS = ("num_workers", "prefetch_factor", "in_order", "persistent_workers", "pin_memory")
-# Entries that a window's record may have; in fast loops an entry stands for several batches.
-MAX_ENTRIES = 512
-# An order for whole epochs that comes in the midst of one is too late, so the next one waits this long for it.
+# Seconds that the start of an epoch waits for its order, because one for whole epochs cannot begin in the midst of one.
 PATIENCE_S = 0.3
 
 _NOW = time.perf_counter_ns
-
-
-class Feed:
-    """The sampler's stream, which can be shut between two batches; the rest stays for whoever draws next."""
-
-    def __init__(self) -> None:
-        self.indices: Iterator[Any] = iter(())
-        self.shut, self.over = False, True
-
-    def renew(self, indices: Iterator[Any]) -> None:
-        """Begin with an epoch's fresh stream."""
-        self.indices = indices
-        self.shut = self.over = False
-
-    def __iter__(self) -> "Feed":
-        return self
-
-    def __next__(self) -> Any:
-        if self.shut or self.over:
-            raise StopIteration
-        try:
-            return next(self.indices)
-        except StopIteration:
-            self.over = True
-            raise
-
-
-class Window:
-    """One measurement under way: its order, and what was seen so far.
-
-    Args:
-        order: `window` (its number), `settings`, `min_batches`, `min_s`, `max_s`, and `by_epoch`: measure whole epochs,
-            not a stretch within one.
-        warm: nothing has to settle: the inner iterator has been in use, or every epoch starts anew.
-    """
-
-    def __init__(self, order: Dict[str, Any], warm: bool) -> None:
-        self.order = order
-        self.warm = warm
-        self.done = False
-        self.count = self.most = self.since = 0
-        self.batches = self.held = 0
-        self.wait_ns: List[int] = []
-        self.step_ns: List[int] = []
-        self.elapsed_ns = 0
-        self.epochs: List[Tuple[int, int]] = []
-        self.group = 1
-        self.open_ns = self.close_ns = 0
-        self.size: Optional[Tuple[int, int]] = None
-        self.iterator: Optional[int] = None
-
-    def settle(self, workers: int, prefetch: int, ready: int) -> None:
-        """Note one more batch of the warm-up: over when every worker had two turns and the queue grows no more."""
-        self.count += 1
-        self.since = 0 if ready > self.most else self.since + 1
-        self.most = max(self.most, ready)
-        turns = self.count > 2 * workers and self.since >= workers + 2
-        self.warm = turns or self.count >= 2 * (prefetch + 1) * max(workers, 1)
-
-    def add(self, step_ns: int, wait_ns: int, workers: int) -> None:
-        """Note one measured batch; `done` once there are enough."""
-        self.batches += 1
-        self.elapsed_ns += step_ns + wait_ns
-        if self.held == 0:
-            self.step_ns.append(0)
-            self.wait_ns.append(0)
-        self.step_ns[-1] += step_ns
-        self.wait_ns[-1] += wait_ns
-        self.held = (self.held + 1) % self.group
-        if len(self.step_ns) >= MAX_ENTRIES and self.held == 0:
-            self.step_ns = [a + b for a, b in zip(self.step_ns[::2], self.step_ns[1::2])]
-            self.wait_ns = [a + b for a, b in zip(self.wait_ns[::2], self.wait_ns[1::2])]
-            self.group *= 2
-        # Workers hand over in rounds; a part of a round would count too much or too little.
-        if self.batches % max(1, workers) == 0:
-            self.done = self.enough(self.batches, self.elapsed_ns)
-
-    def add_epoch(self, ns: int, batches: int) -> None:
-        """Note one whole epoch, the first of which may be a warm-up."""
-        if not self.warm:
-            self.warm = True
-            return
-        self.epochs.append((ns, batches))
-        self.done = self.enough(sum(count for _, count in self.epochs), sum(ns for ns, _ in self.epochs))
-
-    def enough(self, batches: int, ns: int) -> bool:
-        """Whether so much is what was ordered."""
-        order = self.order
-        return bool((batches >= order["min_batches"] and ns >= order["min_s"] * 1e9) or ns >= order["max_s"] * 1e9)
 
 
 class Tuner:
@@ -149,7 +59,7 @@ class Tuner:
         self.begun = self.taken = self.batches = 0
 
     def takes(self, loader: Any) -> bool:
-        """Whether this iteration of this loader is the one to tune; tells the supervisor why not where it cannot be."""
+        """Whether this iteration of this loader is the one to tune; writes why not where it cannot be."""
         if self.off or os.getpid() != self.pid or self.module._utils.worker.get_worker_info() is not None:
             return False
         if not self.feed.over and self.stream is not None and self.stream() is not None:
@@ -168,13 +78,13 @@ class Tuner:
         self.loader, self.where = weakref.ref(loader), facts["where"]
         if reason:
             self.off = True
-            self._tell(event="refused", reason=reason)
+            self._write_event(event="refused", reason=reason)
             return False
         self.present = {key: getattr(loader, key, key == "in_order") for key in KEYS}
         self.settings = dict(self.present)
         facts["num_workers"] = loader.num_workers
         facts["assigned"] = describe.held(loader).get("_loaderprof_assigned")
-        self._tell(
+        self._write_event(
             event="loader", facts=facts, present=self.present, length=_length(loader), pid=self.pid, **_machine()
         )
         return True
@@ -346,7 +256,7 @@ class Tuner:
             return
         settings = dict(self.present, **order["settings"])
         same = settings == self.settings and self.inner is not None
-        # Workers that are kept start but once; others at every epoch.
+        # Persistent workers start once, so their first epoch is a warm-up; others start at every epoch.
         kept = settings["num_workers"] and settings["persistent_workers"]
         self.window = Window(order, warm=(same or not kept) if order["by_epoch"] else (same and self.batches > 0))
         if same:
@@ -367,7 +277,7 @@ class Tuner:
         return order
 
     def _report(self, window: Window, cut: bool) -> None:
-        self._tell(
+        self._write_event(
             event="window",
             window=window.order["window"],
             settings=self.settings,
@@ -383,7 +293,7 @@ class Tuner:
             iterator=window.iterator,
         )
 
-    def _tell(self, **event: Any) -> None:
+    def _write_event(self, **event: Any) -> None:
         os.write(self.events, (json.dumps(event) + "\n").encode())
 
     def _give_up(self, error: BaseException) -> None:
@@ -393,7 +303,7 @@ class Tuner:
         self.feed.shut = False
         try:
             sys.stderr.write("loaderprof: tuning stopped, training goes on: %s: %s\n" % (type(error).__name__, error))
-            self._tell(event="failed", reason="%s: %s" % (type(error).__name__, error))
+            self._write_event(event="failed", reason="%s: %s" % (type(error).__name__, error))
         except Exception:
             return
 
@@ -414,7 +324,7 @@ def install(module: Any) -> None:
             super().__init__(loader)
             self.tuned_loader = loader
             if loader.num_workers:
-                # With workers torch asks the sampler for an iterator twice; one that shuffles right then would notice.
+                # With workers torch calls iter(sampler) twice; a sampler that shuffles in __iter__ must see the same here.
                 self._sampler_iter = iter(self._index_sampler)
             tuner.begin(self, begun)
 

@@ -20,7 +20,7 @@ from loaderprof.recording import journal as layout
 _NOW = time.perf_counter_ns
 _CPU = time.thread_time_ns
 _IDENT = threading.get_ident
-# Tasks of this worker whose making is recorded, until their pickling is too.
+# Tasks of this worker whose fetch is recorded and whose pickling is still to be.
 _measured: Set[int] = set()
 
 
@@ -89,7 +89,7 @@ def _arm_worker(dataset: Any, collate: Any, data_queue: Any, worker: int) -> Non
 
 @unseen
 def patch_pickler() -> None:
-    """Time pickling of batches in workers and unpickling in whoever takes them, by the one name both look up."""
+    """Time pickling in workers and unpickling in the process that receives, by replacing the class that both look up."""
     import multiprocessing.queues as queues
 
     base = queues._ForkingPickler  # type: ignore[attr-defined]

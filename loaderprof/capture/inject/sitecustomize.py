@@ -92,7 +92,7 @@ class Execution:
             _patch(self._name)
 
     def watches(self, name: str) -> bool:
-        """Tell whether this is the module waited for."""
+        """Return whether this is the module waited for."""
         return name == self._name
 
 

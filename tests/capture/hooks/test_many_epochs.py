@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from loaderprof.capture.hooks.process import process
 from loaderprof.recording import reader
 
 LOOP = """
@@ -51,16 +50,3 @@ def test_workers_of_fewer_and_fewer_epochs_keep_a_journal(tmp_path: Path, method
     assert json.loads((tmp_path / "out/findings.json").read_text())["run"]["steps"] == 2 * epochs
     loaders = json.loads((tmp_path / "out/findings.json").read_text())["loaders"]
     assert loaders[0]["epochs"] == epochs
-
-
-def test_which_rest_wanders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "iterators", 0)
-    kept = []
-    for number in range(20_000):
-        process.iterators = number
-        if not process.rests():
-            kept.append(number)
-    assert kept[:399] == list(range(399))
-    assert 1_000 < len(kept) < 1_500
-    # Of two loaders in turns neither is left out.
-    assert 0.4 < sum(number % 2 for number in kept[400:]) / len(kept[400:]) < 0.6

@@ -99,7 +99,7 @@ def test_what_the_device_waits_for_the_host_within_a_step_is_rest() -> None:
     assert {each[4] for each in phases_ms("accumulating")} == {40 - 18, 40 - 15}
 
 
-def test_a_step_whose_phases_did_not_end_is_not_told() -> None:
+def test_a_step_whose_phases_did_not_end_is_not_recorded() -> None:
     assert len(rows("device", "failing")) > 8
     assert not phases_ms("failing")
 

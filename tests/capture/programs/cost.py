@@ -188,7 +188,7 @@ def stand_everywhere(on: bool) -> None:
 def parts(name: str) -> None:
     """Print the CPU that the hooks' own pieces take while a loop runs, in its process and in its workers, the innermost also in
     those around it."""
-    from loaderprof.capture.hooks import fetches, iterators
+    from loaderprof.capture.hooks import fetches, iteration
     from loaderprof.recording import journal
 
     # Shared with the workers, which are forked.
@@ -210,7 +210,7 @@ def parts(name: str) -> None:
         setattr(owner, function, called)
 
     for function in ("_asked", "_taken", "_open", "_flush"):
-        clocked(iterators.Iteration, function)
+        clocked(iteration.Iteration, function)
     for function in ("_snapshot", "_fetched", "_enter", "put"):
         clocked(fetches.Fetches, function)
     clocked(journal.Journal, "write")
@@ -227,9 +227,9 @@ def parts(name: str) -> None:
 
 
 def scale(slower: float) -> None:
-    from loaderprof.capture.hooks import fetches, iterators
+    from loaderprof.capture.hooks import fetches, iteration
 
-    for module in (iterators, fetches):
+    for module in (iteration, fetches):
         for name in vars(module):
             if name.isupper() and name.endswith("_NS"):
                 setattr(module, name, int(getattr(module, name) * slower))
