@@ -35,7 +35,7 @@ def cause_of(stage: Stage, pipeline: Pipeline) -> str:
         return "waiting-read"
     node = _most_expensive(pipeline, stage)
     if stage == "decode" and node is not None and node.operation is not None:
-        called = " ".join((*node.operation.told, *node.operation.words))
+        called = " ".join((*node.operation.ops, *node.operation.words))
         return next((each for each, pattern in _DECODERS if re.search(pattern, called)), _PLAIN[stage])
     return _PLAIN[stage]
 
