@@ -96,7 +96,7 @@ def conclude(recording: Recording) -> Findings:
 
 
 def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[results.Expected | None]:
-    """Return what settings would do to the job's speed, advised or not; None where this run cannot tell.
+    """Return what settings would do to the job's speed, advised or not; None where this run does not show it.
 
     Args:
         recording: of the job as it is set now.

@@ -1,6 +1,6 @@
 """Recording -> findings, for a job whose batches come from a tf.data pipeline.
 
-Composes `analyze.tfdata`, `replay.tfdata`, `diagnose.causes.tfdata` and `advise.changes.tfdata`; decides nothing itself. Pure: no torch, no clock,
+Composes `analyze.tfdata`, `replay.tfdata`, its causes and its changes; decides nothing itself. Pure: no torch, no clock,
 no processes.
 """
 
@@ -23,6 +23,7 @@ from loaderprof.findings import Cause, Findings, Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.replay.tfdata import PipelineModel, error_of, gains_of, model_of, spread_of
 
+# Bootstrap draws behind a confidence, as in `replay.job`.
 DRAWS = 12
 UNREAD = "TensorFlow's model of the pipeline could not be read (autotune is off, or TensorFlow is older than 2.16)"
 NOT_APART = (
@@ -54,7 +55,7 @@ def conclude(recording: Recording, timeline: Timeline, run: results.Run) -> Find
     Args:
         recording: the run.
         timeline: its loops.
-        run: what is told of the run as a whole.
+        run: what was concluded about the run as a whole.
     """
     cores, others = machine.cpu_budget(recording), machine.busy_others(recording)
     disturbed = (others or 0.0) > machine.DISTURBANCE * cores

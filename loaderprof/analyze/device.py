@@ -18,13 +18,13 @@ from loaderprof.findings import Gpu, StepPhases
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.tables import Table
 
-# Fewer measured steps than this tell no mean; fewer stack samples of the step no share.
+# Fewer measured steps have no mean worth showing; fewer stack samples of the step no share.
 MIN_MEASURED, MIN_STACK_SAMPLES = 5, 20
 # A line of the user's that moves a batch to the device, and functions of libraries that do.
 _COPY_LINES = re.compile(r"\.to\(|\.cuda\(|send_to_device|_prepare_inputs?\(|batch_to_device")
-# A device that waits for the loader this share of its step is idle when a batch comes.
+# A device that has nothing to do for this share of its step is idle when a batch comes.
 STARVED = 0.1
-# What else stands on such a line, and waits for the device by itself.
+# Calls that wait for the device themselves: a line that also has one does not show what its copy takes.
 _ALSO = re.compile(r"\.item\(|\.cpu\(|\.backward\(|synchronize\(")
 # Bytes per second of a lane, by generation of PCI Express, encoding taken off.
 LANE_BYTES_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
@@ -107,14 +107,14 @@ def copies_of(recording: Recording, loop: Loop, sources: dict[str, str]) -> Copi
     if not len(loop.starved):
         return None
     rows = _measured(recording, loop)
-    told = rows[(rows["flags"] & 1) > 0]
-    bytes_ = float(told["bytes"].mean()) if len(told) else None
+    sized = rows[(rows["flags"] & 1) > 0]
+    bytes_ = float(sized["bytes"].mean()) if len(sized) else None
     phases = phases_of(recording, loop)
     share, step = _at_copy_lines(recording, loop, sources), loop.mean(loop.step)
     speed = max((each.link_bytes_s for each in gpus_of(recording) if each.link_bytes_s), default=None)
     return Copies(
         bytes_,
-        float(told["pinned_bytes"].sum() / told["bytes"].sum()) if bytes_ else None,
+        float(sized["pinned_bytes"].sum() / sized["bytes"].sum()) if bytes_ else None,
         phases.copy_s if phases is not None else None,
         share * step if share is not None and step is not None else None,
         bytes_ / speed if bytes_ and speed else None,
@@ -140,7 +140,7 @@ def _at_copy_lines(recording: Recording, loop: Loop, sources: dict[str, str]) ->
 
 
 def visible(devices: Sequence[dict[str, Any]], environment: Mapping[str, str | None]) -> list[dict[str, Any]] | None:
-    """Return what NVML shows of the devices a process sees, in its own order; None where that cannot be told.
+    """Return what NVML shows of the devices a process sees, in its own order; None where that is unknown.
 
     Args:
         devices: entries with NVML's `index`, its `uuid`, and whether it is a `part`.
@@ -161,14 +161,14 @@ def visible(devices: Sequence[dict[str, Any]], environment: Mapping[str, str | N
             # A prefix does, as long as it is one device's.
             found = [each for each in devices if name and str(each.get("uuid") or "").startswith(name)]
         if len(found) != 1:
-            # CUDA sees none from the first that there is not.
+            # CUDA ignores the first name without a device, and all after it.
             break
         seen += found
     return seen
 
 
 def gpus_of(recording: Recording) -> tuple[Gpu, ...]:
-    """Return what NVML told of the GPUs that the job used, as far as it is known which these are; else of all."""
+    """Return what NVML reported of the GPUs that the job used; of all GPUs where it is unknown which these are."""
     entries: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for line in recording.host:
         for entry in line.get("gpu", ()):
@@ -194,18 +194,19 @@ def _used(recording: Recording, devices: list[dict[str, Any]]) -> set[tuple[int,
 
 def _gpu(samples: list[dict[str, Any]]) -> Gpu:
     def middle(name: str) -> float | None:
-        told = [float(each[name]) for each in samples if _told(each.get(name))]
-        return float(np.median(told)) if told else None
+        numbers = [float(each[name]) for each in samples if _is_number(each.get(name))]
+        return float(np.median(numbers)) if numbers else None
 
     def most(name: str) -> float | None:
-        return max((float(each[name]) for each in samples if _told(each.get(name))), default=None)
+        return max((float(each[name]) for each in samples if _is_number(each.get(name))), default=None)
 
     generation, width = most("pcie_generation"), most("pcie_width")
     lane = LANE_BYTES_S.get(int(generation)) if generation else None
     reasons = {
         words
         for bit, words in THROTTLED.items()
-        if 2 * sum(bool(int(each["throttle_reasons"]) & bit) for each in samples if _told(each.get("throttle_reasons")))
+        if 2
+        * sum(bool(int(each["throttle_reasons"]) & bit) for each in samples if _is_number(each.get("throttle_reasons")))
         > len(samples)
     }
     memory, total = most("memory_used"), most("memory_total")
@@ -224,5 +225,5 @@ def _gpu(samples: list[dict[str, Any]]) -> Gpu:
     )
 
 
-def _told(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,6 +1,6 @@
 """A job at a glance while it runs, from its recording as it grows: steps, steps a second, waiting, likely stage.
 
-A guess for whoever watches, made from little: the report at the end is made from all of it, by replay. Reads a bounded
+A guess from little data, for whoever watches; the report at the end uses all of it, and the replay. Reads a bounded
 piece of a bounded number of journals at each look, and keeps sums only. For journals the standard library is enough; never writes.
 """
 
@@ -25,7 +25,7 @@ FEW_WAITS = 0.05
 
 # A loop faster than 0.4 ms a batch writes one record for many: 2,500 records a second are the most there can be.
 CHUNK_RECORDS, MAX_CHUNKS, MAX_TAKES = 128, 32, 32_768
-# Workers are alike; a few tell what they do. Ranks on one host are as many as its GPUs.
+# Workers are alike, so that a few represent all. A host has no more ranks than GPUs.
 MAX_MAINS, MAX_WORKERS = 16, 8
 
 _READ = (layout.TAKE, layout.OPERATOR, layout.FETCH, layout.PICKLE, layout.ITERATOR)
@@ -43,7 +43,7 @@ class Glance:
         idle_s: since the last batch was taken.
         ready: finished batches that lay in the queue when the last one was asked for.
         workers: of the loader that was iterated last.
-        costs: by stage, what making a batch costs as far as it was seen, the dearest first: seconds, or shares where
+        costs: by stage, what making a batch costs as far as it was seen, most expensive first: seconds, or shares where
             only shares are known.
         samples: of stacks, where those are all there is.
         load_s: making a batch took, whoever made it; the mean of all that were measured.
@@ -146,7 +146,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self._timed: set[tuple[int, int]] = set()
-        # Of batches timed in depth: on a CPU, and off it - blocked, or waiting for a core.
+        # Of batches timed per operator: on a CPU, and off it (blocked, or waiting for a core).
         self._cpu_s: defaultdict[Stage, float] = defaultdict(float)
         self._off_s: defaultdict[Stage, float] = defaultdict(float)
         # Of all batches: off the CPU, and of that blocked.
@@ -157,7 +157,7 @@ class _Sums:
         self._clocked_s: defaultdict[tuple[Stage, str], float] = defaultdict(float)
 
     def operator(self, batch: tuple[int, int], name: str, collating: bool, wall_s: float, cpu_s: float) -> None:
-        """Add an operator's own time within a batch that was timed in depth."""
+        """Add an operator's own time within a batch that was timed per operator."""
         stage = stage_of_operator(name)
         self._timed.add(batch)
         if stage is None or collating:  # all of collating is clocked at every batch
@@ -185,8 +185,8 @@ class _Sums:
         return self._made_s / self._batches if self._batches else None
 
     def costs(self) -> dict[Stage, float]:
-        """Return seconds a batch by stage, of what was measured; the dearest first."""
-        # Timers cannot tell being blocked from waiting for a core; the kernel can, for whole batches.
+        """Return seconds a batch by stage, of what was measured; most expensive first."""
+        # Timers cannot distinguish being blocked from waiting for a core; the kernel can, for whole batches.
         blocked = self._all_blocked_s / self._all_off_s if self._all_off_s else 1.0
         found: defaultdict[Stage, float] = defaultdict(float)
         for stage in {*self._cpu_s, *self._off_s}:
@@ -270,7 +270,7 @@ class _Process:
         self.last_ns = row["t_taken"]
         self.ready = extra - 1 if extra else self.ready
         self._takes.append((row["t_asked"], row["t_taken"], row["count"], row["wait_ns"]))
-        if row["count"] == 1:  # a record of many batches does not tell
+        if row["count"] == 1:  # a record of many batches lacks these
             sums.clock("handover", "receive", 1, row["receive_ns"] / 1e9)
             sums.clock("sampler", "index", 1, row["index_ns"] / 1e9)
 

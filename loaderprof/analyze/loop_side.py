@@ -1,6 +1,6 @@
-"""The loop's own side: what of a step is the model's work and what the loop's own Python, its stalls, its lock.
+"""The loop's own side of a step: the model's work, the loop's own Python, its stalls, and who holds the GIL meanwhile.
 
-Told by the stacks of the thread that runs the loop, and by its stamps. Pure: no torch, no clock, no processes.
+Found by the stacks of the thread that runs the loop, and by its stamps. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from loaderprof.analyze.stages import split_frame
 from loaderprof.recording.files import WATCHED_FRAME
 from loaderprof.recording.reader import Recording
 
+# Fewer stack samples have no shares worth showing.
 MIN_STACK_SAMPLES = 20
-# A step this many times the median is a stall of its own kind, not a slow step.
-STALL_RATIO = 4.0
-# So many stalls, at distances that differ no more than this share of their mean, are the loop's own doing.
+# A step of this many times the median, and longer than it by the second number of seconds, is a stall, not a slow step.
+STALL_RATIO, MIN_STALL_S = 4.0, 0.005
+# Fewer steps do not show what comes at regular distances.
+MIN_STEPS = 20
+# So many stalls, at distances whose deviation is no more than this share of their mean, are caused by the loop itself.
 MIN_STALLS, REGULAR = 3, 0.35
-# The loop's thread is kept from working this share of its steps, though nothing it waits for is slow.
-LOCKED = 0.2
+# Another thread holds the GIL where the loop's thread is off the CPU for this share of its steps, and other threads of the
+# process compute for at least the second share of that.
+LOCKED, COMPUTING = 0.2, 0.5
 
 # Libraries that only the loop's own Python calls, and lines of the user's that are it.
 _HOST_FRAMES = re.compile(
@@ -47,7 +51,7 @@ _DEVICE_LINES = re.compile(
 _MODEL_CALLS = re.compile(
     r"(^|\.)(_engine_run_backward|_(wrapped_)?call_impl|forward) \(.*torch/(nn|autograd|_dynamo)/"
 )
-# What is asked of torch wherever a model is trained with it; lines with it are kept, sampled or not.
+# Every training loop in torch has such a line; the recording keeps these lines whether they were sampled or not.
 TRAINING = re.compile(r"\.backward\(")
 _EVALUATION = re.compile(r"evaluate|validate")
 
@@ -57,7 +61,7 @@ Part = Literal["host", "device", "unknown"]
 def host_share(
     recording: Recording, loop: Loop, sources: dict[str, str]
 ) -> tuple[float | None, tuple[tuple[str, float], ...], int]:
-    """Return the share of the step that is the loop's own Python, its lines, and how many samples tell it."""
+    """Return the share of the step that is the loop's own Python, its lines, and how many samples of the step there are."""
     seen: Counter[tuple[Part, str]] = Counter()
     for sample in recording.stacks:
         if sample.pid == loop.process.pid and sample.thread == "MainThread" and not _in_loader(sample.frames):
@@ -65,8 +69,8 @@ def host_share(
     total = sum(seen.values())
     if total < MIN_STACK_SAMPLES:
         return None, (), total
-    # Plain Python beside torch's work is the loop's own; where no torch is at work it is the model itself. Where torch takes
-    # little of a step samples may miss it, but not the line that calls it.
+    # Plain Python beside torch's work is the loop's own; where torch is not at work, it is the model itself. Samples may miss
+    # torch where it takes little of a step, but the line that calls it is always recorded.
     trained = any(part == "device" for part, _ in seen) or any(map(TRAINING.search, sources.values()))
     own: tuple[Part, ...] = ("host", "unknown") if trained else ("host",)
     lines: Counter[str] = Counter()
@@ -78,7 +82,7 @@ def host_share(
 
 
 def part_of_step(frames: tuple[str, ...], sources: dict[str, str], device: bool = False) -> tuple[Part, str]:
-    """Return whose a stack of the loop's thread is, and the user's line nearest its leaf.
+    """Return which part of the step a stack of the loop's thread is, and the user's line nearest its leaf.
 
     Args:
         frames: root first, `function (file:line)`.
@@ -93,7 +97,7 @@ def part_of_step(frames: tuple[str, ...], sources: dict[str, str], device: bool 
         source = sources.get(place)
         if source is not None:
             part = _part_of_line(source, library, device, model and not _EVALUATION.search(source))
-            # numpy at work below a line is no model's work, whatever else stands on the line.
+            # numpy at work below a line is not the model, whatever else the line calls.
             return ("unknown" if arrays and part == "device" and not model else part), place
         model = model or bool(_MODEL_CALLS.search(frame))
         arrays = arrays or "/numpy/" in file
@@ -103,6 +107,7 @@ def part_of_step(frames: tuple[str, ...], sources: dict[str, str], device: bool 
 
 
 def _part_of_line(source: str, library: Part, device: bool, model: bool) -> Part:
+    """Return whose a user's line is, by its text and by what was at work below it."""
     if model:
         return "device"
     if library == "host" or _HOST_LINES.search(source):
@@ -125,15 +130,15 @@ def _in_loader(frames: tuple[str, ...]) -> bool:
 def lock_holder(recording: Recording, loop: Loop, sources: dict[str, str]) -> str | None:
     """Return the user's line in which another thread of the loop's process computes all the time, None for none.
 
-    Told by both: the loop's thread is blocked while other threads of its process burn CPU, and stacks show a thread
-    at work in the user's own Python. A device's threads burn CPU too, so nothing is said where there is one.
+    Both must hold: the loop's thread is off the CPU while other threads of its process use it, and stacks show a thread at
+    work in the user's own Python. The threads of a device use the CPU too, so nothing is said where there is one.
     """
     steps = loop.steady & np.isfinite(loop.step_process_cpu) & np.isfinite(loop.step_cpu)
     if not steps.any() or len(loop.busy):
         return None
     beside = float((loop.step_process_cpu - loop.step_cpu)[steps].sum())
     idle = float((loop.step - loop.step_cpu - np.nan_to_num(np.clip(loop.step_runq, 0, None)))[steps].sum())
-    if idle < LOCKED * float(loop.step[steps].sum()) or beside < 0.5 * idle:
+    if idle < LOCKED * float(loop.step[steps].sum()) or beside < COMPUTING * idle:
         return None
     seen: Counter[str] = Counter()
     for sample in recording.stacks:
@@ -151,10 +156,10 @@ def stalls(loop: Loop) -> tuple[float, float | None]:
     """
     chosen = loop.steady & np.isfinite(loop.step) & (loop.count == 1)
     step = np.maximum(loop.step - np.nan_to_num(np.clip(loop.step_runq, 0.0, None)), 0.0)[chosen]
-    if len(step) < 20:
+    if len(step) < MIN_STEPS:
         return 0.0, None
     median = float(np.median(step))
-    stalled = step > max(STALL_RATIO * median, median + 0.005)
+    stalled = step > max(STALL_RATIO * median, median + MIN_STALL_S)
     apart = np.diff(np.flatnonzero(stalled))
     if len(apart) < MIN_STALLS or apart.std() > REGULAR * apart.mean():
         return 0.0, None
@@ -178,10 +183,10 @@ def shown_place(recording: Recording, place: str) -> str | None:
 
 
 def helpers_waited(recording: Recording, loop: Loop) -> float:
-    """Return the share of its time in which the loop had to do without a thread of a library's own, which waited for a core.
+    """Return the share of its time in which the loop lacked a thread of a library, which waited for a core.
 
-    The threads that compute a step meet at its barriers, and spin or sleep there until the last one comes. Each is taken
-    to wait on its own; 0 where no window of stack samples saw any.
+    The threads that compute a step meet at barriers, and spin or sleep there until the last one arrives. Their waits are
+    taken to be independent of one another. 0 where no window of stack samples has such threads.
     """
     mine = [use for use in recording.threads if use.pid == loop.process.pid]
     wall_s = sum(use.wall_s for use in mine if use.thread == "MainThread")

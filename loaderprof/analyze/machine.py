@@ -11,16 +11,18 @@ from typing import Any
 from loaderprof import findings as results
 from loaderprof.recording.reader import Recording
 
-# Cores that others may take before a verdict is called disturbed, as a share of the budget.
+# Cores that other programs may take before a verdict is less sure, as a share of the budget.
 DISTURBANCE = 0.2
 
 
 def cpu_budget(recording: Recording) -> float:
+    """Return the cores that the job may use; 1 where that was not recorded."""
     cores = recording.meta.cpu_budget.cores
     return float(cores) if cores is not None and cores > 0 else 1.0
 
 
-# What one record of each kind costs in the job, seconds of CPU, with what is read for it: docs/overhead.md.
+# CPU seconds in the job that one record of each kind costs, reading its counters included: measured, see docs/overhead.md;
+# a process, and one call of a timed operator.
 RECORD_COST_S = {
     "take": 65e-6,
     "fetch": 150e-6,
@@ -32,17 +34,17 @@ RECORD_COST_S = {
     "node": 90e-6,
     "call": 40e-6,
 }
-PROCESS_COST_S = 1.5e-3
+PROCESS_COST_S, CALL_COST_S = 1.5e-3, 1.6e-6
 
 
 def overhead(recording: Recording, duration_s: float | None) -> results.Overhead:
     """Return loaderprof's own cost: counted records times their measured cost, and the samplers' CPU as measured.
 
-    Where most ranks' records were let go they are not counted, and their cost is not known.
+    Of many ranks most records were not kept in memory; they are not counted, and their cost is unknown.
     """
     if recording.others:
         return results.Overhead(None, recording.meta.sampler_cpu_s, None)
-    calls = float(recording.tables["operator"]["calls"].sum()) * 1.6e-6
+    calls = float(recording.tables["operator"]["calls"].sum()) * CALL_COST_S
     capture = calls + sum(len(recording.tables[kind]) * cost for kind, cost in RECORD_COST_S.items())
     capture += PROCESS_COST_S * len(recording.processes)
     sampler = recording.meta.sampler_cpu_s
@@ -56,7 +58,7 @@ def busy_helpers(recording: Recording, producers: frozenset[int] = frozenset()) 
 
     Args:
         recording: the run.
-        makers: processes of a pool that make a watched loop's batches.
+        producers: processes of a pool that make a watched loop's batches.
     """
     watched = {process.pid for process in recording.processes} | producers
     lines = [line for line in recording.host if isinstance(line.get("processes"), list)]
@@ -88,7 +90,7 @@ def busy_others(recording: Recording) -> float | None:
 def used_s(before: dict[str, Any], after: dict[str, Any]) -> float:
     """Return the CPU seconds that the job's processes used between two samples, those that ended meanwhile included.
 
-    A process that ends leaves its CPU time to the one that waited for it. Recordings of earlier versions do not tell
+    A process that ends leaves its CPU time to the one that waited for it. Recordings of earlier versions lack
     that: what a process used after its last sample is missing there.
     """
     entries = [*before["processes"], *after["processes"]]

@@ -1,7 +1,7 @@
-"""The operators of the batches timed in depth, as the user knows them: by the name and the line that they wrote.
+"""Operators of the batches that were timed one by one, by the name and the line that the user wrote.
 
-What a library does inside one of its transforms is that transform's; where the user's own line is not on the way to an
-operator, the line that made the operator, or the dataset, stands for it. Pure: no torch, no clock, no processes.
+What a library does inside one of its transforms counts as that transform's. Where no line of the user's leads to an
+operator, it gets the line that created the operator, or the dataset. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from loaderprof.recording import validate
 from loaderprof.recording.facts import LoaderFacts
 from loaderprof.recording.reader import Recording
 
-# What timers leave of a batch belongs to no timed function.
+# The place of what timers leave of a batch, which belongs to no timed function.
 REST = "(rest)"
-# Calls of the timers themselves are in what they leave, about so much each.
+# What the timers leave includes their own calls, each of which takes about this long.
 CALL_COST_S = 2e-6
 TENSORS = "torch.utils.data.dataset.TensorDataset"
-# How operators enclose one another; deeper nesting than this is none of a user's.
+# Operators that enclose one another: no user nests them deeper.
 MAX_NESTING = 12
-# The line that makes one of these tells nothing of what runs inside it.
+# The line that creates one of these is not the line of what runs inside it.
 _CONTAINERS = re.compile(
     r"^(Compose|Sequential|BaseCompose|ReplayCompose|OneOf|SomeOf|OneOrOther|Sometimes|Random(Apply|Choice|Order)|"
     r"\w*Dataset|\w*Pipeline|\w*Subset|\w*Loader)$"
@@ -41,9 +41,9 @@ _SAMPLES = ("__getitem__", "__getitems__", "__next__", "__iter__")
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator's self time per batch timed in depth.
+    """One operator's self time per batch that was timed per operator.
 
-    `stage` is None where its name does not tell it; `place` is `file:line` where the user defines it, `REST` for what
+    `stage` is None where its name does not show it; `place` is `file:line` where the user defines it, `REST` for what
     no operator took.
     """
 
@@ -76,7 +76,7 @@ class _Row:
 
 
 def rows_of(recording: Recording, loop: Loop) -> np.ndarray:
-    """Return the operator rows of a loop's makers."""
+    """Return the operator rows of a loop's producers."""
     rows = of_producers(recording, loop, recording.tables["operator"])
     return rows[rows["name"] >= 0]
 
@@ -95,7 +95,7 @@ def of_fetching(recording: Recording, loop: Loop) -> list[Operator]:
         wall = float((made.wall - made.collate)[made.deep].mean()) - sum(each.cpu_s + each.blocked_s for each in found)
         calls = float(rows["calls"].sum()) / batches * CALL_COST_S
         wall = max(0.0, wall - calls)
-        # Putting the timers in place is in the batch's CPU time, but not in its clock.
+        # Installing the timers is in the batch's CPU time, but not in its wall time.
         cpu = min(max(0.0, cpu - calls), wall)
         if wall > 0:
             found.append(Operator(stage, dataset, where, cpu, wall - cpu, REST))
@@ -114,7 +114,7 @@ def of_collating(recording: Recording, loop: Loop) -> list[Operator]:
     if made.deep.any():
         wall = max(0.0, float(made.collate[made.deep].mean()) - sum(each.cpu_s + each.blocked_s for each in found))
         cpu = min(wall, max(0.0, float(made.collate_cpu[made.deep].mean()) - sum(each.cpu_s for each in found)))
-    # Never nothing: where nothing else was timed, all of it is the function's.
+    # Never 0, so that where nothing else was timed all of collating is scaled to this function.
     where = own.where if own else shown_place(recording, made_at(recording).get(name.rpartition(".")[2], ""))
     left = Operator("collate", shown_name(name), where, max(1e-9, cpu), max(1e-9, wall - cpu))
     return [*found, left]
@@ -177,7 +177,7 @@ class _Names:
         transforms = [each for each in known[:outside] if not _holds_operators(each)]
         made = next((each for each in transforms if made_as(each) in self._lines), None)
         if made is not None and (stage == "transform" or made == row.name):
-            # Its parts are what the user knows it by.
+            # The user knows the transform, not the library's functions inside it.
             name, stage = made_as(made, dotted=True), stage_of_operator(made)
         elif stage == "transform" and transforms:
             name, stage = transforms[-1], stage_of_operator(transforms[-1])
@@ -217,7 +217,7 @@ def names_made(recording: Recording) -> set[str]:
 
 
 def users_files(recording: Recording) -> set[str]:
-    """Return the user's own files that a recording tells of."""
+    """Return the user's own files that a recording names."""
     table = recording.tables["operator"]
     callers = [recording.texts[number] for number in np.unique(table["caller"]) if number >= 0]
     places = [part.partition("@")[2] for text in _texts(recording) for part in text.split("@in ")]
@@ -257,5 +257,5 @@ def installed(place: str) -> bool:
 
 
 def shown_name(name: str) -> str:
-    """Return a dotted name without what tells the user nothing."""
+    """Return a dotted name without the parts that mean nothing to the user."""
     return name.removeprefix("__main__.").removeprefix("__mp_main__.").replace(".<locals>", "")

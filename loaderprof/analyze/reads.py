@@ -1,7 +1,7 @@
-"""What kind of reading a loop's makers do: from the network or a file, from the device or memory, in which pieces.
+"""How a loop's producers read: from the network or a file, from a disk or memory, in which pieces.
 
-Disk counters alone see no network: what comes over a socket is told by stacks and timers, what comes over a network
-file system by the mount. Pure: no torch, no clock, no processes.
+Disk counters do not see the network: what comes over a socket is recognised by stacks and timers, what comes over a
+network file system by its mount. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ REMOTE = re.compile(
     r"/(socket|ssl|http/\w+|urllib/\w+|ftplib|asyncio/\w+)\.py|"
     r"/(requests|urllib3|httpx|httpcore|aiohttp|botocore|boto3|s3fs|gcsfs|adlfs|s3transfer|minio|google/cloud)/"
 )
-# Frames that wait for a process of their own to deliver.
+# Frames that wait for a command (`gsutil cat`, `zcat`) to deliver the data.
 COMMAND = re.compile(r"/subprocess\.py")
+# Fewer stack samples of reading give no share of what it waits for.
 MIN_SAMPLES = 10
 _OPENS = re.compile(r"^(builtins|io|_io|os|pathlib\.Path)\.(open|read_bytes|read_text)$")
 
@@ -41,15 +42,15 @@ class Reads:
     """What is known of how a batch's bytes come; None where it was not measured.
 
     Attributes:
-        asked_bytes: bytes per batch asked of the system by its maker; none of them for mapped files and sockets.
+        asked_bytes: bytes per batch asked of the system by its producer; none of them for mapped files and sockets.
         device_bytes: of a batch, bytes that came from a disk: neither from memory nor over a network.
         faults: page faults per batch that waited for a disk.
-        opened: files opened per batch, in batches timed in depth.
-        remote: share of the makers' reading that was seen in a socket or in a library that reads over one.
+        opened: files opened per batch, in batches timed per operator.
+        remote: share of the producers' reading that was seen in a socket or in a library that reads over one.
         command: share of it that was seen waiting for a command that was started to deliver the data.
         file_system: type of the file system that holds the data.
         path: what lies there.
-        largest: the path and the size of the largest data file that makers held open.
+        largest: the path and the size of the largest data file that producers held open.
         held_open: how many data files they held open.
         written_again: bytes an epoch that worker processes wrote after the first epoch, to files and pipes, at the least.
     """
@@ -83,12 +84,12 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
     Args:
         recording: the run.
         loop: the loop.
-        reading: stacks of its makers while they read.
+        reading: stacks of its producers while they read.
     """
     made = loop.made
     usual = made.warm & ~made.deep if (made.warm & ~made.deep).any() else np.ones(len(made.wall), np.bool_)
     known = len(made.wall) > 0
-    told = known and "io" not in loop.process.header.unread
+    counted = known and "io" not in loop.process.header.unread
     files = _held_open(recording, loop)
     path, kind = _where(recording, loop, files)
     seen = sum(sample.count for sample in reading)
@@ -98,8 +99,8 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
         return mine / seen if seen >= MIN_SAMPLES else None
 
     return Reads(
-        asked_bytes=float(made.asked_bytes[usual].mean()) if told else None,
-        device_bytes=float(made.device_bytes[usual].mean()) if told else None,
+        asked_bytes=float(made.asked_bytes[usual].mean()) if counted else None,
+        device_bytes=float(made.device_bytes[usual].mean()) if counted else None,
         faults=float(made.faults[usual].mean()) if known else None,
         opened=_opened(recording, loop),
         remote=share(REMOTE),
@@ -113,6 +114,7 @@ def reads_of(recording: Recording, loop: Loop, reading: list[StackSamples]) -> R
 
 
 def _written_again(recording: Recording, loop: Loop) -> float | None:
+    """Return the bytes an epoch that workers wrote after the first epoch; None without workers or a second epoch."""
     batches = sum(epoch.batches for epoch in loop.epochs[1:])
     if not batches or not loop.num_workers:
         return None
@@ -137,12 +139,12 @@ def _opened(recording: Recording, loop: Loop) -> float | None:
         name = recording.texts[row["name"]].partition("@")[0]
         if _OPENS.match(name):
             calls[name] += int(row["calls"])
-    # One of these opens a file by way of another.
+    # One of these functions calls another to open a file; counting only one of them counts each file once.
     return max(calls.values(), default=0) / operators.batches_of(rows)
 
 
 def _held_open(recording: Recording, loop: Loop) -> dict[str, int]:
-    """Return the data files that the loop's makers, or its own process where it has none, held open."""
+    """Return the data files that the loop's producers, or its own process where there are none, held open."""
     pids = set(loop.made.pid.tolist()) or {loop.process.pid}
     own = str(recording.folder)
     return {
@@ -164,7 +166,7 @@ def _where(recording: Recording, loop: Loop, files: dict[str, int]) -> tuple[str
 
 
 def paths_named(recording: Recording) -> list[str]:
-    """Return the paths that loaders name, URLs left out, and those of data files that makers held open."""
+    """Return the paths that loaders name, URLs left out, and those of data files that producers held open."""
     rows = recording.tables["iterator"]["loader"]
     facts = [validate.facts(recording.texts[number]) for number in np.unique(rows[rows >= 0])]
     named = {each.path for each in facts if each.path and not URL.match(each.path)}

@@ -1,4 +1,4 @@
-"""The stacks of a job that was watched from outside, counted: what its loop, and what its workers, were at.
+"""The stacks of a job that was watched from outside, counted: what its loop and its workers were doing.
 
 Every sample of a main thread lies in one part of the loop's time (`wait`, a stage of making where there are no
 workers, `handover`, `sampler`, `startup`, `host`, `device`), every sample of a worker in a stage or in `idle`. Shares
@@ -25,15 +25,15 @@ from loaderprof.recording.stacks import StackSamples
 LOADER_FILE = "torch/utils/data/dataloader.py"
 WORKER_FRAME = "_worker_loop ("
 NEXT = {"__next__", "_next_data"}
-# Where a batch is taken out of a queue: the bytes are there, and become tensors.
+# Frames in which a batch is received: its bytes have arrived and become tensors.
 RECEIVING = (
     "torch/multiprocessing/reductions.py",
     "multiprocessing/resource_sharer.py",
     "multiprocessing/reduction.py",
 )
 RECEIVING_CALLS = {"recv_bytes", "_recv_bytes", "_recv", "recv", "loads"}
-# From so many windows on, their scatter tells more of the error than the count of samples: a slow step fills many
-# samples in a row, which then are not independent.
+# From so many windows on, their scatter is a better estimate of the error than the number of samples: one slow step fills
+# many samples in a row, which then are not independent.
 MIN_WINDOWS = 4
 # The parts of the main thread's time in which its loop has no batch.
 WAITING = ("wait", "handover", "sampler", *WORK)
@@ -205,7 +205,7 @@ def _add_piece(
     pieces: Counter[tuple[Stage, str, str | None]],
     operators: set[str],
 ) -> None:
-    """Count a maker's sample under the innermost function and the user's line that called it."""
+    """Count a producer's sample under the innermost function and the user's line that called it."""
     at = fetch_frame(sample.frames)
     if part not in WORK or at is None:
         return
@@ -286,7 +286,7 @@ def _workers(recording: Recording) -> int:
 
 
 def _account(recording: Recording, workers: int) -> Account | None:
-    """Return the kernel's account of the makers over the whole visit."""
+    """Return the kernel's account of the producers over the whole time that the job was watched."""
     first: dict[int, tuple[int, dict[str, Any]]] = {}
     total: Counter[str] = Counter()
     last: dict[int, tuple[int, dict[str, Any]]] = {}

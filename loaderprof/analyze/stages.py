@@ -131,7 +131,7 @@ _STRONGEST: tuple[Stage, ...] = ("decode", "read", "transform")
 
 
 def stage_of_operator(name: str) -> Stage | None:
-    """Return the stage of a timed operator by its dotted name; None where only a closer look can tell."""
+    """Return the stage of a timed operator by its dotted name; None where its name does not show it."""
     if name.startswith(BY_HAND):
         by_hand = name.removeprefix(BY_HAND)
         return by_hand if by_hand in STAGES else "transform"
@@ -154,7 +154,7 @@ def never_reads(name: str) -> bool:
 
 
 def stage_of_words(name: str) -> Stage | None:
-    """Return the stage that the words of a user's function or class name tell, the last part first; None if none do."""
+    """Return the stage that the words of a user's function or class name suggest, the last part first; None if none do."""
     parts = [part for part in name.split(".") if part not in ("<locals>", "<lambda>", "__main__")]
     for part in reversed(parts):
         words = set(re.findall(r"[A-Z]{2,}(?![a-z])|[A-Z][a-z]*|[a-z]+", part))

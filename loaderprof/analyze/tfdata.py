@@ -22,7 +22,7 @@ from loaderprof.findings import Stage
 from loaderprof.recording.reader import Recording
 from loaderprof.recording.tables import Table
 
-# A function that is blocked for more of its time than this waits for what it reads.
+# A function that is blocked for more than this share of its time is waiting for what it reads.
 MOSTLY_BLOCKED = 0.5
 # What the nodes of a pipeline are called, by what they do; the first that fits.
 _FAMILIES = (
@@ -39,7 +39,7 @@ _FAMILIES = (
     ("file", r"TFRecord|TextLine|FixedLength|SSTable|RecordIO|Csv"),
     ("source", r"TensorSlice|Range|^Tensor"),
 )
-# Those of a pipeline; the loop's step beside it is the `device`.
+# Stages of a pipeline; the loop's step beside it is the `device`.
 STAGES: tuple[Stage, ...] = ("read", "decode", "transform", "collate", "sampler", "handover")
 _BY_FAMILY: dict[str, Stage] = {
     "interleave": "read",
@@ -53,22 +53,26 @@ _BY_FAMILY: dict[str, Stage] = {
     "file": "read",
     "source": "read",
 }
-# Nodes that work ahead, in threads of their own; the others work when they are asked.
+# Nodes that work ahead of demand, in threads of their own; the others work when their consumer asks for an element.
 _AHEAD = re.compile(r"^Parallel|^MapAndBatch|^Prefetch")
 _DECODES = re.compile(r"Decode(?!Raw|Base64|Padded)|^Parse|ParseExample|Tokenize")
 _DECODES_IN_PYTHON = re.compile(r"(?i)decode|imread|parse|loads")
-# Timed calls of Python functions that tell what they do.
+# Fewer timed calls of Python functions do not show how much of them is blocked.
 MIN_CALLS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the user's pipeline: what it is called, its line, and what its function holds."""
+    """One operation of the user's pipeline.
+
+    `kind` and `name`: what TensorFlow and a report call it; `where`: its line; `ops`, `words`: TensorFlow operations in its
+    function, and names that its Python code uses; `random`: whether it draws random numbers.
+    """
 
     kind: str
     name: str
     where: str | None
-    told: tuple[str, ...]
+    ops: tuple[str, ...]
     words: tuple[str, ...]
     random: bool
 
@@ -159,12 +163,12 @@ def operations_of(recording: Recording, loop: Loop) -> tuple[Operation, ...]:
 def _operation(recording: Recording, facts: dict[str, Any]) -> Operation:
     kind, function = str(facts.get("op")), facts.get("function")
     short = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.removeprefix("Parallel")).lower()
-    told = tuple(str(each) for each in facts.get("told") or ())
+    ops = tuple(str(each) for each in facts.get("told") or ())
     return Operation(
         kind,
         f"{short}({function})" if function else short,
         shown_place(recording, str(facts.get("where") or "")),
-        told,
+        ops,
         tuple(str(each) for each in facts.get("words") or ()),
         bool(facts.get("random")),
     )
@@ -193,7 +197,7 @@ def pipeline_of(
     work_s = sum(each.work_ns for each in sums.values()) / 1e9 / batches
     cpu_s, runq_s = cpu / 1e9 / batches, runq / 1e9 / batches
     blocked, in_python = _blocked(work_s, step_s, cpu_s, runq_s), blocked_in_python(recording, loop)
-    if in_python is not None and any("PyFunc" in told for each in operations for told in each.told):
+    if in_python is not None and any("PyFunc" in op for each in operations for op in each.ops):
         blocked = max(blocked or 0.0, in_python)
     nodes, rest = [], list(operations)
     for place, name in enumerate(names):
@@ -278,7 +282,7 @@ def _way(recording: Recording, reading: Table) -> list[tuple[int, str]]:
 def _of_children(row: Any, reading: Table, before: dict[int, Any], way: set[int]) -> float:
     """Return nanoseconds of the nodes that feed this one beside the way: the files of an interleave, which come and go.
 
-    What those that have gone cost is told by what those that are there cost an element.
+    Of those that have gone the cost is estimated from the cost per element of those that are there.
     """
     mine = [each for each in reading if each["parent"] == row["position"] and int(each["position"]) not in way]
     if not mine:
@@ -328,15 +332,15 @@ def blocked_in_python(recording: Recording, loop: Loop) -> float | None:
 
 
 def _stage(name: str, operation: Operation | None, blocked: float | None, in_python: float | None) -> Stage:
-    kind, told = family(name), operation.told if operation is not None else ()
-    by_python = kind == "generator" or any("PyFunc" in each for each in told)
+    kind, ops = family(name), operation.ops if operation is not None else ()
+    by_python = kind == "generator" or any("PyFunc" in each for each in ops)
     waits = (in_python if by_python and in_python is not None else blocked or 0.0) > MOSTLY_BLOCKED
-    if waits and (by_python or "ReadFile" in told):
+    if waits and (by_python or "ReadFile" in ops):
         return "read"
     if kind not in ("map", "generator"):
         return _BY_FAMILY.get(kind, "handover")
-    if any(_DECODES.search(each) for each in told):
+    if any(_DECODES.search(each) for each in ops):
         return "decode"
     if by_python and operation is not None:
         return "decode" if any(_DECODES_IN_PYTHON.search(each) for each in operation.words) else "transform"
-    return "read" if "ReadFile" in told else "transform"
+    return "read" if "ReadFile" in ops else "transform"

@@ -55,7 +55,7 @@ FIELDS = {
     # raised 0: StopIteration. t_done: after the workers of the epoch were shut down. error: which of the known ones
     # (`capture/failures.py`), 0 for none. iterator 0: its making failed.
     END: ("iterator", "t_asked", "t_done", "raised", "cpu_ns", "process_cpu_ns", "error"),
-    # worker -1: made in the main process. `flags` 1: timed in depth, so dearer than the others. `extra`: samples.
+    # worker -1: made in the main process. `flags` 1: timed per operator, so slower than the others. `extra`: samples.
     # count: batches that the counters and wall_ns are of, the last of which begun and done are; the others were too
     # short to carry a record each. threads_cpu_ns: CPU of the process's other threads during the last one, -1 unknown.
     FETCH: (
@@ -84,7 +84,7 @@ FIELDS = {
         "backwards", "optimizers", "copies", "bytes", "pinned_bytes",
     ),
     PAUSE: ("t_begun", "t_done", "generation"),
-    # What a maker of batches may use, after its worker_init_fn: a mask of its first 63 CPUs, how many, torch threads.
+    # What a producer of batches may use, after its worker_init_fn: a mask of its first 63 CPUs, how many, torch threads.
     SETUP: ("worker", "cpu_mask", "cpus", "torch_threads"),
     # One operation of a tf.data pipeline at one reading of TensorFlow's model of it; counters are totals of the iterator.
     # `flags` 1: AUTOTUNE decides its parallelism. position: from the output on; parent: the position of what it feeds, -1

@@ -82,7 +82,7 @@ class SummedLoop:
 
 @dataclass(frozen=True, slots=True)
 class SummedRank:
-    """A process of a job of many ranks that is told by its loops' means alone."""
+    """A process of a job of many ranks of which only its loops' means are kept."""
 
     process: Process
     loops: tuple[SummedLoop, ...]
@@ -98,7 +98,7 @@ class Recording:
         texts: what the `loader`, `name` and `caller` fields of the tables number.
         host: the supervisor's samples, oldest first.
         threads: the kernel's account of the threads that stacks were taken of; empty where it was not recorded.
-        gil: by window: process, samples in which one of its threads held the interpreter's lock, and samples in all.
+        gil: by window: process, samples in which one of its threads held the GIL, and samples in all.
         locks: by window and thread of a process with a watched loop: looks at where it sleeps.
         open_files: by window and process; empty where it was not recorded.
         others: of many ranks those that were only summed up; the tables hold nothing of them.
@@ -127,7 +127,7 @@ def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None
 
     Args:
         folder: the recording.
-        whole: tells which processes' records are read; of the others there is an entry in `processes` and nothing
+        whole: whether a process's records are read; of the others there is an entry in `processes` and nothing
             else. None: all.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What the lines of `stacks.jsonl` tell: windows in which stacks were sampled, and what else was looked at meanwhile.
+"""The lines of `stacks.jsonl`: windows in which stacks were sampled, and what else was sampled meanwhile.
 
-A row whose numbers cannot be is left out; of a window with a row of another shape, so are the rows behind it.
+A row with impossible numbers is left out; after a row of another shape the rest of its window is.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Actor = Generator[tuple[int, float], None, None]
 
 # What an actor asks of the machine; the number beside it is in seconds.
 CPU, GANG, BLOCKED, READ, WAKE, PARK = range(6)
-# Whoever wants a core gets this much of one, lest a replay come to a halt.
+# Whoever wants a core gets at least this much of one: with nothing it would never finish, and the replay would not end.
 LEAST_SHARE = 1e-3
 
 
@@ -99,7 +99,7 @@ class Machine:
         self._gang_left -= (then - self.now) * gang_share
         self.now = then
         if then == single:
-            # The heap's own number, so that rounding cannot leave a sliver of work behind.
+            # Taken from the heap instead of computed, so that rounding leaves no remainder of work.
             self._virtual, _, actor = heappop(self._running)
             self._ready.append(actor)
         elif then == timer:
@@ -128,7 +128,7 @@ class Machine:
         return share, min(1.0, max(LEAST_SHARE, left)) ** self._barriers
 
     def _undisturbed(self, demand: float, producers: int) -> float:
-        """Return what share of a core makers have that stay where fewer threads are: these do not divide evenly."""
+        """Return the share of a core that producers get on the cores with fewer threads, where threads do not divide evenly."""
         few = max(1.0, demand // self._cores)
         places = few * (self._cores - (demand - few * self._cores))
         return (min(producers, places) / few + max(0.0, producers - places) / (few + 1.0)) / producers

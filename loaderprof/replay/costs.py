@@ -31,13 +31,13 @@ class Settings:
 class RunCosts:
     """What one loader and its loop cost, in seconds; arrays hold one entry per batch or step, as seen.
 
-    Costs are what an actor needs when nobody is in its way: time spent waiting for a core (run queue), for a
-    batch, or for a queue belongs to the outcome and must not be in them.
+    Costs are what an actor needs when nothing else wants the same resources: time spent waiting for a core (run queue),
+    for a batch, or at a queue is an outcome of the replay and must not be in them.
 
     Attributes:
         fetch_cpu_s: CPU to make one batch: read, decode, transform, collate; pickling too unless it is given
             as `send_cpu_s`.
-        fetch_blocked_s: time the maker of the batch was blocked (I/O, sleep); same length.
+        fetch_blocked_s: time the producer of the batch was blocked (I/O, sleep); same length.
         step_cpu_s: part of the loop's step that keeps the main thread on a core.
         step_blocked_s: part of the step that needs no core: a sleep, a synchronous device. Waits for an
             asynchronous device do not belong here: its time is `device_step_s`.
@@ -57,12 +57,12 @@ class RunCosts:
             not at all without workers.
         answer_cpu_s: CPU of the worker while the receiver waits for it in the midst of receiving (it hands
             over file descriptors, a round trip a tensor): the receive's time less its CPU and run-queue wait.
-        held_s: what an answer waits at most for a worker that is computing its next batch, whose interpreter lock it needs;
-            never longer than until that batch is made.
+        held_s: how long an answer waits at most for the GIL of a worker that is computing its next batch; never longer than
+            until that batch is made.
         imbalance: how badly the system spreads threads over cores: 0, a core is idle only where nobody wants it; 1, the
             threads beyond all cores but two stay on one of these at random.
-        favour: how far the makers' threads are spared while a step of several threads wants the same cores: 0, all get an
-            even share; 1, the makers stay on cores that fewer threads share, and the step has what is left; -1, the step's
+        favour: who gets more while producers and a step of several threads want the same cores: 0, all threads get an even
+            share; 1, the producers stay on cores that fewer threads share, and the step has what is left; -1, the step's
             threads come first.
         lockstep: how far a step of several threads stands still while one of them has no core: 1, it advances only while
             all of them are on one; 0, they may as well take turns.
@@ -111,7 +111,7 @@ class Outcome:
         batches: batches taken by the loop.
         worker_busy_share: share of the workers' time spent making batches, while there were batches to make.
         parked: share of the loop's waiting time in which a later batch lay ready (head-of-line blocking).
-        held_s: mean time that receiving a batch waited for its worker's interpreter lock.
+        held_s: mean time that receiving a batch waited for its worker's GIL.
         device_idle_s: mean time per steady batch in which the device had nothing to do; None without one.
         core_wait_share: of the time in which workers wanted a core to make a batch, the share that they waited for one.
         step_wait_s: mean time of a step that the loop waited for a core.

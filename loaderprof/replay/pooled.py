@@ -1,7 +1,7 @@
 """The replay of a watched pipeline whose batches threads or processes of its own make.
 
-A pool is replayed as so many workers: makers that share one interpreter's lock share one core, with the loop's own
-thread. Makers that only work while the loop waits for them stay what they are, a wait. Pure.
+A pool is replayed as workers. Producers that share a GIL share one core with the loop's own thread. Producers that work
+only while the loop waits for them remain a wait. Pure.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from loaderprof.analyze.pools import LOCKED_SHARE, Pool
 from loaderprof.replay.costs import Seconds
 from loaderprof.replay.model import LoopModel
 
-# Above this share of waiting the makers hold the loop up, and no more of them are at work at once than were seen.
+# Where the loop waits more than this share of its time the producers limit it, and as many work at once as were seen.
 HELD_UP = 0.1
-# A step that waits for the lock now and then is at times let through at once: this share of the steps.
+# At least this share of the steps gets the GIL at once, so that their quantile shows a step without the wait.
 LET_THROUGH = 0.1
 
 
 def pooled(base: LoopModel | None, loop: Loop, parts: Breakdown) -> LoopModel | None:
-    """Return the model of a watched loop with its makers as workers; `base` where no pool works beside the loop."""
+    """Return the model of a watched loop with its producers as workers; `base` where no pool works beside the loop."""
     pool = parts.pool
     if base is None or pool is None:
         return base
-    # The CPU of the process's other threads is the makers', not threads of the step.
+    # The CPU of the process's other threads is that of the producers, not of threads of the step.
     costs = replace(base.costs, step_threads=1.0)
     if not pool.overlapped:
         own = float(costs.fetch_cpu_s.mean())
@@ -49,13 +49,13 @@ def pooled(base: LoopModel | None, loop: Loop, parts: Breakdown) -> LoopModel | 
 
 
 def unlocked(base: LoopModel, pool: Pool, budget: float) -> LoopModel:
-    """Return the model without the interpreter's lock between makers and loop: as many processes, on `budget` cores."""
+    """Return the model without the GIL between producers and loop: as many processes instead, on `budget` cores."""
     costs = base.costs
     costs = replace(costs, step_blocked_s=_own_blocking(costs.step_blocked_s, pool))
     if pool.overlapped:
         return replace(base, costs=costs, cores=budget)
-    # One at a time they compute all the time that the loop waits; each batch's computing then takes its share of the
-    # cores, or of the makers where these also read. What others took of the one core they will take of more.
+    # One at a time they compute for as long as the loop waits. As processes they compute on all cores at once, or, where they
+    # also read, as many as there are of them. Of more cores others take as much as they took of the one.
     serial = min(1.0, max(pool.cores or 0.0, pool.held or 0.0)) or 1.0
     together = min(float(pool.producers), max(1.0, budget))
     reading = pool.waiting * pool.busy
@@ -64,9 +64,9 @@ def unlocked(base: LoopModel, pool: Pool, budget: float) -> LoopModel:
 
 
 def _own_blocking(blocked: Seconds, pool: Pool) -> Seconds:
-    """Return the blocked seconds of steps without their waits for the interpreter's lock.
+    """Return the blocked seconds of steps without their waits for the GIL.
 
-    Where nobody saw whether the loop's thread slept on a lock, the shortest steps tell what is their own.
+    Where it was not measured whether the loop's thread slept on a lock, the shortest steps show what is not that wait.
     """
     if not blocked.any():
         return blocked

@@ -14,7 +14,7 @@ from loaderprof.replay.cores import BLOCKED, CPU, GANG, PARK, READ, WAKE, Actor,
 from loaderprof.replay.costs import Outcome, RunCosts, Seconds, Settings
 
 _PARK = (PARK, 0.0)
-# An epoch of so many times what is outstanding has a middle in which there is always more to deal.
+# An epoch of this many times the outstanding batches has a steady middle, in which there is always another batch to deal.
 LONG = 3
 
 
@@ -83,7 +83,7 @@ class _Run:
         self.device_free_s = self.device_idle_s = 0.0
         self.workers: list[Actor] = []
         self.senders: list[Actor] = []
-        # Workers that boot while a short epoch ends must not serve the next one, which has its own.
+        # Workers that are still starting when a short epoch ends must not serve the next epoch, which has its own.
         self.generation = 0
         self.pinner: Actor | None = None
         self.main: Actor | None = None
@@ -324,7 +324,7 @@ class _Run:
         depth = self.settings.outstanding or 1
         skip = min(depth, self.batches // 2)
         last = self.batches - depth if self.batches >= LONG * depth else self.batches
-        # Workers that started together hand over together: part of a round would count its wait for a whole one.
+        # Workers that started together hand over together: a partial round would count the wait of a whole one.
         last -= (last - skip) % workers if last - skip > workers else 0
         spans = np.array([np.subtract(marks[last], marks[skip]) for marks in self.marks])
         step_s, wait_s, idle_s = spans.sum(axis=0) / (self.epochs * (last - skip))

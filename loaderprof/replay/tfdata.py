@@ -3,7 +3,7 @@
 A node that works ahead (a parallel map, a prefetch) takes its own seconds over its calls at once, and those of the nodes
 below it that work only when asked. The loop takes its step and what works when it asks. The slowest of all these, or all the
 CPU over the cores, is the time of a batch. What the run took beyond that is taken to stretch the pipeline in proportion
-(`fit`), so that a machine on which threads wait for cores is told as it was. Pure: no torch, no clock, no processes.
+(`fit`), so that the model of a machine on which threads wait for cores takes as long as the run did. Pure: no torch, no clock, no processes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import numpy as np
 from loaderprof.analyze.tfdata import STAGES, Node, Pipeline
 from loaderprof.findings import Expected, Stage
 
-# Nothing on a chain is quicker.
+# No chain takes less: it keeps ratios finite.
 LEAST_S = 1e-6
-# Half-width of the 90 % interval of a speedup: a floor, what it grows by with the log of the speedup, and with the log of
-# `fit`. A first guess; not scored yet.
+# Half-width of the 90 % interval of a speedup, as a share of it: a floor, its growth with the log of the speedup and with
+# the log of `fit`, and a cap. A first guess; not scored yet.
 FLOOR, PER_LOG, PER_FIT, MOST = 0.08, 0.25, 0.5, 0.6
+# A speedup below this is within the error, as in `diagnose.verdict.MIN_GAIN`.
+WORTH = 1.05
 # Below this share of waiting the step hides the pipeline, whose own pace was then not seen.
 SEEN_WAITING = 0.1
+# A fit beyond this, up or down, says that something else than the pipeline took the time.
 MOST_FIT = 4.0
 
 
@@ -132,7 +135,7 @@ def expected(
     width = min(MOST, math.hypot(width, 2 * spread))
     low, high = speedup * (1 - width), speedup * (1 + width)
     low = min(low, 1.0) if disturbed else low
-    if speedup < 1.05 or high < 1.05:
+    if speedup < WORTH or high < WORTH:
         return None
     rate = samples_per_s * speedup if samples_per_s else None
     return Expected(

@@ -29,7 +29,7 @@ def cause_of(stage: Stage, pipeline: Pipeline) -> CauseRule:
         return BY_ID["waiting-read"]
     node = _most_expensive(pipeline, stage)
     if node is not None and node.operation is not None:
-        called = " ".join((*node.operation.told, *node.operation.words))
+        called = " ".join((*node.operation.ops, *node.operation.words))
         for cause in CATALOGUE:
             if cause.stage == stage and cause.tf_calls and re.search(cause.tf_calls, called, re.IGNORECASE):
                 return cause
