@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,25 +40,42 @@ from loaderprof.replay import job
 BACKGROUND = "a background thread takes the batches: how long the training itself waits was not measured"
 
 
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """Findings, and what their advice was made from: `readvised` makes it again without another replay.
+
+    `judged` is None where there is no advice that could change: no loader, a job watched from outside, tf.data.
+    """
+
+    findings: Findings
+    judged: tuple[Sequence[job.LoopStudy], LoopContext, Judgement] | None = None
+
+
 def findings_of(recording: Recording) -> Findings:
     """Return the findings of a recording, joined with what `verify` measured of the advice."""
-    return joined(conclude(recording), recording.folder)
+    return joined(conclude(recording).findings, recording.folder)
 
 
-def conclude(recording: Recording) -> Findings:
-    """Return the findings of a recording."""
+def readvised(recording: Recording, conclusion: Conclusion) -> Findings:
+    """Return the findings with their advice made again, for facts that came after: decoders that were tried."""
+    if conclusion.judged is None:
+        return conclusion.findings
+    return replace(conclusion.findings, advice=_advice(recording, *conclusion.judged))
+
+
+def conclude(recording: Recording) -> Conclusion:
+    """Return what a recording says."""
     if recording.meta.mode == "attach" and not recording.processes:
-        return outside.conclude(
-            recording, cores=machine.cpu_budget(recording), busy_others=machine.busy_others(recording)
-        )
+        cores, busy = machine.cpu_budget(recording), machine.busy_others(recording)
+        return Conclusion(outside.conclude(recording, cores=cores, busy_others=busy))
     timeline = build(recording)
     if conclude_tf.applies(timeline):
-        return conclude_tf.conclude(recording, timeline, _run(recording, timeline))
+        return Conclusion(conclude_tf.conclude(recording, timeline, _run(recording, timeline)))
     budget, others = machine.cpu_budget(recording), machine.busy_others(recording)
     everyone = _study(recording, timeline, budget, others)
     run = _run(recording, timeline)
     if not everyone:
-        return Findings(run=run, verdict=_no_loader())
+        return Conclusion(Findings(run=run, verdict=_no_loader()))
     studied = job.slowest_rank(everyone)
     main = job.main(studied)
     job_gains = job.job_gains(studied)
@@ -81,7 +98,7 @@ def conclude(recording: Recording) -> Findings:
     )
     cause = catalogue.cause_of(judgement.stage, context)
     verdict = _verdict(main, context, judgement, cause, job.job_ceiling(studied))
-    return Findings(
+    found = Findings(
         run=replace(run, notes=(*run.notes, *doubts_about_replay(main.model_error, others or 0.0))),
         verdict=verdict,
         stages=stage_costs(main.loop, main.parts),
@@ -93,6 +110,7 @@ def conclude(recording: Recording) -> Findings:
         phases=device.phases_of(recording, main.loop),
         gpus=device.gpus_of(recording),
     )
+    return Conclusion(found, (studied, context, judgement))
 
 
 def predict(recording: Recording, changes: Sequence[Mapping[str, Any]]) -> list[results.Expected | None]:

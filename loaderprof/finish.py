@@ -12,7 +12,7 @@ from loaderprof.analyze.operators import names_made, users_files
 from loaderprof.analyze.reads import paths_named
 from loaderprof.capture import decoders, mounts
 from loaderprof.capture.sources import lines_of, lines_that_make, lines_with
-from loaderprof.conclude import findings_of
+from loaderprof.conclude import conclude, readvised
 from loaderprof.findings import Findings
 from loaderprof.recording import files
 from loaderprof.recording.meta import updated
@@ -28,16 +28,17 @@ def finish(folder: Path, *, html: bool, shown: str | None = None, whole: bool = 
         folder: the recording.
         html: write report.html too.
         shown: where the report says that the recording is; None: in its folder.
-        whole: False where it was told already that there is no room for all.
+        whole: False where the user knows already that there was no room for all of it.
     """
 
     shown, failure = shown or files.as_typed(folder), None
     with sign("loaderprof: making the report"):
         seen = many_ranks.read(folder)
         _keep_sources(seen)
-        found = findings_of(seen)
+        conclusion = conclude(seen)
+        found = conclusion.findings
         if any(each.id == "faster-decoder" for each in found.advice) and _try_decoders(seen):
-            found = findings_of(seen)
+            found = readvised(seen, conclusion)
         try:
             files.write_whole(folder / files.FINDINGS, found.to_json())
             if html:
@@ -70,7 +71,6 @@ def _keep_sources(seen: Recording) -> None:
 
 def _try_decoders(seen: Recording) -> bool:
     """Try the image decoders that are installed here on the job's own files; return whether they could be tried."""
-
     cwd = Path(seen.meta.cwd or "/")
     numbers = set(seen.tables["sample"]["file"].tolist())
     tried = decoders.measure([cwd / seen.texts[number] for number in sorted(numbers) if number >= 0])
@@ -87,7 +87,7 @@ def _write(seen: Recording) -> None:
 
 
 def _file_systems(seen: Recording) -> dict[str, str]:
-    """Return the type of the file system of each path that the loaders name or their makers held open."""
+    """Return the type of the file system of each path that the loaders name or their producers held open."""
 
     table, cwd = mounts.table(), Path(seen.meta.cwd or "/")
     return {path: found for path in paths_named(seen) if (found := mounts.kind(str(cwd / path), table))}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -169,11 +169,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, 
     """The jobs that `run` is asked to start, each with its options; none starts."""
     jobs: list[tuple[list[str], dict[str, object]]] = []
 
-    def start(job: Sequence[str], **options: object) -> int:
-        jobs.append((list(job), options))
+    def start(options: run_command.RunOptions) -> int:
+        jobs.append((list(options.job), dataclasses.asdict(options)))
         return 0
 
-    monkeypatch.setattr(run_command, "run", start)
+    monkeypatch.setattr(run_command, "run_job", start)
     return jobs
 
 

@@ -6,6 +6,7 @@ code 0: within all of them; 1: one is broken; 2: not enough evidence, or wrong u
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import sys
@@ -21,6 +22,7 @@ from loaderprof.conclude import findings_of
 from loaderprof.diagnose.verdict import MIN_STEPS
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import STAGES, Findings, Loader
+from loaderprof.recording import remote
 from loaderprof.report.spinner import sign
 
 Outcome = Literal["ok", "broken", "unknown"]
@@ -28,6 +30,26 @@ KEYS = ("max-wait", "min-samples-per-s", "max-step", "bottleneck-not")
 EXAMPLE = "loaderprof check DIR --max-wait 10%"
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof check` takes."""
+    verb.description = "Exit code 0: within all limits; 1: a limit is broken; 2: not enough evidence, or wrong use."
+    verb.epilog = 'Limits may stand in [tool.loaderprof] of ./pyproject.toml, too:  max-wait = "10%%"'
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
+    verb.add_argument("--max-wait", metavar="SHARE", help="of a step, waiting for its batch: 10%%")
+    verb.add_argument("--min-samples-per-s", metavar="X", help="of the main loader, all ranks together")
+    verb.add_argument("--max-step", metavar="TIME", help="waiting and the loop's own work: 200ms")
+    verb.add_argument("--bottleneck-not", metavar="STAGE,...", help="stages that must not be the bottleneck")
+    verb.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML, over an older FILE")
+    verb.add_argument("--github", action="store_true", help="print annotations for GitHub, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    typed = {key: getattr(options, key.replace("-", "_")) for key in KEYS}
+    with remote.local(options.folder) as folder:
+        return check(folder, typed, junit=options.junit, github=options.github)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ anyway, so that a small difference between two single runs is told as what it is
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -24,10 +25,12 @@ from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.machine import DISTURBANCE, busy_others
 from loaderprof.analyze.stages import WORK
 from loaderprof.analyze.timeline import build
+from loaderprof.commands.options import shown_place
 from loaderprof.conclude import findings_of
 from loaderprof.findings import Findings, StageCost, Verdict
 from loaderprof.measure import ratios
 from loaderprof.measure.ratios import Ratio, Values
+from loaderprof.recording import remote
 from loaderprof.recording.reader import Recording, SummedLoop
 from loaderprof.report.spinner import sign
 
@@ -39,6 +42,19 @@ MIN_DEEP = 5
 # Facts of a loader that differ from run to run without being a setting.
 _NO_SETTING = ("number", "name", "where", "dataset_where", "sampler_where", "samples")
 Unit = Literal["samples/s", "steps/s", "s"]
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof compare` takes."""
+    verb.add_argument("a", metavar="A", help="a recording: a folder or a URL")
+    verb.add_argument("b", metavar="B", help="the recording held against it")
+    verb.add_argument("--json", action="store_true", help="print the comparison as JSON and nothing else")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    with remote.local(options.a) as a, remote.local(options.b) as b:
+        return print_comparison(a, b, as_json=options.json, shown=(shown_place(options.a), shown_place(options.b)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def run(a: Path, b: Path, *, as_json: bool, shown: tuple[str | None, str | None] = (None, None)) -> int:
+def print_comparison(a: Path, b: Path, *, as_json: bool, shown: tuple[str | None, str | None] = (None, None)) -> int:
     """Compare two recordings, print what differs, and return 0.
 
     Args:

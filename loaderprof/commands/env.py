@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -16,6 +17,16 @@ from loaderprof.capture.gpus import GpuSampler
 from loaderprof.capture.stack_sampler import find_py_spy, stacks_remedy
 
 PACKAGES = ("torch", "numpy", "psutil", "nvidia-ml-py", "py-spy", "rich", "matplotlib", "jinja2")
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof env` takes: nothing."""
+
+
+def run(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike
+    """Run the verb and return its exit code."""
+    sys.stdout.write(render())
+    return 0
 
 
 def render() -> str:

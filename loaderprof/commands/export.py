@@ -6,6 +6,7 @@ not meant.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import sys
 from collections.abc import Callable
@@ -15,10 +16,26 @@ from pathlib import Path
 from loaderprof.analyze import many_ranks
 from loaderprof.conclude import findings_of
 from loaderprof.errors import OutputError, UsageError
-from loaderprof.recording import files, reader
+from loaderprof.recording import files, reader, remote
 from loaderprof.recording.reader import Recording
 from loaderprof.report import chrome, collapsed, metrics, parquet, speedscope
 from loaderprof.report.spinner import sign
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof export` takes."""
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
+    verb.add_argument("--format", metavar="FORMAT", required=True, choices=FORMATS, help=", ".join(FORMATS))
+    verb.add_argument("-o", "--output", metavar="FILE", help="where to write (default: in DIR; - for standard output)")
+    verb.add_argument("--force", action="store_true", help="replace FILE")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    # Of a recording that lies elsewhere the file comes into the current folder.
+    output = options.output or (files.EXPORTS[options.format] if remote.is_url(options.folder) else None)
+    with remote.local(options.folder) as folder:
+        return export(folder, options.format, output=output, force=options.force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ class Format:
     summed: bool = False
 
 
-# By name; the file that each is written to by default stands in `files.EXPORTS`.
+# By name; `files.EXPORTS` names the file that each is written to by default.
 FORMATS: dict[str, Format] = {
     "chrome": Format(lambda seen: chrome.render(seen).encode()),
     "speedscope": Format(speedscope.render),

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from loaderprof.analyze import many_ranks
+from loaderprof.commands.options import shown_place
 from loaderprof.conclude import findings_of
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import Findings
-from loaderprof.recording import files
+from loaderprof.recording import files, remote
 from loaderprof.recording.reader import Recording
 from loaderprof.report.pagedata import page_data
 from loaderprof.report.spinner import sign
 from loaderprof.report.terminal import screen
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof report` takes."""
+    verb.add_argument("folder", metavar="DIR", help="a recording: a folder or a URL")
+    verb.add_argument("--json", action="store_true", help="print the findings and nothing else")
+    verb.add_argument("--html", metavar="FILE", help="write the page to FILE")
+    verb.add_argument("--figures", metavar="OUT", help="write the pictures to folder OUT, as SVG, PNG and PDF")
+    verb.add_argument("--rank", metavar="R", type=int, help="report on one rank")
+    verb.add_argument("--force", action="store_true", help="replace FILE, and pictures in OUT")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    with remote.local(options.folder) as folder:
+        return report(
+            folder,
+            as_json=options.json,
+            html=options.html,
+            figures=options.figures,
+            rank=options.rank,
+            force=options.force,
+            shown=shown_place(options.folder),
+        )
 
 
 def report(

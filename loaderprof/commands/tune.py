@@ -7,6 +7,7 @@ the settings are found the job is ended, unless it is to go on with them.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
 import sys
@@ -34,6 +35,44 @@ LOG = "tune.log"
 LIMIT_S = {"windows": 180.0, "runs": 900.0}
 # Borders of epochs below this share of an epoch are not worth a word.
 BORDER_SHARE = 0.02
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof tune` takes."""
+    verb.usage = "loaderprof tune [options] train.py [args]\n       loaderprof tune [options] -m package [args]"
+    verb.description = (
+        "Runs the job and changes the settings of its training loader between windows of the same stream of batches, "
+        "within the CPU budget, memory, /dev/shm and open files. Its output goes to DIR/tune.log; once the settings "
+        "are found it is ended. An iterable dataset and jobs of several ranks are run anew for each measurement."
+    )
+    verb.add_argument("-o", "--output", metavar="DIR", help="folder of the result (default: named after the script)")
+    verb.add_argument("--loader", metavar="NAME", help="variable of the loader (default: the first that is trained on)")
+    verb.add_argument(
+        "--seconds",
+        metavar="S",
+        type=float,
+        help="begin nothing new S seconds after the first measurement (180; 900 across runs)",
+    )
+    verb.add_argument("--keep-order", action="store_true", help="do not try in_order=False")
+    verb.add_argument(
+        "--finish", action="store_true", help="let the job go on with the settings found, in order, to its own end"
+    )
+    verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+
+    return tune(
+        options.job,
+        module=options.module,
+        launcher=options.launcher,
+        output=options.output,
+        loader=options.loader,
+        limit_s=options.seconds,
+        keep_order=options.keep_order,
+        finish=options.finish,
+    )
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ goes to `verify.log` in the recording; what it writes itself (checkpoints, logs)
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import shlex
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from loaderprof import formatting
+from loaderprof.commands.options import settings_of
 from loaderprof.conclude import findings_of, predict
 from loaderprof.errors import LoaderprofError, UsageError
 from loaderprof.findings import Advice, Expected, Findings, Measured
 from loaderprof.measure import ratios, rerun, verified
 from loaderprof.measure.rerun import LoaderTarget, RecordedJob
 from loaderprof.measure.verified import Verified
-from loaderprof.recording import files, reader
+from loaderprof.recording import files, reader, remote
 from loaderprof.report import sentences
 
 if TYPE_CHECKING:
@@ -36,6 +38,62 @@ PAIRS, PRECISION = 6, 0.05
 LIMIT_S = 60.0
 # An interval whose ends are this far apart answers no question.
 WIDE = 2.0
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add what `loaderprof verify` takes."""
+    verb.description = (
+        "Runs the recorded job again, alternately as it was and changed. It does what it always does: "
+        "checkpoints and logs that it writes, it writes again. Its output goes to DIR/verify.log."
+    )
+    verb.add_argument("folder", metavar="DIR", help="a recording made by loaderprof run")
+    verb.add_argument(
+        "--change",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="advice to apply, by id or number (default: the best that is a setting); several are applied together",
+    )
+    verb.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="predict and measure a setting of your own instead: num_workers=4; several are applied together",
+    )
+    verb.add_argument(
+        "--runs",
+        metavar="N",
+        type=int,
+        default=6,
+        help="at most so many pairs of runs, without and with the change (6)",
+    )
+    verb.add_argument(
+        "--precision",
+        metavar="P",
+        type=float,
+        default=5.0,
+        help="stop as soon as the ratio is known to P %% either way (5); 0: run all pairs",
+    )
+    verb.add_argument(
+        "--seconds", metavar="S", type=float, default=60.0, help="end a run S seconds after its first loader began (60)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    if remote.is_url(options.folder):
+        raise UsageError(
+            "verify keeps what it measures beside the recording: it takes a folder, not a URL", "copy it first"
+        )
+    return verify(
+        Path(options.folder),
+        options.change,
+        settings=settings_of(options.set),
+        pairs=options.runs,
+        limit_s=options.seconds,
+        precision=options.precision / 100,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,8 @@ def with_nodes(recording: Path, rng: random.Random) -> None:
 
 def verbs(recording: Path, whole: Path, out: Path) -> list[list[str]]:
     exports = [
-        ["export", str(recording), "--format", each, "-o", str(out / each), "--force"] for each in cli.FORMATS[:-1]
+        ["export", str(recording), "--format", each, "-o", str(out / each), "--force"]
+        for each in list(files.EXPORTS)[:-1]
     ]
     return [
         ["report", str(recording)],

@@ -126,7 +126,7 @@ def by_source(folder: Path) -> dict[str, str]:
         "stacks": replace(whole, tables=untimed),
         "counters": replace(whole, stacks=[], tables=untimed),
     }
-    return {name: conclude(part).verdict.bottleneck for name, part in parts.items()}
+    return {name: conclude(part).findings.verdict.bottleneck for name, part in parts.items()}
 
 
 def read_verdict(path: Path) -> dict[str, Any] | None:

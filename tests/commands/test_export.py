@@ -19,7 +19,7 @@ from loaderprof.commands import export
 from loaderprof.conclude import findings_of
 from loaderprof.errors import OutputError, RecordingError
 from loaderprof.findings import Findings, Loader, Overhead, Run, StageCost, Verdict
-from loaderprof.recording import reader
+from loaderprof.recording import files, reader
 from loaderprof.report import metrics
 
 HOSTILE = 'a "loader"\\\nwith </script> and \r'
@@ -33,8 +33,8 @@ def slices(document: dict[str, Any], pattern: str) -> list[dict[str, Any]]:
     return [one for one in document["traceEvents"] if one["ph"] == "X" and re.fullmatch(pattern, one["name"])]
 
 
-def test_the_command_knows_the_same_formats() -> None:
-    assert tuple(export.FORMATS) == cli.FORMATS
+def test_each_format_has_a_file_of_its_own() -> None:
+    assert set(export.FORMATS) == set(files.EXPORTS)
 
 
 def test_the_trace_is_on_the_clock_of_torch_profiler(tmp_path: Path) -> None:
