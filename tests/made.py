@@ -6,6 +6,8 @@ Times are seconds since the run began; `START_NS` is where the fake clock stood 
 from __future__ import annotations
 
 import json
+import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,8 @@ class Process:
             facts["worker"] = worker
         self.pid, self.folder, self.iterators = pid, folder, 0
         self.journal = Journal(str(folder / reader.JOURNALS / f"here-{pid}-1.lpj"), facts)
+        # A journal is open until its process ends; here hundreds of processes are one.
+        weakref.finalize(self, os.close, self.journal._fd)
 
     def iterator(
         self,
