@@ -193,11 +193,11 @@ def test_one_pair_is_told_without_an_interval_and_not_shown_as_measured(
 def test_words(said: Check) -> None:
     plan = verify.Plan("num-workers", {"num_workers": 4}, Expected(1.9, 1.7, 2.1, None), 3, 60.0)
     pairs = [(100.0, 181.0), (100.0, 183.0), (100.0, 185.0)]
-    text = verify.told(plan, pairs)
+    text = verify.result_line(plan, pairs)
     said("faster", text)
     assert all(words in text for words in ("num_workers=4", "1.83 ± 0.05", "1.9 ± 0.2", "3 pairs"))
     same = [(100.0, 99.0), (100.0, 101.0), (100.0, 100.0)]
-    text = verify.told(replace(plan, expected=None), same)
+    text = verify.result_line(replace(plan, expected=None), same)
     said("no difference", text)
     assert "1.00 ±" in text
 
