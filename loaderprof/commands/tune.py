@@ -1,8 +1,8 @@
-"""`loaderprof tune`: find the best loader settings of a job by measuring, and say how to set them.
+"""`loaderprof tune`: find the best loader settings of a job by measuring, and report how to set them.
 
 The job runs as in `verify`: with the hooks, its output in a log. Its training loader changes settings between windows
-of one stream of batches (`bench.Windows`); where that cannot be, each measurement is a short run (`bench.Runs`). Once
-the settings are found the job is ended, unless it is to go on with them.
+of one stream of batches (`measure/windows.py`); where that is not possible, each measurement is a short run
+(`measure/runs.py`). Once the settings are found the job is ended, unless `--finish` lets it go on with them.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from loaderprof import formatting
 from loaderprof.capture import launch
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import Measured
-from loaderprof.measure import bench as benches
 from loaderprof.measure import rerun, search, tuned
 from loaderprof.measure.bench import Base, Bench
+from loaderprof.measure.runs import Runs
 from loaderprof.measure.search import Board
 from loaderprof.measure.tuned import Tried, Tuned
 from loaderprof.measure.tuned_job import NoWindowError, RefusedError, Steered
+from loaderprof.measure.windows import Windows
 from loaderprof.replay.costs import Settings
 from loaderprof.report import tune_table
 
 LOG = "tune.log"
-# A search usually ends by itself well before; runs need their start, too.
+# A search usually ends well before. Runs have more time because each of them starts the job.
 LIMIT_S = {"windows": 180.0, "runs": 900.0}
-# Borders of epochs below this share of an epoch are not worth a word.
+# Starting the workers is not worth a note below this share of an epoch.
 BORDER_SHARE = 0.02
 
 
 @dataclass(slots=True)
 class TuneProgress:
-    """One line on stderr, rewritten as windows go by; nothing where stderr is no terminal."""
+    """A progress line on stderr, rewritten with each window; nothing where stderr is not a terminal."""
 
     began: float = field(default_factory=time.monotonic)
     shown: bool = field(default_factory=lambda: sys.stderr.isatty())
@@ -46,7 +47,7 @@ class TuneProgress:
     last: str = ""
 
     def tick(self) -> None:
-        """Show where the search is."""
+        """Show the elapsed time and the stage of the search."""
         text = f"{time.monotonic() - self.began:.0f} s: {self.stage}"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}"[: tune_table.WIDTH + 8])
@@ -54,7 +55,7 @@ class TuneProgress:
             self.last = text
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self.shown and self.last:
             sys.stderr.write("\r\x1b[K")
             self.last = ""
@@ -62,7 +63,7 @@ class TuneProgress:
 
 @dataclass(slots=True)
 class Search:
-    """One search under way."""
+    """One search in progress."""
 
     bench: Bench
     progress: TuneProgress
@@ -73,7 +74,7 @@ class Search:
     left_out: list[str] = field(default_factory=list)
 
     def run(self) -> Settings:
-        """Search, and return the settings to take: a ladder of workers, the best ones' neighbours, a race, a proof."""
+        """Search as `measure/search.py` describes, and return the settings to take."""
         base, board = self.base, self.board
         board.rounds.append({board.present: base.rate})
         self._fill(self._allowed(search.ladder(board.present, base.limits.cores, base.predicted, base.by_epoch)), 1.0)
@@ -111,12 +112,12 @@ class Search:
             self._round([*leaders, *others], 1.0)
 
     def _round(self, chosen: Sequence[Settings], length: float) -> None:
-        """Measure settings one after the other; every other round backwards: a pace that drifts then favours nobody."""
+        """Measure settings as a new round; every second round in reverse order, so that a drifting speed favours none."""
         self.board.rounds.append({})
         self._fill(chosen if len(self.board.rounds) % 2 else chosen[::-1], length)
 
     def _fill(self, chosen: Sequence[Settings], length: float) -> None:
-        """Measure settings into the round under way."""
+        """Measure settings as part of the current round."""
         for settings in chosen:
             if not self._is_time():
                 return
@@ -130,7 +131,7 @@ class Search:
                 raise
             except NoWindowError as failure:
                 if settings == self.board.present:
-                    # They were measured before, so it is the job that goes on no more; what is known is told.
+                    # They worked before, so the job itself has failed: end the search with what is known.
                     self.deadline = 0.0
                     return
                 self.board.failed[settings] = failure.reason
@@ -138,7 +139,7 @@ class Search:
                 self.progress.stage = before
 
     def _allowed(self, settings: Sequence[Settings]) -> list[Settings]:
-        """Return the settings within the limits, and note what the others would break."""
+        """Return the settings within the limits; add the reasons for the others to `left_out`."""
         needs, allowed = self.bench.needs(), []
         for each in settings:
             reason = search.obstacle(each, self.base.limits, needs)
@@ -152,7 +153,7 @@ class Search:
         return time.monotonic() < self.deadline
 
 
-def tune(
+def tune(  # one keyword per option of the command
     job: Sequence[str],
     *,
     module: bool,
@@ -203,7 +204,7 @@ def tune(
 
 @dataclass(slots=True)
 class _Task:
-    """What was asked for."""
+    """One call of `tune`, with its job and options resolved."""
 
     command: tuple[str, ...]
     typed: str
@@ -216,19 +217,19 @@ class _Task:
     progress: TuneProgress
 
     def run(self, log: IO[bytes], launcher: bool) -> int:
-        """Tune within one run of the job, across runs where that cannot be."""
+        """Tune within one run of the job; with a run for each measurement where that is not possible."""
         reason = "a launcher may start several ranks" if launcher else ""
         if not reason:
             with Steered(self.command, self.cwd, log, self.loader, self.progress.tick) as steered:
                 try:
-                    result = self._search(benches.Windows(steered, log))
+                    result = self._search(Windows(steered, log))
                     self._show(result)
                     return self._left(steered, result) if self.finish else 0
                 except RefusedError as refused:
                     reason = refused.reason
         self.progress.clear()
         sys.stderr.write(f"loaderprof: {reason}: each measurement is a run of its own\n")
-        runs = benches.Runs(self.command, self.cwd, log, self.loader, self.progress.tick)
+        runs = Runs(self.command, self.cwd, log, self.loader, self.progress.tick)
         self._show(self._search(runs))
         return 0
 
@@ -306,7 +307,7 @@ def _tried(base: Base, board: Board, settings: Settings) -> Tried:
     rate, windows = board.rate(settings), board.windows(settings)
     usual = base.predicted.get(board.present)
     predicted = base.predicted[settings] / usual if usual and settings in base.predicted else None
-    # One or two windows have an interval that says nothing.
+    # The interval of one or two windows is too wide to be useful.
     low, high = (round(rate.low, 3), round(rate.high, 3)) if windows > 2 else (None, None)
     return Tried(
         dataclasses.asdict(settings),
