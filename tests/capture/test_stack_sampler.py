@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_sentences import Check
 from real import started
 
 from loaderprof.capture import stack_sampler
@@ -227,17 +228,15 @@ def test_one_long_task_of_ray_is_looked_at_in_time(monkeypatch: pytest.MonkeyPat
     sampler.close()
 
 
-def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch, said: Check) -> None:
     monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: None)
     sampler = StackSampler()
-    assert sampler.missing == "not measured: py-spy is not installed"
+    said("no py-spy", str(sampler.missing))
     assert sampler.sample(WatchedJob(os.getpid(), None)) is None
     sampler.close()
 
 
-def test_a_refusal_is_reported_with_what_to_type(
-    spy: StackSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_refusal_is_reported_with_what_to_type(spy: StackSampler, tmp_path: Path, said: Check) -> None:
     fake = tmp_path / "py-spy"
     fake.write_text(
         "#!/bin/sh\necho 'Error: Permission Denied: Try running again with elevated permissions' >&2\nexit 1\n"
@@ -250,15 +249,13 @@ def test_a_refusal_is_reported_with_what_to_type(
     until = time.monotonic() + 30
     while spy._running and time.monotonic() < until:
         assert spy.sample(job) is None
-    assert spy.missing is not None
-    assert "refused" in spy.missing
-    assert "loaderprof env" in spy.missing
+    said("py-spy is refused", str(spy.missing))
 
 
-def test_a_py_spy_that_cannot_be_started_is_reported(spy: StackSampler, tmp_path: Path) -> None:
+def test_a_py_spy_that_cannot_be_started_is_reported(spy: StackSampler, tmp_path: Path, said: Check) -> None:
     spy._program = str(tmp_path / "nowhere")
     spy._start([os.getpid()])
-    assert spy.missing == "not measured: py-spy cannot be started: No such file or directory"
+    said("py-spy cannot be started", str(spy.missing))
     assert spy._running == []
 
 
