@@ -48,7 +48,7 @@ class Breakdown:
         stall_s: seconds per step beyond the usual step, in steps that stalled.
         stall_every: steps from one stall to the next; None: no stalls.
         threads: CPU of the producer's whole process over its thread's: above 1, libraries run threads of their own. None
-            where batches are too short to tell.
+            where batches are too short to measure it.
         lock_holder: the line of a Python thread that computes beside the loop and holds the GIL.
         device_bytes, asked_bytes: read: from a disk, and asked of the system.
         pool: the threads or processes that make the batches of a watched iterable; None where none were seen.
@@ -155,7 +155,7 @@ def _mean(values: Seconds) -> float | None:
 
 
 def _threads(made: Made, usual: Bools) -> float | None:
-    """Return how many cores a producer keeps busy; None where its batches are too short to tell."""
+    """Return how many cores a producer keeps busy; None where its batches are too short to measure it."""
     measured = usual & np.isfinite(made.threads_cpu)
     own = float(made.cpu[measured].mean()) if measured.any() else 0.0
     return 1.0 + float(made.threads_cpu[measured].mean()) / own if own > MIN_THREADED_S else None

@@ -22,7 +22,7 @@ def made_by(recording: Recording, process: Process, iterators: tuple[int, ...], 
         recording: the run.
         process: that the loop runs in.
         iterators: of the loop.
-        takes: its batches as it took them, to tell whose batches the main process made.
+        takes: its batches as it took them, to identify those that the main process produced for it.
         origin: the moment in ns from which seconds count.
     """
     tables = recording.tables

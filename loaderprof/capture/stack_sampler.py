@@ -46,6 +46,28 @@ RAY_SET_UP_S = 10.0
 URGENT = -15
 
 
+class RayTasks:
+    """Since when each process of Ray has been at its task, by which those that still set up are recognised."""
+
+    def __init__(self) -> None:
+        # By process and title of its task: since when it has been at its first one, or at one after the other.
+        self._since: dict[tuple[int, str], float] = {}
+
+    def processes(self, alive: dict[int, psutil.Process]) -> list[int]:
+        """Return Ray's processes, those at a task first; none where what these do may be their set-up.
+
+        A process imports what a task needs when it gets its first of that kind. The next may run in one that rests now.
+        """
+        titles, now = {pid: _title(process) for pid, process in sorted(alive.items())}, time.monotonic()
+        tasks = {pid: title for pid, title in titles.items() if _RAY_TASK.match(title)}
+        for done in self._since.keys() - tasks.items():
+            self._since[done] = -math.inf
+        begun = [self._since.setdefault(task, now) for task in tasks.items()]
+        if not any(now - since >= RAY_SET_UP_S for since in begun):
+            return []
+        return [*tasks, *(pid for pid, title in titles.items() if title == _RAY_RESTS)]
+
+
 class StackSampler:
     """py-spy over the job in short windows: non-blocking, by process id, as often as its budget allows.
 
@@ -70,8 +92,7 @@ class StackSampler:
         # When the job was first seen to have taken a batch, and whether a window has begun since.
         self._batches_at: float | None = None
         self._saw_batches = False
-        # By process of Ray and title of its task: since when it has been at its first one, or at one after the other.
-        self._tasks_since: dict[tuple[int, str], float] = {}
+        self._ray = RayTasks()
         self._folder = tempfile.TemporaryDirectory(prefix="loaderprof-")
         if self._program is None:
             self.missing = "not measured: py-spy is not installed"
@@ -87,8 +108,8 @@ class StackSampler:
                 self.period_s = min(PERIOD_S, max(LOOK_PERIOD_S, (time.thread_time() - begun) / LOOK_BUDGET))
             running = [child for child, _ in self._running if not self._ended(child)]
             return None if running else self._collect()
-        due = self._due(job)
-        self._start(due, locks=bool(due) and job.watches(due[0]))
+        due = self.due(job)
+        self.start(due, locks=bool(due) and job.watches(due[0]))
         if self._running and self._locks_of is not None:
             self.period_s = LOOK_PERIOD_S
         return None
@@ -112,7 +133,7 @@ class StackSampler:
         self._running = []
         self._folder.cleanup()
 
-    def _due(self, job: WatchedJob) -> list[int]:
+    def due(self, job: WatchedJob) -> list[int]:
         """Return the processes of a window that is due; none where it is not, or would pass the budget."""
         now = time.monotonic()
         if job.first_batch_at is None or self._batches_at is None:
@@ -141,28 +162,15 @@ class StackSampler:
         if main not in alive:
             return []
         if job.watches(main) and any(_name(process) == "raylet" for process in alive.values()):
-            workers = self._of_ray(alive)
+            workers = self._ray.processes(alive)
             if not workers or not job.has_batches(main):  # they are starting, or between tasks
                 return []
         else:
             workers = sorted(pid for pid, process in alive.items() if pid != main and _parent(process) == main)
         return [main, *workers[: MAX_PROCESSES - 1]]
 
-    def _of_ray(self, alive: dict[int, psutil.Process]) -> list[int]:
-        """Return Ray's processes, those at a task first; none where what these do may be their set-up.
-
-        A process imports what a task needs when it gets its first of that kind. The next may run in one that rests now.
-        """
-        titles, now = {pid: _title(process) for pid, process in sorted(alive.items())}, time.monotonic()
-        tasks = {pid: title for pid, title in titles.items() if _RAY_TASK.match(title)}
-        for done in self._tasks_since.keys() - tasks.items():
-            self._tasks_since[done] = -math.inf
-        begun = [self._tasks_since.setdefault(task, now) for task in tasks.items()]
-        if not any(now - since >= RAY_SET_UP_S for since in begun):
-            return []
-        return [*tasks, *(pid for pid, title in titles.items() if title == _RAY_RESTS)]
-
-    def _start(self, pids: list[int], locks: bool = False) -> None:
+    def start(self, pids: list[int], locks: bool = False) -> None:
+        """Start a window over processes; `locks`: also measure how much of the time the first one holds the GIL."""
         if not pids:
             return
         self._used, self._open = usage.account(pids), usage.open_files(pids)
@@ -218,7 +226,7 @@ class StackSampler:
     def _collect(self) -> dict[str, Any] | None:
         ended = time.perf_counter_ns()
         used = usage.between(self._used, usage.account(sorted({pid for pid, _ in self._used})))
-        window, held = _Window(), []
+        window, held = StackWindow(), []
         for child, output in self._running:
             error = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
             if child.stderr:
@@ -296,7 +304,7 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-class _Window:
+class StackWindow:
     """The stacks of one window, frames interned."""
 
     # Command lines, names of threads and of files may hold semicolons; frames are `function (file:line)`.

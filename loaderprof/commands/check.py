@@ -1,7 +1,7 @@
-"""`loaderprof check`: hold a recording against limits, for CI.
+"""`loaderprof check`: compare a recording with limits, for CI.
 
-Limits come from flags, and from `[tool.loaderprof]` of ./pyproject.toml where a flag does not say otherwise. Exit
-code 0: within all of them; 1: one is broken; 2: not enough evidence, or wrong use.
+Limits come from `[tool.loaderprof]` of ./pyproject.toml and from flags, which take precedence. Exit code 0: all limits are
+kept; 1: one is broken; 2: not enough evidence, or a usage error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CheckLimits:
-    """What a run must keep to: a share of one, samples per second, seconds, stages; None and empty: no limit."""
+    """Limits of a run: wait as a share of the step (0 to 1), samples per second, seconds, stages; None and (): no limit."""
 
     max_wait: float | None = None
     min_samples_per_s: float | None = None
@@ -64,7 +64,7 @@ class CheckLimits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One limit held against the run, and the sentence that tells it."""
+    """The outcome of one limit, and the sentence for it."""
 
     limit: str
     outcome: Outcome
@@ -72,16 +72,16 @@ class Result:
 
 
 def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = None, github: bool = False) -> int:
-    """Check a recording, print one line a limit, and return the exit code.
+    """Check a recording, print one line per limit, and return the exit code.
 
     Args:
         folder: the recording.
-        typed: what the flags said, by `KEYS`; None where a flag was not given.
-        junit: write JUnit XML to this file, over an older one.
-        github: print GitHub's annotations, too.
+        typed: the values of the flags, by `KEYS`; None where a flag was not given.
+        junit: write JUnit XML to this file, replacing an older one.
+        github: also print GitHub's annotations.
 
     Raises:
-        LoaderprofError: a limit cannot be read, there is none, or the folder is no recording.
+        LoaderprofError: a limit cannot be read, there is none, or the folder is not a recording.
     """
     given = {key: value for key, value in typed.items() if value is not None}
     limits = limits_of({**from_project(Path("pyproject.toml"), wanted=not given), **given})
@@ -96,7 +96,7 @@ def check(folder: Path, typed: Mapping[str, str | None], *, junit: str | None = 
 
 
 def examine(found: Findings, limits: CheckLimits) -> tuple[Result, ...]:
-    """Hold a run against limits."""
+    """Return the outcome of each limit that is set."""
     return tuple(_results(found, limits))
 
 
@@ -156,7 +156,7 @@ def samples_per_s(found: Findings) -> float | None:
 
 
 def _main(found: Findings) -> Loader | None:
-    """Return the loader that the verdict is about: its waits are the verdict's."""
+    """Return the loader that the verdict is about, recognised by its wait, which the verdict repeats."""
     for loader in found.loaders:
         if loader.wait_s is not None and loader.wait_s == found.verdict.wait_s:
             return loader
@@ -164,18 +164,18 @@ def _main(found: Findings) -> Loader | None:
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """Return 1 where a limit is broken for certain, else 2 where one could not be judged, else 0."""
+    """Return 1 where a limit is broken, else 2 where there is not enough evidence for one, else 0."""
     outcomes = {result.outcome for result in results}
     return 1 if "broken" in outcomes else 2 if "unknown" in outcomes else 0
 
 
 def render(results: Sequence[Result]) -> str:
-    """Return one line a limit."""
+    """Return one line per limit."""
     return "".join(f"{result.outcome:8} {result.limit:18} {result.text}\n" for result in results)
 
 
 def github_lines(results: Sequence[Result]) -> str:
-    """Return GitHub workflow commands for what is not within its limit."""
+    """Return GitHub workflow commands for limits that are broken or could not be judged."""
     kinds = {"broken": "error", "unknown": "warning"}
     return "".join(
         f"::{kinds[result.outcome]} title=loaderprof {result.limit}::{_escaped(result.text)}\n"
@@ -189,7 +189,7 @@ def _escaped(text: str) -> str:
 
 
 def junit_xml(results: Sequence[Result]) -> str:
-    """Return JUnit XML: a test case a limit; broken is a failure, not enough evidence an error."""
+    """Return JUnit XML with a test case per limit; broken is a failure, not enough evidence an error."""
     tags = {"broken": "failure", "unknown": "error"}
     count = {tag: str(sum(tags.get(result.outcome) == tag for result in results)) for tag in tags.values()}
     numbers = {"tests": str(len(results)), "failures": count["failure"], "errors": count["error"]}
@@ -215,7 +215,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def limits_of(given: Mapping[str, Any]) -> CheckLimits:
-    """Read limits as they are typed or stand in pyproject.toml.
+    """Parse limits as they are typed or written in pyproject.toml.
 
     Raises:
         UsageError: one cannot be read, or there is none.
@@ -240,7 +240,7 @@ def _number(key: str, value: Any) -> float:
 
 
 def _share(value: Any) -> float:
-    """Read a share: `10%`, `10 %` or 0.1."""
+    """Parse a share: `10%`, `10 %` or 0.1."""
     match = re.fullmatch(_NUMBER + r"\s*%", value.strip()) if isinstance(value, str) else None
     share = float(match[1]) / 100 if match else _number("max-wait", value)
     if share > 1:
@@ -249,7 +249,7 @@ def _share(value: Any) -> float:
 
 
 def _seconds(value: Any) -> float:
-    """Read a time: `200ms`, `1.5 s`; a plain number is seconds."""
+    """Parse a time: `200ms`, `1.5 s`; a plain number is seconds."""
     match = re.fullmatch(_NUMBER + r"\s*(us|ms|s|min)", value.strip()) if isinstance(value, str) else None
     return float(match[1]) * _UNITS_S[match[2]] if match else _number("max-step", value)
 
@@ -273,10 +273,10 @@ def from_project(path: Path, *, wanted: bool) -> dict[str, Any]:
 
     Args:
         path: the file.
-        wanted: no flag gave a limit, so that the table is what counts.
+        wanted: no flag gave a limit, so the table is needed.
 
     Raises:
-        UsageError: the table has a key that is no limit, or the file is no TOML.
+        UsageError: the table has a key that is not a limit, or the file is not TOML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -301,7 +301,7 @@ def _table(path: Path, text: str, wanted: bool) -> dict[str, Any]:
         table = tomllib.loads(text).get("tool", {}).get("loaderprof", {})
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is no TOML: {error}") from None
-    # Tables below it belong to other verbs.
+    # Tables below it belong to other commands.
     limits = {key: value for key, value in table.items() if not isinstance(value, dict)}
     for key in limits:
         if key not in KEYS:

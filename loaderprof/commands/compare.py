@@ -1,20 +1,16 @@
-"""`loaderprof compare A B`: two recordings side by side: settings, speed, stages, verdict; how much, and how sure.
+"""`loaderprof compare A B`: what differs between two recordings in settings, speed, stages and verdict.
 
-Ratios are B over A. Their intervals come from the recordings' own steps and from what two runs of one job differ
-anyway, so that a small difference between two single runs is told as what it is: not significant.
+Ratios are B over A. Their intervals come from the recordings' own steps and from the usual variation between runs of one
+job, so that a small difference between two single runs is reported as not significant.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -27,21 +23,20 @@ from loaderprof.analyze.stages import WORK
 from loaderprof.analyze.timeline import build
 from loaderprof.commands.options import shown_place
 from loaderprof.conclude import findings_of
-from loaderprof.findings import Findings, StageCost, Verdict
+from loaderprof.findings import Findings, StageCost
 from loaderprof.measure import ratios
 from loaderprof.measure.ratios import Ratio, Values
 from loaderprof.recording import remote
 from loaderprof.recording.reader import Recording, SummedLoop
+from loaderprof.report.comparison import Comparison, Difference, Measure, Unit, render, to_json
 from loaderprof.report.spinner import sign
 
-SCHEMA_VERSION = 1
-# A stage below this share of both runs moves nothing; it would fill the screen.
+# A stage below this share in both runs is not shown: it does not matter for speed.
 MIN_SHARE = 0.01
-# Batches timed in depth below which a stage's spread is anyone's guess.
+# Batches timed in depth that are needed for the spread of a stage.
 MIN_DEEP = 5
-# Facts of a loader that differ from run to run without being a setting.
+# Facts of a loader that are not settings.
 _NO_SETTING = ("number", "name", "where", "dataset_where", "sampler_where", "samples")
-Unit = Literal["samples/s", "steps/s", "s"]
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -59,9 +54,15 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two recordings, with what is compared of it. `loop` is the main one; None where there is none.
+    """One of the two recordings.
 
-    `summed`: loops of ranks that were not kept whole.
+    Attributes:
+        folder: what the comparison calls it.
+        found: its findings.
+        loop: the main loop; None where there is none.
+        loops: all loops of ranks that were read in full.
+        busy_others: cores that other processes kept busy; None where not measured.
+        summed: loops of the other ranks, of which only sums are known.
     """
 
     folder: str
@@ -72,52 +73,17 @@ class Side:
     summed: tuple[SummedLoop, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A setting, or another fact, that is not the same in both."""
-
-    name: str
-    before: Any
-    after: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One number in both recordings, None where it was not measured, and their ratio where its spread is known."""
-
-    name: str
-    unit: Unit
-    before: float | None
-    after: float | None
-    ratio: Ratio | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Everything that is told of two recordings."""
-
-    a: str
-    b: str
-    settings: tuple[Difference, ...]
-    speed: Measure
-    times: tuple[Measure, ...]
-    stages: tuple[Measure, ...]
-    before: Verdict
-    after: Verdict
-    notes: tuple[str, ...]
-
-
 def print_comparison(a: Path, b: Path, *, as_json: bool, shown: tuple[str | None, str | None] = (None, None)) -> int:
     """Compare two recordings, print what differs, and return 0.
 
     Args:
         a: a recording.
-        b: the one held against it.
-        as_json: print JSON.
-        shown: what the comparison calls each; None: its folder.
+        b: the recording to compare with it.
+        as_json: print JSON instead of text.
+        shown: what the output calls each; None: its folder.
 
     Raises:
-        LoaderprofError: one of them is no readable recording.
+        LoaderprofError: one of them is not a readable recording.
     """
     comparison = compare(side(a, shown[0]), side(b, shown[1]))
     sys.stdout.write(to_json(comparison) if as_json else render(comparison))
@@ -129,10 +95,10 @@ def side(folder: Path, shown: str | None = None) -> Side:
 
     Args:
         folder: the recording.
-        shown: what the comparison calls it; None: its folder.
+        shown: what the output calls it; None: its folder.
 
     Raises:
-        LoaderprofError: it is none, or cannot be read.
+        LoaderprofError: it is not a recording, or cannot be read.
     """
     name = shown or str(folder)
     with sign(f"reading {name}"):
@@ -171,7 +137,7 @@ def _settings(a: Side, b: Side) -> Iterator[Difference]:
 
 
 def _pairs(a: Side, b: Side) -> Iterator[tuple[Loop, Loop]]:
-    """Return the loaders that both have, by their variables, the main ones first; those under whatever name."""
+    """Return the loops over loaders of the same variable, after the two main loops, which may differ in name."""
     done = set()
     if a.loop is not None and b.loop is not None:
         done = {a.loop.name, b.loop.name}
@@ -186,7 +152,7 @@ def _pairs(a: Side, b: Side) -> Iterator[tuple[Loop, Loop]]:
 
 
 def _speed(a: Side, b: Side) -> Measure:
-    """Return samples per second, all ranks together; steps per second where a batch's size is not known in both."""
+    """Return samples per second, summed over ranks; steps per second unless the batch size is known in both."""
     sizes = [_batch_size(each.loop) for each in (a, b)]
     unit: Unit = "samples/s" if None not in sizes else "steps/s"
     before, after = (
@@ -196,11 +162,11 @@ def _speed(a: Side, b: Side) -> Measure:
     if a.loop is None or b.loop is None or not before or not after:
         return Measure("speed", unit, before, after, None)
     cost = ratios.of_steps(_totals(a.loop), _totals(b.loop), block=_round(a.loop, b.loop))
-    return Measure("speed", unit, before, after, cost and _turned(cost, after / before))
+    return Measure("speed", unit, before, after, cost and _inverted(cost, after / before))
 
 
-def _turned(cost: Ratio, value: float) -> Ratio:
-    """Return the ratio of speeds that a ratio of times per step says, about its own value."""
+def _inverted(cost: Ratio, value: float) -> Ratio:
+    """Return the ratio of speeds `value` with the relative interval of `cost`, a ratio of times per step."""
     return Ratio(value, value * cost.value / cost.high, value * cost.value / cost.low)
 
 
@@ -210,7 +176,7 @@ def _batch_size(loop: Loop | None) -> int | None:
 
 
 def _rate(each: Side, per_step: int) -> float | None:
-    """Return units per second of the main loader over all processes that run it."""
+    """Return units per second of the main loader, summed over all processes that use it."""
     if each.loop is None:
         return None
     total = 0.0
@@ -230,17 +196,17 @@ def _totals(loop: Loop) -> Values:
 
 
 def _steady(loop: Loop, values: Values) -> Values:
-    """Return the steady steps' values, each record of many steps as their mean."""
+    """Return values per steady step; a record of several steps gives their mean."""
     return np.asarray((values / np.maximum(loop.count, 1))[loop.steady])
 
 
 def _round(*loops: Loop) -> int:
-    """Return the steps in which every worker had its turn twice: they come in such bursts."""
+    """Return the steps in which each worker delivers two batches: batches arrive in such bursts."""
     return max(2 * loop.num_workers for loop in loops)
 
 
 def _times(a: Side, b: Side) -> Iterator[Measure]:
-    """Return a step and its two parts, and making one batch, in seconds."""
+    """Return the time of a step, of its two parts, and of producing one batch, in seconds."""
     if a.loop is None or b.loop is None:
         return
     block = _round(a.loop, b.loop)
@@ -268,7 +234,7 @@ def _mean(values: Values) -> float | None:
 
 
 def _stages(a: Side, b: Side) -> Iterator[Measure]:
-    """Return the stages that cost something in either, per batch."""
+    """Return the stages that matter in either recording, in seconds per batch."""
     if a.loop is None or b.loop is None:
         return
     after = {cost.stage: cost for cost in b.found.stages}
@@ -282,8 +248,8 @@ def _stages(a: Side, b: Side) -> Iterator[Measure]:
 def _stage_ratio(before: StageCost, after: StageCost, a: Loop, b: Loop) -> Ratio | None:
     """Return a stage's ratio; None where nothing shows its spread.
 
-    Collate is timed in every batch. The other stages of making one are seen in the batches that were timed in depth:
-    their spread is taken to be that of all the making, as far as so few batches tell it.
+    Collate is timed in every batch. The other stages of producing a batch are only timed in the batches timed in depth:
+    their relative spread is taken to be that of the whole fetch, widened for the smaller number of batches.
     """
     if not before.s_per_batch or not after.s_per_batch or before.stage not in WORK:
         return None
@@ -314,80 +280,3 @@ def _notes(a: Side, b: Side) -> Iterator[str]:
             yield f"{letter} ended with exit code {each.found.run.exit_code}"
     if a.loop is not None and b.loop is not None and a.loop.name != b.loop.name:
         yield f"{formatting.short(a.loop.name, 40)} of A is held against {formatting.short(b.loop.name, 40)} of B"
-
-
-def render(comparison: Comparison) -> str:
-    """Return the comparison as text."""
-    lines = [f"A  {formatting.clean(comparison.a)}", f"B  {formatting.clean(comparison.b)}", ""]
-    lines += _setting_lines(comparison.settings)
-    lines += ["", f"  {'':22}  {'A':>14}  {'B':>14}  B against A"]
-    lines += [_line(comparison.speed, "times as fast")]
-    lines += [_line(each, "times as long") for each in comparison.times]
-    if comparison.stages:
-        lines += ["", "  Stages, for one batch"]
-        lines += [_line(each, "times as long") for each in comparison.stages]
-    lines += ["", f"  Verdict A   {_verdict(comparison.before)}", f"  Verdict B   {_verdict(comparison.after)}"]
-    if comparison.notes:
-        lines += ["", *(f"  Note   {formatting.clean(note)}" for note in comparison.notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _setting_lines(settings: Sequence[Difference]) -> list[str]:
-    if not settings:
-        return ["  The settings are the same."]
-    width = max(len(formatting.short(each.name, 40)) for each in settings)
-    return [
-        f"  {formatting.short(each.name, 40):{width}}   {formatting.short(str(each.before), 60)} -> {formatting.short(str(each.after), 60)}"
-        for each in settings
-    ]
-
-
-def _line(measure: Measure, unit: str) -> str:
-    before, after = _number(measure.before, measure.unit), _number(measure.after, measure.unit)
-    return f"  {measure.name:22}  {before:>14}  {after:>14}  {_told(measure, unit)}".rstrip()
-
-
-def _number(value: float | None, unit: Unit) -> str:
-    return formatting.quantity(value, unit)
-
-
-def _told(measure: Measure, unit: str) -> str:
-    """Return the ratio in words; `~` where it may as well be 1, nothing where it is not known."""
-    ratio = measure.ratio
-    if ratio is None:
-        return "~  not enough steps" if measure.before and measure.after and measure.name == "speed" else ""
-    return f"{ratio.told()} {unit}" if ratio.significant else f"~  not significant ({ratio.told()})"
-
-
-def _verdict(verdict: Verdict) -> str:
-    if verdict.bottleneck in ("none", "unknown"):
-        return f"{verdict.bottleneck}: {formatting.short(verdict.headline, 100)}"
-    wait = f", waits {formatting.percent(verdict.wait_share)}" if verdict.wait_share is not None else ""
-    return f"{verdict.bottleneck}: {formatting.short(verdict.headline, 100)} (confidence {verdict.confidence}{wait})"
-
-
-def to_json(comparison: Comparison) -> str:
-    """Return the comparison as JSON; what was not measured is null."""
-    return json.dumps(_plain(comparison), indent=1) + "\n"
-
-
-def _plain(comparison: Comparison) -> dict[str, Any]:
-    measures = [comparison.speed, *comparison.times]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "a": comparison.a,
-        "b": comparison.b,
-        "settings": [dataclasses.asdict(each) for each in comparison.settings],
-        "measures": [_measure(each) for each in measures],
-        "stages": [_measure(each) for each in comparison.stages],
-        "verdict": {"before": dataclasses.asdict(comparison.before), "after": dataclasses.asdict(comparison.after)},
-        "notes": list(comparison.notes),
-    }
-
-
-def _measure(measure: Measure) -> dict[str, Any]:
-    numbers = {"before": measure.before, "after": measure.after}
-    known = {key: value if value is not None and math.isfinite(value) else None for key, value in numbers.items()}
-    ratio = None if measure.ratio is None else dataclasses.asdict(measure.ratio)
-    significant = None if measure.ratio is None else measure.ratio.significant
-    return {"name": measure.name, "unit": measure.unit, **known, "ratio": ratio, "significant": significant}

@@ -35,7 +35,7 @@ def render() -> str:
         ("loaderprof", f"{__version__}, Python {platform.python_version()} ({sys.executable})"),
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("GPU", _gpu()),
-        ("stacks", _stacks()),
+        ("stacks", stack_access()),
         ("CPU budget", _cpu()),
         ("run queue", _readable("/proc/thread-self/schedstat", "time spent waiting for a core")),
         ("disk reads", _readable("/proc/thread-self/io", "bytes read by each worker")),
@@ -55,7 +55,7 @@ def _gpu() -> str:
     return sampler.missing or (", ".join(names) if names else "not measured: the driver shows no GPU")
 
 
-def _stacks() -> str:
+def stack_access() -> str:
     """Try py-spy on this very process: the only way to know that it may."""
     program = find_py_spy()
     if program is None:

@@ -1,7 +1,7 @@
-"""`loaderprof export`: a recording in the form that another tool reads.
+"""`loaderprof export`: write a recording in a format that another tool reads.
 
-Each form is made by a module of `report`; here they are listed, and written without ever replacing a file that was
-not meant.
+Each format is rendered by a module of `report`. This module lists them and writes the file, without replacing an existing
+one unless asked.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A form of export: what makes it, and whether sums of most ranks do."""
+    """An export format: its renderer, and whether it only needs sums of most ranks."""
 
     make: Callable[[Recording], bytes]
     summed: bool = False
 
 
-# By name; `files.EXPORTS` names the file that each is written to by default.
+# By name; the default file of each is in `files.EXPORTS`.
 FORMATS: dict[str, Format] = {
     "chrome": Format(lambda seen: chrome.render(seen).encode()),
     "speedscope": Format(speedscope.render),
@@ -57,13 +57,13 @@ FORMATS: dict[str, Format] = {
 
 
 def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
-    """Write a recording in another tool's form; returns the exit code.
+    """Write a recording in another tool's format; returns the exit code.
 
     Args:
         folder: the recording.
         name: one of `FORMATS`.
         output: the file; None: in the folder, named by the format; `-`: standard output.
-        force: replace the file.
+        force: replace an existing file.
 
     Raises:
         LoaderprofError: there is nothing to export, the file exists or cannot be written.
@@ -89,7 +89,7 @@ def export(folder: Path, name: str, *, output: str | None, force: bool) -> int:
 
 def _write(path: Path, content: bytes, force: bool) -> None:
     try:
-        # "x" refuses a file that came to be since it was looked for.
+        # "x" also refuses a file that was created since the check above.
         with open(path, "wb" if force else "xb") as file:
             file.write(content)
     except FileExistsError:

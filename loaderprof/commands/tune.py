@@ -1,8 +1,8 @@
-"""`loaderprof tune`: find the best loader settings of a job by measuring, and say how to set them.
+"""`loaderprof tune`: find the best loader settings of a job by measuring, and report how to set them.
 
 The job runs as in `verify`: with the hooks, its output in a log. Its training loader changes settings between windows
-of one stream of batches (`bench.Windows`); where that cannot be, each measurement is a short run (`bench.Runs`). Once
-the settings are found the job is ended, unless it is to go on with them.
+of one stream of batches (`measure/windows.py`); where that is not possible, each measurement is a short run
+(`measure/runs.py`). Once the settings are found the job is ended, unless `--finish` lets it go on with them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from loaderprof import formatting
 from loaderprof.capture import launch
 from loaderprof.errors import OutputError, UsageError
 from loaderprof.findings import Measured
-from loaderprof.measure import bench as benches
 from loaderprof.measure import rerun, search, tuned
 from loaderprof.measure.bench import Base, Bench
+from loaderprof.measure.runs import Runs
 from loaderprof.measure.search import Board
 from loaderprof.measure.tuned import Tried, Tuned
 from loaderprof.measure.tuned_job import NoWindowError, RefusedError, Steered
+from loaderprof.measure.windows import Windows
 from loaderprof.replay.costs import Settings
 from loaderprof.report import tune_table
 
 LOG = "tune.log"
-# A search usually ends by itself well before; runs need their start, too.
+# A search usually ends well before. Runs have more time because each of them starts the job.
 LIMIT_S = {"windows": 180.0, "runs": 900.0}
-# Borders of epochs below this share of an epoch are not worth a word.
+# Starting the workers is not worth a note below this share of an epoch.
 BORDER_SHARE = 0.02
 
 
@@ -60,24 +61,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-m", dest="module", action="store_true", help="run a module, like python -m")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the verb and return its exit code."""
-
-    return tune(
-        options.job,
-        module=options.module,
-        launcher=options.launcher,
-        output=options.output,
-        loader=options.loader,
-        limit_s=options.seconds,
-        keep_order=options.keep_order,
-        finish=options.finish,
-    )
-
-
 @dataclass(slots=True)
 class TuneProgress:
-    """One line on stderr, rewritten as windows go by; nothing where stderr is no terminal."""
+    """A progress line on stderr, rewritten with each window; nothing where stderr is not a terminal."""
 
     began: float = field(default_factory=time.monotonic)
     shown: bool = field(default_factory=lambda: sys.stderr.isatty())
@@ -85,7 +71,7 @@ class TuneProgress:
     last: str = ""
 
     def tick(self) -> None:
-        """Show where the search is."""
+        """Show the elapsed time and the stage of the search."""
         text = f"{time.monotonic() - self.began:.0f} s: {self.stage}"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}"[: tune_table.WIDTH + 8])
@@ -93,7 +79,7 @@ class TuneProgress:
             self.last = text
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self.shown and self.last:
             sys.stderr.write("\r\x1b[K")
             self.last = ""
@@ -101,7 +87,7 @@ class TuneProgress:
 
 @dataclass(slots=True)
 class Search:
-    """One search under way."""
+    """One search in progress."""
 
     bench: Bench
     progress: TuneProgress
@@ -112,7 +98,7 @@ class Search:
     left_out: list[str] = field(default_factory=list)
 
     def run(self) -> Settings:
-        """Search, and return the settings to take: a ladder of workers, the best ones' neighbours, a race, a proof."""
+        """Search as `measure/search.py` describes, and return the settings to take."""
         base, board = self.base, self.board
         board.rounds.append({board.present: base.rate})
         self._fill(self._allowed(search.ladder(board.present, base.limits.cores, base.predicted, base.by_epoch)), 1.0)
@@ -150,12 +136,12 @@ class Search:
             self._round([*leaders, *others], 1.0)
 
     def _round(self, chosen: Sequence[Settings], length: float) -> None:
-        """Measure settings one after the other; every other round backwards: a pace that drifts then favours nobody."""
+        """Measure settings as a new round; every second round in reverse order, so that a drifting speed favours none."""
         self.board.rounds.append({})
         self._fill(chosen if len(self.board.rounds) % 2 else chosen[::-1], length)
 
     def _fill(self, chosen: Sequence[Settings], length: float) -> None:
-        """Measure settings into the round under way."""
+        """Measure settings as part of the current round."""
         for settings in chosen:
             if not self._is_time():
                 return
@@ -169,7 +155,7 @@ class Search:
                 raise
             except NoWindowError as failure:
                 if settings == self.board.present:
-                    # They were measured before, so it is the job that goes on no more; what is known is told.
+                    # They worked before, so the job itself has failed: end the search with what is known.
                     self.deadline = 0.0
                     return
                 self.board.failed[settings] = failure.reason
@@ -177,7 +163,7 @@ class Search:
                 self.progress.stage = before
 
     def _allowed(self, settings: Sequence[Settings]) -> list[Settings]:
-        """Return the settings within the limits, and note what the others would break."""
+        """Return the settings within the limits; add the reasons for the others to `left_out`."""
         needs, allowed = self.bench.needs(), []
         for each in settings:
             reason = search.obstacle(each, self.base.limits, needs)
@@ -191,44 +177,35 @@ class Search:
         return time.monotonic() < self.deadline
 
 
-def tune(
-    job: Sequence[str],
-    *,
-    module: bool,
-    launcher: bool,
-    output: str | None,
-    loader: str | None,
-    limit_s: float | None,
-    keep_order: bool,
-    finish: bool,
-) -> int:
+def run(options: argparse.Namespace) -> int:
     """Find the best settings of a job's training loader, print them, and keep what was measured in a folder.
 
-    Args:
-        job: what to run, as typed.
-        module: `-m` was given.
-        launcher: `--` was given.
-        output: the folder; None: named after the script.
-        loader: the variable of the loader to tune; None: the first one that a training loop goes over.
-        limit_s: nothing new is begun so many seconds after the first measurement; None: as `LIMIT_S`.
-        keep_order: do not try `in_order=False`, under which batches come as they are ready.
-        finish: when the settings are found, let the job go on with them to its end.
-
     Returns:
-        The exit code: 0, 130 after Ctrl-C; with `finish`, the job's own.
+        The exit code: 0, 130 after Ctrl-C; with `--finish`, the job's own.
 
     Raises:
         LoaderprofError: the job cannot be started or measured.
     """
-    if limit_s is not None and not limit_s > 0:
+    job, module, launcher = options.job, options.module, options.launcher
+    if options.seconds is not None and not options.seconds > 0:
         raise UsageError("tune needs some seconds", "loaderprof tune --seconds 180 train.py")
     if not job:
         raise UsageError("there is nothing to tune", "loaderprof tune train.py")
     command = tuple(launch.job_command(job, module, launcher))
     typed = shlex.join(["-m", *job] if module else [*(["--"] if launcher else []), *job])
-    folder = _folder(output, job, launcher)
+    folder = _folder(options.output, job, launcher)
     progress = TuneProgress()
-    task = _Task(command, typed, Path.cwd(), folder, loader, limit_s, keep_order or finish, finish, progress)
+    task = _Task(
+        command,
+        typed,
+        Path.cwd(),
+        folder,
+        loader=options.loader,
+        limit_s=options.seconds,
+        keep_order=options.keep_order or options.finish,
+        finish=options.finish,
+        progress=progress,
+    )
     with _log(folder) as log, rerun.terminated_like_interrupted():
         try:
             return task.run(log, launcher)
@@ -242,7 +219,16 @@ def tune(
 
 @dataclass(slots=True)
 class _Task:
-    """What was asked for."""
+    """One call of `tune`, with its job and options resolved.
+
+    Attributes:
+        command: what starts the job, `typed` as the user typed it, in `cwd`.
+        folder: of the result.
+        loader: the variable of the loader to tune; None: the first one that a training loop goes over.
+        limit_s: nothing new is begun so many seconds after the first measurement; None: as `LIMIT_S`.
+        keep_order: do not try `in_order=False`, under which batches come as they are ready.
+        finish: when the settings are found, let the job go on with them to its end.
+    """
 
     command: tuple[str, ...]
     typed: str
@@ -255,19 +241,19 @@ class _Task:
     progress: TuneProgress
 
     def run(self, log: IO[bytes], launcher: bool) -> int:
-        """Tune within one run of the job, across runs where that cannot be."""
+        """Tune within one run of the job; with a run for each measurement where that is not possible."""
         reason = "a launcher may start several ranks" if launcher else ""
         if not reason:
             with Steered(self.command, self.cwd, log, self.loader, self.progress.tick) as steered:
                 try:
-                    result = self._search(benches.Windows(steered, log))
+                    result = self._search(Windows(steered, log))
                     self._show(result)
                     return self._left(steered, result) if self.finish else 0
                 except RefusedError as refused:
                     reason = refused.reason
         self.progress.clear()
         sys.stderr.write(f"loaderprof: {reason}: each measurement is a run of its own\n")
-        runs = benches.Runs(self.command, self.cwd, log, self.loader, self.progress.tick)
+        runs = Runs(self.command, self.cwd, log, self.loader, self.progress.tick)
         self._show(self._search(runs))
         return 0
 
@@ -345,7 +331,7 @@ def _tried(base: Base, board: Board, settings: Settings) -> Tried:
     rate, windows = board.rate(settings), board.windows(settings)
     usual = base.predicted.get(board.present)
     predicted = base.predicted[settings] / usual if usual and settings in base.predicted else None
-    # One or two windows have an interval that says nothing.
+    # The interval of one or two windows is too wide to be useful.
     low, high = (round(rate.low, 3), round(rate.high, 3)) if windows > 2 else (None, None)
     return Tried(
         dataclasses.asdict(settings),

@@ -1,7 +1,7 @@
-"""`loaderprof verify`: run the recorded job without and with a change, in turn, and say what the change brought.
+"""`loaderprof verify`: run the recorded job alternately without and with a change, and report the speedup.
 
-The job is run as `loaderprof run` ran it, settings applied from outside, with the hooks and nothing else. Its output
-goes to `verify.log` in the recording; what it writes itself (checkpoints, logs) it writes again.
+The job is run as `loaderprof run` ran it, settings applied from outside, with the hooks but without samplers. Its output
+goes to `verify.log` in the recording; files that the job writes itself (checkpoints, logs) it writes again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from loaderprof import formatting
 from loaderprof.commands.options import settings_of
@@ -28,15 +28,12 @@ from loaderprof.measure.verified import Verified
 from loaderprof.recording import files, reader, remote
 from loaderprof.report import sentences
 
-if TYPE_CHECKING:
-    pass
-
 LOG = "verify.log"
-# At most so many pairs of runs, and fewer where the ratio is known this well before: half of its interval, over it.
+# The most pairs of runs, and the relative half interval of the ratio at which fewer are enough.
 PAIRS, PRECISION = 6, 0.05
-# A run that lasts longer is ended: its pace is known by then, and twelve runs are still a coffee.
+# A run is ended after this time: its throughput is known by then, and twelve such runs take twelve minutes.
 LIMIT_S = 60.0
-# An interval whose ends are this far apart answers no question.
+# An interval whose upper end is this many times its lower one is too wide to be useful.
 WIDE = 2.0
 
 
@@ -98,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure: the advice's id, its settings, what is expected of it, and how often and long to run."""
+    """What to measure: the advice's id, its settings, its predicted gain, and how often and how long to run."""
 
     id: str
     change: dict[str, Any]
@@ -119,14 +116,14 @@ def _pairs(settings: Mapping[str, Any], between: str) -> str:
 
 @dataclass(slots=True)
 class VerifyProgress:
-    """One line on stderr, rewritten as runs go by; nothing where stderr is no terminal."""
+    """A progress line on stderr, rewritten with each run; nothing where stderr is not a terminal."""
 
     plan: Plan
     shown: bool = field(default_factory=lambda: sys.stderr.isatty())
     last: str = ""
 
     def show(self, pair: int, label: str, elapsed_s: float) -> None:
-        """Say which run is under way."""
+        """Show which run is in progress."""
         text = f"pair {pair} of {self.plan.pairs}, {label}: {elapsed_s:.0f} s of at most {self.plan.limit_s:g} s"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}")
@@ -134,7 +131,7 @@ class VerifyProgress:
             self.last = text
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self.shown and self.last:
             sys.stderr.write("\r\x1b[K")
             self.last = ""
@@ -149,21 +146,21 @@ def verify(
     limit_s: float = LIMIT_S,
     precision: float = PRECISION,
 ) -> int:
-    """Measure a change on the recorded job, print what it brought, and keep it in the recording.
+    """Measure a change on the recorded job, print the speedup, and save it in the recording.
 
     Args:
         folder: the recording.
         changes: ids of advice; several are applied together. Empty: the best change that is a setting.
         settings: the caller's own in place of advice, as `--set` takes them.
-        pairs: how many runs without and with the change, at most.
-        limit_s: a run is ended so many seconds after its first loader began.
-        precision: no further pair is run once half of the ratio's interval is no wider than this share of it.
+        pairs: the most pairs of runs, one without and one with the change each.
+        limit_s: a run is ended this many seconds after its first loader began.
+        precision: no further pair is run once half of the ratio's interval is at most this share of the ratio.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
 
     Raises:
-        LoaderprofError: the change is no setting, or the job cannot be run again or measured.
+        LoaderprofError: the change is not a setting, or the job cannot be run again or measured.
     """
     if pairs < 1 or not limit_s > 0 or not precision >= 0:
         raise UsageError(
@@ -182,11 +179,11 @@ def verify(
     if plan.expected is None:
         plan = dataclasses.replace(plan, expected=predict(seen, [plan.change])[0])
     job, target = rerun.recorded_job(seen), rerun.target_of(seen)
-    # A recording may come from elsewhere: whoever verifies it sees what is about to run.
+    # A recording may come from elsewhere, so the command is shown before it runs.
     sys.stderr.write(f"{_announced(job, plan)}\n")
     results, interrupted = _measure(job, target, plan, folder)
     if results:
-        sys.stdout.write(told(plan, results) + "\n")
+        sys.stdout.write(result_line(plan, results) + "\n")
         sys.stdout.flush()
         sys.stderr.write(_more(results))
         _keep_findings(folder)
@@ -195,7 +192,7 @@ def verify(
     return 130 if interrupted else 0
 
 
-def told(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
+def result_line(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
     """Return the result in one line, as `num_workers=4: 1.83 ± 0.06 times as fast (predicted 1.9 ± 0.2), 3 pairs`."""
     ratio = ratios.of_pairs(pairs)
     tail = f"{_predicted(plan.expected)}, {formatting.plural(len(pairs), 'pair')}"
@@ -203,7 +200,7 @@ def told(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
         before, after = pairs[0]
         return f"{plan.label}: {after / before:.2f} times as fast{tail}; one pair has no interval"
     lead = "" if ratio.significant else "no significant difference, "
-    return f"{plan.label}: {lead}{ratio.told()} times as fast{tail}"
+    return f"{plan.label}: {lead}{ratio.text()} times as fast{tail}"
 
 
 def _announced(job: RecordedJob, plan: Plan) -> str:
@@ -213,7 +210,7 @@ def _announced(job: RecordedJob, plan: Plan) -> str:
 
 
 def _more(pairs: Sequence[tuple[float, float]]) -> str:
-    """Return what to type where the pairs disagree too much to say anything; else nothing."""
+    """Return what to type where the interval is too wide to be useful; else nothing."""
     ratio = ratios.of_pairs(pairs)
     if ratio is None or ratio.high / ratio.low < WIDE:
         return ""
@@ -230,7 +227,7 @@ def plan_of(found: Findings, ids: Sequence[str], pairs: int, limit_s: float, fol
     """Return what to measure.
 
     Raises:
-        UsageError: there is no such advice, or it is no setting.
+        UsageError: there is no such advice, or it is not a setting.
     """
     settings = [advice for advice in found.advice if sentences.is_setting(advice)]
     chosen = [_advice(found, id_, folder) for id_ in _single(found, ids)] if ids else settings[:1]
@@ -246,7 +243,7 @@ def plan_of(found: Findings, ids: Sequence[str], pairs: int, limit_s: float, fol
 
 
 def _single(found: Findings, ids: Sequence[str]) -> list[str]:
-    """Return ids one by one, each once: `a+b` is advice of its own or both of them; a number is the report's."""
+    """Return single ids, each once: `a+b` is an advice of that id, or two of them; a number is that in the report."""
     places = {place: id_ for id_, place in sentences.numbering(found.advice).items()}
     known = {advice.id for advice in found.advice} | places.keys()
     parts = [part for id_ in ids for part in ([id_] if id_ in known else id_.split("+"))]
@@ -266,7 +263,7 @@ def _advice(found: Findings, id_: str, folder: str) -> Advice:
 def _measure(
     job: RecordedJob, target: LoaderTarget, plan: Plan, folder: Path
 ) -> tuple[list[tuple[float, float]], bool]:
-    """Run pair after pair, keeping the result after each; tell whether Ctrl-C ended it."""
+    """Run pair after pair, saving the results after each; also return whether Ctrl-C ended it."""
     results: list[tuple[float, float]] = []
     progress = VerifyProgress(plan)
     try:
@@ -295,7 +292,7 @@ def _scored(
     *,
     first: bool,
 ) -> tuple[float, float] | None:
-    """Return a pair's speeds. A run that fails is told and leaves its pair unscored; the first pair's ends it all."""
+    """Return a pair's throughputs; None, with a message, where a run fails. In the first pair that is an error."""
     try:
         return _pair(job, target, plan, log, number, progress)
     except rerun.TrialError as error:
@@ -309,7 +306,7 @@ def _scored(
 def _pair(
     job: RecordedJob, target: LoaderTarget, plan: Plan, log: IO[bytes], number: int, progress: VerifyProgress
 ) -> tuple[float, float]:
-    """Return samples per second without and with the change, over the same kind of stretch."""
+    """Return samples per second without and with the change: both over whole epochs, or both in steady state."""
     paces = []
     for label, change in (("as recorded", {}), (plan.label, plan.change)):
         log.write(f"== pair {number} of {plan.pairs}, {label}\n".encode())
@@ -343,7 +340,7 @@ def _keep(folder: Path, plan: Plan, pairs: Sequence[tuple[float, float]]) -> Non
 
 
 def _keep_findings(folder: Path) -> None:
-    """Write findings.json again, with what was measured."""
+    """Write findings.json again, including the measurement."""
     with contextlib.suppress(OSError):
         files.write_whole(folder / files.FINDINGS, findings_of(reader.read(folder)).to_json())
 

@@ -1,4 +1,4 @@
-"""What is free for a loader's workers and batches on this machine: memory, and shared memory. Must not import torch."""
+"""Memory and shared memory that a loader's workers and batches may still take. Must not import torch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def free_shm() -> float | None:
 
 
 def worker_bytes(main: int) -> float | None:
-    """Return what the largest loader worker of a process has for itself, in bytes; None while it has no worker."""
+    """Return the unique memory (USS, bytes) of the largest loader worker of a process; None while it has no worker."""
     sizes = []
     for pid in loader_workers(main):
         with suppress(psutil.Error):
@@ -60,7 +60,7 @@ def worker_bytes(main: int) -> float | None:
 
 
 def process_bytes(pid: int) -> float | None:
-    """Return a process's resident memory; a worker forked from it can come to hold as much."""
+    """Return a process's resident memory in bytes: an upper bound for a worker forked from it. None: it has ended."""
     try:
         return float(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

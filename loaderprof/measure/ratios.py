@@ -1,6 +1,6 @@
-"""How much faster or slower, and how sure: ratios of two speeds or costs with a 95 % interval.
+"""How much faster or slower, and how certain: ratios of two speeds or costs with a 95 % interval.
 
-Two ways to one: pairs of runs made alternately (`of_pairs`), and the steps of one run each (`of_steps`). Pure numbers.
+A ratio comes from pairs of alternate runs (`of_pairs`), or from the steps of one run each (`of_steps`). Pure numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ Values = npt.NDArray[np.float64]
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _NORMAL = 1.96
 DRAWS = 1000
-# Steps follow one another: fewer blocks than this say nothing of how the mean would vary.
+# Successive steps depend on one another, so blocks of them are drawn; fewer blocks than this do not show the spread of the
+# mean.
 MIN_STEPS = 20
 MIN_BLOCKS = 8
-# What steps of one run cannot show: runs of one job differ. On a shared virtual machine their coefficient of variation
-# was 4.4 % (median of 174 settings); this stands between that and a quiet one. So a run each proves nothing below 8 %.
+# Runs of the same job differ, which the steps of one run cannot show. On a shared virtual machine their coefficient of
+# variation was 4.4 % (median of 174 settings); this value lies between that and a quiet machine's. With one run each,
+# differences below 8 % are therefore not significant.
 RUN_TO_RUN = 0.03
 
 
@@ -39,12 +41,12 @@ class Ratio:
         """Whether the interval leaves out 1."""
         return not self.low <= 1.0 <= self.high
 
-    def told(self) -> str:
-        """Return the ratio in words: `1.83 ± 0.06`; with both ends where they lie unevenly."""
+    def text(self) -> str:
+        """Return the ratio as `1.83 ± 0.06`; with both ends where the interval is clearly asymmetric."""
         above, below = self.high - self.value, self.value - self.low
         half = max(above, below)
         digits = 2 if half < 0.095 else 1
-        # On a ratio's own scale an interval grows upwards; one number for both sides would then mislead.
+        # The interval is symmetric on a logarithmic scale; where it is wide, one number for both sides would mislead.
         if above > 1.5 * below and half > 0.25 * self.value:
             return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
         return f"{self.value:.{digits}f} ± {max(half, 0.01):.{digits}f}"
@@ -68,14 +70,14 @@ def of_pairs(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
 
 
 def of_log(log: float, error: float, freedom: int) -> Ratio:
-    """Return a ratio by its logarithm, the standard error of that, and the degrees of freedom that told the error."""
-    # An interval of a ratio beyond these ends says nothing more; JSON takes no infinity.
+    """Return a ratio from its logarithm, the standard error of that, and the error's degrees of freedom."""
+    # Bounded, because JSON has no infinity; an interval this wide is useless anyway.
     half = min(_t(freedom) * error, 20.0)
     return Ratio(math.exp(log), math.exp(log - half), math.exp(log + half))
 
 
 def is_within(ratio: Ratio | None, precision: float) -> bool:
-    """Return whether a ratio is known to a share of itself: half of its interval."""
+    """Return whether half of a ratio's interval is at most `precision` times the ratio."""
     return ratio is not None and ratio.high - ratio.low <= 2.0 * precision * ratio.value
 
 
@@ -86,16 +88,16 @@ def _t(freedom: int) -> float:
 def of_steps(before: Values, after: Values, *, block: int = 1, part: float = 1.0) -> Ratio | None:
     """Return how many times the mean of `after` is the mean of `before`, each from the steps of one run.
 
-    The interval is a bootstrap over blocks of steps, widened by what two runs of one job differ anyway.
+    The interval is a bootstrap over blocks of steps, widened by the variation between runs (`RUN_TO_RUN`).
 
     Args:
         before: seconds per step, in their order; steps not measured (NaN) are left out.
         after: the same of the other run.
-        block: steps that belong together at least: a round of the workers.
-        part: share of the steps in which the quantity meant was seen, where these stand for it.
+        block: least number of steps that are drawn together: two rounds of the workers.
+        part: share of the steps in which the quantity was measured, where the given steps only stand in for it.
 
     Returns:
-        None where either has too few steps, or takes no time at all.
+        None where either has too few steps, or they take no time.
     """
     before, after = before[np.isfinite(before)], after[np.isfinite(after)]
     if min(len(before), len(after)) < MIN_STEPS or before.sum() <= 0 or after.sum() <= 0:
@@ -108,7 +110,7 @@ def of_steps(before: Values, after: Values, *, block: int = 1, part: float = 1.0
 
 
 def _means(values: Values, block: int, seed: int) -> Values:
-    """Return means of runs put together from random blocks of this one."""
+    """Return the means of `DRAWS` resampled runs, each made of random blocks of this one."""
     length = min(max(block, math.ceil(math.sqrt(len(values)))), max(1, len(values) // MIN_BLOCKS))
     sums = np.append(0.0, np.cumsum(np.append(values, values[: length - 1])))
     blocks = sums[length:] - sums[:-length]

@@ -1,4 +1,4 @@
-"""Run a recorded job again and take its pace: what `verify` and `tune` share."""
+"""Run a recorded job again and measure its throughput: what `verify` and `tune` share."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from loaderprof.measure import trial
 from loaderprof.recording import reader
 from loaderprof.recording.reader import Recording
 
-# As for a verdict: fewer steps are no pace.
+# Fewer steps do not give a throughput; a verdict needs as many.
 MIN_STEPS = 20
-# Settings that act at the borders of epochs, which the steady pace leaves out.
+# Settings that act between epochs, which the steady state leaves out.
 AT_BORDERS = ("persistent_workers",)
-# What a loader's facts call a setting, where it is not called as DataLoader calls it.
+# Names of settings in a loader's facts that differ from DataLoader's.
 _FACTS = {"multiprocessing_context": "start_method"}
 _LOG_TAIL_BYTES = 4096
 
 
 class TrialError(LoaderprofError):
-    """A run that was to be measured did not come to its end, or shows nothing."""
+    """A run that was to be measured failed, or took too few batches."""
 
     exit_code = 1
 
@@ -58,14 +58,14 @@ class LoaderTarget:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Samples per second of one run: at its steady pace, and over whole epochs; None where there were too few."""
+    """Samples per second of one run: in steady state, and over whole epochs; None where there were too few steps."""
 
     steady: float | None
     epochs: float | None
 
 
 def instead(folder: str) -> str:
-    """Return what to type where a change cannot be applied from outside."""
+    """Return the commands for a change that cannot be applied from outside."""
     return f"make the change, loaderprof run -o CHANGED ..., then loaderprof compare {shlex.quote(folder)} CHANGED"
 
 
@@ -73,7 +73,7 @@ def recorded_job(seen: Recording) -> RecordedJob:
     """Return how to run a recorded job again.
 
     Raises:
-        LoaderprofError: it was not started by `loaderprof run`, keeps a secret, or its files have gone.
+        LoaderprofError: it was not started by `loaderprof run`, its command holds a secret, or its files are gone.
     """
     meta, again = seen.meta, "loaderprof run -o NEW_FOLDER train.py makes a recording that can be verified"
     how, command_, cwd = meta.job, meta.command, meta.cwd
@@ -99,7 +99,7 @@ def recorded_job(seen: Recording) -> RecordedJob:
 
 @contextlib.contextmanager
 def _within(folder: Path) -> Iterator[None]:
-    """Be in a folder for a while: a command is checked where it runs."""
+    """Change to a folder for the length of the block: a command is checked where it runs."""
     before = Path.cwd()
     try:
         os.chdir(folder)
@@ -112,7 +112,7 @@ def _within(folder: Path) -> Iterator[None]:
 
 
 def target_of(seen: Recording) -> LoaderTarget:
-    """Return the loader that the advice is about: of the longest training loop, else the longest."""
+    """Return the loader that the advice is about: that of the longest training loop, else of the longest loop."""
     loops = build(seen).loops
     if not loops:
         raise UsageError("the recording has no loader to measure", "loaderprof run train.py")
@@ -129,7 +129,17 @@ def measured_pace(
     label: str,
     tick: Callable[[float], None],
 ) -> Pace:
-    """Run the job once and return its pace."""
+    """Run the job once and return its throughput.
+
+    Args:
+        job: what to run.
+        target: the loader to measure.
+        change: settings to apply besides the job's own.
+        limit_s: the run is ended this many seconds after its first loader began.
+        log: takes the job's output.
+        label: what error messages call this run.
+        tick: called repeatedly with the seconds since the first loader began.
+    """
     with tempfile.TemporaryDirectory(prefix="loaderprof-") as name:
         folder = Path(name)
         ended = trial.run(
@@ -147,7 +157,7 @@ def measured_pace(
 
 
 def pace(seen: Recording, target: LoaderTarget, change: Mapping[str, Any]) -> Pace:
-    """Return how fast a run took batches from a loader, all ranks together.
+    """Return the samples per second that a run took from a loader, summed over ranks.
 
     Raises:
         TrialError: the run did not use the loader, or the change did not reach it.
@@ -167,7 +177,7 @@ def pace(seen: Recording, target: LoaderTarget, change: Mapping[str, Any]) -> Pa
 
 
 def _matching(loops: Sequence[Loop], target: LoaderTarget) -> list[Loop]:
-    """Return the loops over one loader, one a rank; by its variable alone where its line has moved."""
+    """Return the loops over one loader, one per rank; identified by its variable alone where its line has moved."""
     named = [loop for loop in loops if loop.name == target.name]
     return [loop for loop in named if loop.facts.where == target.where] or named
 
@@ -190,7 +200,7 @@ def _steady(loop: Loop) -> float | None:
 
 
 def _whole_epochs(loop: Loop) -> float | None:
-    """Return samples per second over whole epochs with their borders, the first one left out: it warms up."""
+    """Return samples per second over whole epochs, including starts and ends, without the first, which warms up."""
     numbers = np.unique(loop.epoch)
     epochs = [epoch for epoch in loop.epochs if epoch.batches]
     seconds, batches = 0.0, 0
@@ -213,7 +223,7 @@ def last_line(log: IO[bytes]) -> str:
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Take SIGTERM and a closed terminal as Ctrl-C, so that the run under way is ended with us."""
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that the running job is ended with this process."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -1,8 +1,9 @@
 """Which loader settings to measure next, and which of those measured are the best: the search of `tune`.
 
-A ladder of worker counts, the neighbours of its best rungs, a race of those that are close, and a proof that the winner
-gains over the present settings: round by round, so that a machine whose pace drifts slows all of a round alike. The
-replay leaves out what is far behind. Pure: numbers in, settings out.
+First some worker counts (the ladder), then the best ones with one setting changed (neighbours), then those that are close
+to the best once more (the race), then the winner against the present settings (the proof). All is measured in rounds,
+because a machine whose speed drifts slows all of a round alike. Settings that the replay predicts to be far behind are
+not measured. Pure: numbers in, settings out.
 """
 
 from __future__ import annotations
@@ -21,38 +22,39 @@ PREFETCH = (1, 2, 4, 8)
 # Settings that the replay puts this far behind its best are not measured: its error is 13 % at 90 % of settings from a
 # run with workers and 19 % from one without (docs/how-it-works.md), and twice that is left for the worst of them.
 HOPELESS = 0.65
-# Queues that the replay finds no better than their leader's are not measured, but for the next deeper one, lest the
-# replay be wrong: each candidate more is one more chance for noise to look like a gain.
+# Prefetch factors by which the replay predicts less than this gain are not measured, as each further candidate is one more
+# chance for noise to look like a gain. The next deeper queue always is, because the replay may be wrong.
 PROMISE = 1.01
-# Logarithm by which a window is off before repeats tell, 4 % from run to run (see `ratios.RUN_TO_RUN`), and how many
-# repeats it takes to outweigh that.
+# Standard deviation of the logarithm of a window's throughput that is assumed before repeats show it (4 % from run to run,
+# see `ratios.RUN_TO_RUN`), and the number of repeats that this assumption counts as.
 NOISE, PRIOR = 0.04, 3
-# Standard errors: surely behind, on one side.
+# Settings this many standard errors behind the best are slower with 95 % confidence (one-sided).
 SURE = 1.7
-# As good as the best: stays in the race, is taken if it is cheaper.
+# Shares of the best throughput: settings above the first stay in the race; those above the second count as equal to the
+# best, and the cheapest of them is taken.
 BEHIND, TIED = 0.97, 0.98
 ENTRANTS = 4
 MAX_ROUNDS, MAX_PROOFS = 4, 4
-# A noisy machine makes windows longer, up to so many times.
+# On a noisy machine windows are made longer, at most this many times.
 LONGEST = 3.0
-# So well two candidates need to be told apart, and the gain be known.
+# The distance of two candidates is known well enough at this relative standard error, the gain at this half interval.
 NARROW = 0.03
-# A gain below this is not worth a change of code; `advice` has the same.
+# A gain below this is not worth a change of code; `advise` uses the same threshold.
 WORTH = 1.03
-# Share of what is free now that a setting may take: the job's own need varies, and other programs want some.
+# Share of the free memory and files that a setting may take: the job's own need varies, and other programs need some.
 SHARE = 0.5
 # Files that a worker's queue, process and result take in the job; measured on torch 2.13.
 FILES_PER_WORKER = 8
 
 
 def normal(settings: Settings) -> Settings:
-    """Return settings in one form: without workers nothing else of them has a meaning."""
+    """Return settings in canonical form: without workers only `pin_memory` has an effect."""
     return settings if settings.num_workers else Settings(0, pin_memory=settings.pin_memory)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchLimits:
-    """What there is for the loader, None where it is not known: cores, free bytes, open files of one process."""
+    """Resources that the loader may use: cores, free bytes, open files of one process; None where not known."""
 
     cores: float
     memory_bytes: float | None = None
@@ -62,7 +64,7 @@ class SearchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a batch and a worker take, None where it was not measured."""
+    """Resources that a batch and a worker take; None where not measured."""
 
     batch_bytes: float | None = None
     batch_tensors: float | None = None
@@ -70,11 +72,11 @@ class Needs:
 
 
 def obstacle(settings: Settings, limits: SearchLimits, needs: Needs) -> str | None:
-    """Return why settings are not tried, in words; None where they may be."""
+    """Return the resource that settings would exhaust, as a sentence; None where they fit."""
     workers = settings.num_workers
     if workers > limits.cores:
         return f"more than {int(limits.cores)} workers: the CPU budget is {limits.cores:g} cores"
-    # Prefetched, and one that each worker is making.
+    # Each worker produces one batch and has `prefetch_factor` in its queue.
     batches = workers * (settings.prefetch_factor + 1)
     in_flight = batches * (needs.batch_bytes or 0.0)
     if limits.shm_bytes is not None and in_flight > SHARE * limits.shm_bytes:
@@ -90,14 +92,14 @@ def obstacle(settings: Settings, limits: SearchLimits, needs: Needs) -> str | No
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Logarithms of speeds told apart from those of rounds, by least squares.
+    """Throughput of each setting, with the effect of each round removed by least squares, on a logarithmic scale.
 
     Attributes:
-        place: where settings stand in the arrays.
-        level: logarithm of samples per second in a usual round.
-        covariance: of the levels, for windows that are off by a standard deviation of 1.
-        noise: that standard deviation.
-        freedom: how many windows told it, those assumed among them.
+        place: index of settings in the arrays.
+        level: logarithm of samples per second in an average round.
+        covariance: of the levels, for windows with a standard deviation of 1.
+        noise: the standard deviation of a window, as a logarithm.
+        freedom: degrees of freedom of `noise`, including the assumed ones (`PRIOR`).
     """
 
     place: dict[Settings, int]
@@ -109,10 +111,10 @@ class _Fit:
 
 @dataclass(slots=True)
 class Board:
-    """What was measured: samples per second, round by round.
+    """What was measured: samples per second, by round.
 
-    A round is a stretch of time in which the machine's pace counts as one; rounds share settings, by which the others
-    are compared.
+    The machine's speed is taken to be constant within a round. Rounds share some settings, through which the settings of
+    different rounds are compared.
 
     Attributes:
         present: the settings that the script has.
@@ -127,7 +129,7 @@ class Board:
 
     @property
     def measured(self) -> list[Settings]:
-        """All settings with a result, in the order in which they came up."""
+        """All settings with a result, in the order in which they were first measured."""
         return list(dict.fromkeys(settings for each in self.rounds for settings in each))
 
     def windows(self, settings: Settings) -> int:
@@ -135,7 +137,7 @@ class Board:
         return sum(settings in each for each in self.rounds)
 
     def rate(self, settings: Settings) -> ratios.Ratio:
-        """Return samples per second in a usual round."""
+        """Return samples per second in an average round."""
         fit = self._fit()
         at = fit.place[settings]
         return ratios.of_log(fit.level[at], fit.noise * math.sqrt(fit.covariance[at, at]), fit.freedom)
@@ -180,7 +182,7 @@ class Board:
         design = np.zeros((len(entries), len(place) + len(rounds)))
         for row, (settings, at, _) in enumerate(entries):
             design[row, settings] = design[row, len(place) + at] = 1.0
-        # Levels and rounds are known but for a constant between them; a usual round has none.
+        # Levels and rounds are determined up to a constant: the rounds' effects are made to sum to zero.
         usual = np.append(np.zeros(len(place)), design[:, len(place) :].sum(axis=0))
         full = np.vstack([design, usual])
         inverse = np.linalg.pinv(full.T @ full)
@@ -194,20 +196,20 @@ class Board:
 
 
 def worker_counts(cores: float, present: int) -> list[int]:
-    """Return the rungs of the ladder: none, powers of two, as many as there are cores, and what is set now."""
+    """Return the worker counts to try: none, powers of two, as many as cores, and the present count."""
     most = max(0, int(cores))
     powers = (2**power for power in range(most.bit_length()))
     return sorted({0, most, present, *(count for count in powers if count <= most)})
 
 
 def ladder(present: Settings, cores: float, predicted: Mapping[Settings, float], by_epoch: bool) -> list[Settings]:
-    """Return one setting for each worker count, those that the replay finds hopeless left out.
+    """Return one setting for each worker count, without those that the replay predicts to be far behind.
 
     Args:
         present: the settings that the script has.
         cores: the CPU budget.
         predicted: the replay's batches per second; empty where it cannot be trusted.
-        by_epoch: epochs are short, so that workers are better kept between them.
+        by_epoch: epochs are short, so workers should be kept between them.
     """
     rungs = []
     for workers in worker_counts(cores, present.num_workers):
@@ -217,7 +219,7 @@ def ladder(present: Settings, cores: float, predicted: Mapping[Settings, float],
             for factor in (2, 4, 8)
         ]
         most = max(predicted.get(each, 0.0) for each in offers)
-        # The shallowest queue that the replay finds as good.
+        # The smallest prefetch factor that the replay predicts to be as good as the best.
         rungs.append(next(each for each in offers if predicted.get(each, 0.0) >= 0.99 * most))
     top = max((predicted.get(each, 0.0) for each in rungs), default=0.0)
     return [each for each in rungs if each != present and predicted.get(each, top) >= HOPELESS * top]
@@ -226,14 +228,14 @@ def ladder(present: Settings, cores: float, predicted: Mapping[Settings, float],
 def neighbours(
     leader: Settings, board: Board, predicted: Mapping[Settings, float], *, by_epoch: bool, any_order: bool, pin: bool
 ) -> list[Settings]:
-    """Return what differs from a leader in one setting and was not tried.
+    """Return the settings that differ from a leader in one value and were not tried yet.
 
     Args:
         leader: settings that were measured.
         board: what was measured.
         predicted: see `ladder`.
         by_epoch: see `ladder`.
-        any_order: batches may come as they are ready.
+        any_order: `in_order` may be changed.
         pin: there is a device to pin memory for.
     """
     if not leader.num_workers:
@@ -252,7 +254,7 @@ def neighbours(
 
 
 def _promises(settings: Settings, leader: Settings, predicted: Mapping[Settings, float]) -> bool:
-    """Return whether the replay sees a gain, or does not know."""
+    """Return whether the replay predicts a gain over the leader, or has no prediction."""
     if settings not in predicted or leader not in predicted:
         return True
     return predicted[settings] >= PROMISE * predicted[leader]
@@ -268,18 +270,18 @@ def leaders(board: Board) -> list[Settings]:
 
 
 def entrants(board: Board) -> list[Settings]:
-    """Return who enters the race: the best, and what may be as good after the few windows that it had."""
+    """Return the settings for the race: the best, and those that may be as good, given how little they were measured."""
     best = board.best()
 
     def order(settings: Settings) -> tuple[int, tuple[int, bool, float, bool]]:
-        # Of those that are tied the cheaper ones.
+        # Among equally fast ones the cheaper first.
         return round(board.behind(settings, best)[0] / -math.log(TIED)), _price(settings, board.present)
 
     return sorted(still_in(board, board.measured), key=order)[:ENTRANTS]
 
 
 def still_in(board: Board, racing: Sequence[Settings]) -> list[Settings]:
-    """Return those of a race that are not surely behind its best."""
+    """Return those of a race that are not significantly slower than its best."""
     best = board.best(racing)
     return [each for each in racing if each == best or not _beaten(board, each, best)]
 
@@ -295,7 +297,7 @@ def length(board: Board) -> float:
 
 
 def settled(board: Board, racing: Sequence[Settings]) -> bool:
-    """Return whether those left in a race are told apart as well as need be."""
+    """Return whether the distances of those left in a race are known well enough."""
     best = board.best(racing)
     return all(board.behind(each, best)[1] <= NARROW for each in racing if each != best)
 
@@ -303,7 +305,7 @@ def settled(board: Board, racing: Sequence[Settings]) -> bool:
 def choice(board: Board, racing: Sequence[Settings]) -> Settings:
     """Return the cheapest settings that are as good as the best.
 
-    An order that is not fixed is a price of its own: it takes a sure gain.
+    Giving up the order of batches has a price of its own: it needs a significant gain.
     """
     best = board.best(racing)
     orderly = [each for each in racing if each.in_order]
@@ -315,7 +317,7 @@ def choice(board: Board, racing: Sequence[Settings]) -> Settings:
 
 
 def proved(board: Board, chosen: Settings) -> bool:
-    """Return whether the gain over the present settings is known well enough: a large one needs fewer digits."""
+    """Return whether the gain over the present settings is known well enough; a large gain may be known less precisely."""
     if chosen == board.present:
         return True
     gain = board.ratio(chosen, board.present)
@@ -323,13 +325,13 @@ def proved(board: Board, chosen: Settings) -> bool:
 
 
 def taken(board: Board, chosen: Settings) -> Settings:
-    """Return the settings to take: the present ones unless the chosen ones are surely faster, by what is worth it."""
+    """Return the chosen settings if they are significantly faster, by at least `WORTH`; else the present ones."""
     gain = board.ratio(chosen, board.present)
     return chosen if gain.low > 1.0 and gain.value >= WORTH else board.present
 
 
 def _price(settings: Settings, present: Settings) -> tuple[int, bool, float, bool]:
-    """Return what settings cost, for comparing: workers first, then how far they are from what is set."""
+    """Return a sort key for the cost of settings: workers first, then the distance from the present settings."""
     deeper = abs(math.log2(settings.prefetch_factor / present.prefetch_factor))
     changed = settings.persistent_workers != present.persistent_workers or settings.pin_memory != present.pin_memory
     return settings.num_workers, not settings.in_order, deeper, changed

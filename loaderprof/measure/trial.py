@@ -1,6 +1,6 @@
 """Run a job once for a measurement: the hooks in place, no samplers, no report, its output in a log.
 
-The job gets a session of its own, so that it and its workers can be ended together, and Ctrl-C reaches us alone.
+The job gets a session of its own, so that it and its workers can be ended together, and Ctrl-C reaches only this process.
 Must not import torch.
 """
 
@@ -25,13 +25,13 @@ from loaderprof.recording import files
 POLL_S = 0.1
 # torchrun gives its ranks 30 s to end before it kills them.
 PATIENCE_S = 35.0
-# For what outlives the job itself: resource trackers that remove its shared memory.
+# For processes that outlive the job: resource trackers, which remove its shared memory.
 LINGER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a trial ended: `code` as a shell shows it, `stopped` where we ended it at its limit."""
+    """How a trial ended: its exit code as a shell shows it, and whether it was ended at its time limit."""
 
     code: int
     stopped: bool
@@ -56,7 +56,7 @@ def run(
         folder: an empty folder; becomes a recording.
         log: takes what the job writes.
         limit_s: seconds from the first loader's beginning.
-        tick: called now and then with the seconds since then.
+        tick: called every `POLL_S` with the seconds since then.
 
     Raises:
         LoaderprofError: the command cannot be started.
@@ -77,12 +77,12 @@ def run(
 def started(
     command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the job; at the end of the block, however it is left, nothing of it runs any more."""
+    """Start the job; when the block is left, for whatever reason, all its processes are ended."""
     prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up before the fork
 
     def in_child() -> None:
         if prctl is not None:
-            prctl(launch.PR_SET_PDEATHSIG, signal.SIGKILL)  # who kills us means the job
+            prctl(launch.PR_SET_PDEATHSIG, signal.SIGKILL)  # the job must not outlive this process
 
     try:
         job = subprocess.Popen(
@@ -104,7 +104,7 @@ def started(
 
 
 def _watch(job: subprocess.Popen[bytes], journals: Path, limit_s: float, tick: Callable[[float], None] | None) -> bool:
-    """Wait until the job has ended or is past its limit; tell whether it is."""
+    """Wait until the job has ended or reached its limit; return whether it reached it."""
     begun: float | None = None
     while job.poll() is None:
         now = time.monotonic()
@@ -121,7 +121,7 @@ def _watch(job: subprocess.Popen[bytes], journals: Path, limit_s: float, tick: C
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
-    """End the job and what it started: politely, then, or at a second Ctrl-C, at once."""
+    """End the job and what it started: by SIGTERM, then, or at a second Ctrl-C, by SIGKILL."""
     try:
         if job.poll() is None:
             _signal(job.pid, signal.SIGTERM)
@@ -136,7 +136,7 @@ def _end(job: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(group: int, number: int) -> bool:
-    """Signal the job's process group; tell whether any process of it was left."""
+    """Signal the job's process group; return whether any process of it was left."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):

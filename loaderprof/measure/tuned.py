@@ -1,4 +1,4 @@
-"""What `tune` found, as it is kept in `tune.json` and told. Imports nothing of loaderprof but findings."""
+"""The result of `tune`, as it is saved in `tune.json` and reported. Imports only `findings` and `recording.files`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Tried:
 
     Attributes:
         settings: as `DataLoader` takes them.
-        per_s: samples (see `Tuned.unit`) per second; None where it failed.
+        per_s: samples (see `Tuned.unit`) per second; None where they failed.
         low, high: the 95 % interval; None below three windows.
-        windows: how often it was measured.
-        predicted: the speedup that the replay predicted; None where it could not.
+        windows: how often they were measured.
+        predicted: the speedup that the replay predicted; None where it has no prediction.
         failed: why there is no result.
     """
 
@@ -42,12 +42,12 @@ class Tuned:
     """A finished search.
 
     Attributes:
-        command: the job's, as typed.
+        command: the job's command, as typed.
         loader: the variable that holds the loader.
-        assigned: the variable that its making is assigned to, by which `--set` can tell it; None: not known.
-        where: the line that goes over it.
-        way: how it was measured: windows of one run, or a run for each.
-        unit: what is counted: samples, or batches where the batch size is not known.
+        assigned: the variable that the new loader is assigned to, by which `--set` identifies it; None: not known.
+        where: the line of the loop.
+        way: how it was measured: in windows of one run, or by one run each.
+        unit: what throughput counts: samples, or batches where the batch size is not known.
         seconds: how long the search took.
         starts: how often the job was started.
         present: the script's own settings.
@@ -55,8 +55,8 @@ class Tuned:
         change: what `--set` needs for them; empty where nothing is faster.
         measured: the gain of the chosen over the present settings; None where they are the same.
         tried: fastest first.
-        left_out: what was kept off, and why.
-        notes: what else there is to know.
+        left_out: what was not tried, and why.
+        notes: further remarks, as sentences.
     """
 
     command: str
@@ -77,7 +77,7 @@ class Tuned:
 
 
 def save(folder: Path, tuned: Tuned) -> None:
-    """Write `tune.json` whole or not at all.
+    """Write `tune.json` atomically.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,7 +1,7 @@
-"""A job whose training loader changes its settings at our word: the supervisor's side of `capture.windows`.
+"""Controls a job whose training loader changes its settings on request; `capture/hooks/tuned_loader.py` is the job's side.
 
-The job runs as in `trial`: in a session of its own, its output in a log. When it ends before all windows were
-measured it is started again. Must not import torch.
+Orders and events go through two files of JSON lines. The job runs as in `trial`: in a session of its own, its output in a
+log. When it ends before all windows were measured it is started again. Must not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loaderprof.measure import trial
 from loaderprof.recording import files
 
 POLL_S = 0.02
-# From the first loader's beginning until the one to tune must have begun: a check of the validation may come first.
+# Seconds from the first loader's beginning within which the one to tune must begin: a validation check may come first.
 WAIT_S = 60.0
 
 
@@ -40,7 +40,7 @@ class RefusedError(NoWindowError):
 
 
 class FailedError(NoWindowError):
-    """The job failed, or stood still, in a window."""
+    """The job failed, or made no progress, in a window."""
 
 
 class EndedError(NoWindowError):
@@ -49,13 +49,13 @@ class EndedError(NoWindowError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How much a window is to hold.
+    """The length of a window.
 
     Attributes:
-        min_batches: at least so many batches,
-        min_s: and so many seconds,
-        max_s: but no more batches after so many seconds.
-        by_epoch: whole epochs, not a stretch within one.
+        min_batches: it has at least this many batches,
+        min_s: and lasts at least this long,
+        max_s: but ends after this time in any case.
+        by_epoch: it consists of whole epochs.
     """
 
     min_batches: int
@@ -65,7 +65,7 @@ class Span:
 
 
 class Steered:
-    """The job, started when its first window is wanted and ended when the block is left."""
+    """The job: started for its first window, ended when the block is left."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class Steered:
     ) -> None:
         self.command, self.cwd, self.log, self.loader, self.tick = command, cwd, log, loader, tick
         self.starts = 0
-        # Of the loader, as the job told them: its facts, its settings now, batches an epoch, what bounds them.
+        # What the job reported about the loader: facts, present settings, batches per epoch, limits.
         self.facts: dict[str, Any] = {}
         self.folder = Path()
         self._windows = 0
         self._run: contextlib.ExitStack | None = None
         self._job: subprocess.Popen[bytes] | None = None
         self._read_to = 0
-        self._told = False
+        self._loader_known = False
 
     def __enter__(self) -> Steered:
         return self
@@ -98,16 +98,16 @@ class Steered:
         return self.facts.get("pid") if self._job is not None else None
 
     def measure(self, settings: Mapping[str, Any], span: Span, patience_s: float) -> dict[str, Any]:
-        """Return the record of one window (see `windows.Tuner`).
+        """Return the record of one window (see `Tuner` in `capture/hooks/tuned_loader.py`).
 
         Args:
-            settings: what is to differ from the loader's own settings.
-            span: how much to measure.
-            patience_s: seconds of the loop after which the job counts as standing still.
+            settings: those that differ from the loader's own settings.
+            span: the length of the window.
+            patience_s: a window that takes longer, in seconds, counts as a failure of the job.
 
         Raises:
-            RefusedError: the loader is none that can be tuned this way.
-            FailedError: the job failed or stood still with these settings.
+            RefusedError: the loader cannot be tuned within one run.
+            FailedError: the job failed or made no progress with these settings.
             EndedError: the job ended before the window was complete.
             LoaderprofError: the job cannot be started.
         """
@@ -119,20 +119,20 @@ class Steered:
         began: float | None = None
         opened: float | None = None
         while True:
-            # Whether it had ended is asked first: what it wrote before that is read after.
+            # Polled before the events are read, so that the events of a job that has ended are complete.
             code = None if self._job is None else self._job.poll()
             for event in self._events():
                 if event["event"] in ("refused", "failed"):
                     raise RefusedError(str(event["reason"]))
                 if event["event"] == "loader":
-                    self.facts, self._told = event, True
+                    self.facts, self._loader_known = event, True
                 if event["event"] == "window" and event["window"] == self._windows:
                     return event
             if code is not None:
-                if code == 0 and not self._told:
+                if code == 0 and not self._loader_known:
                     raise RefusedError("no loop with gradients went over a torch DataLoader")
                 raise (EndedError if code == 0 else FailedError)(f"the job ended with exit code {code}")
-            if self._told:
+            if self._loader_known:
                 began = began or time.monotonic()
                 if time.monotonic() - began > patience_s:
                     self.end()
@@ -147,7 +147,7 @@ class Steered:
             time.sleep(POLL_S)
 
     def leave(self, settings: Mapping[str, Any]) -> int:
-        """Give the loader its settings, let the job go on to its own end, and return its exit code."""
+        """Apply settings, let the job run to its end without further windows, and return its exit code."""
         if self._job is None:
             return 0
         self._windows += 1
@@ -159,7 +159,7 @@ class Steered:
         return 128 - self._job.returncode if self._job.returncode < 0 else self._job.returncode
 
     def end(self) -> None:
-        """End the job, politely first; nothing of it runs any more."""
+        """End the job and all its processes, by SIGTERM first."""
         run, self._run, self._job = self._run, None, None
         if run is not None:
             run.close()
@@ -168,7 +168,7 @@ class Steered:
     def _start(self) -> None:
         self.starts += 1
         self._read_to = 0
-        self._told = False
+        self._loader_known = False
         run = self._run = contextlib.ExitStack()
         self.folder = Path(run.enter_context(tempfile.TemporaryDirectory(prefix="loaderprof-")))
         journals = self.folder / files.JOURNALS

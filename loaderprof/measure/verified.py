@@ -1,6 +1,6 @@
-"""What `verify` measured, kept beside the recording in `verified.json`, and joined to the advice it is about.
+"""What `verify` measured: saved in the recording folder as `verified.json`, and joined to the advice that it measured.
 
-Imports findings only: whoever concludes from a recording reads this, and nobody starts a process for it.
+Starts no process and imports only `findings` and `recording.files`, because every report reads it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from loaderprof.recording import files
 
 NAME = "verified.json"
 SCHEMA_VERSION = 1
-# A recording is data from elsewhere; three pairs take less than 1 kB.
+# A recording may come from elsewhere, so what is read is bounded; three pairs take less than 1 kB.
 _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One change as it was measured.
+    """The measurement of one change.
 
     Attributes:
         id: the advice's id; several joined with `+`.
@@ -45,7 +45,7 @@ def measured(folder: Path) -> dict[str, Measured]:
 
 
 def joined(found: Findings, folder: Path) -> Findings:
-    """Return findings with the measured effect of each change that was measured as it is advised now."""
+    """Return findings with the measured effect of each advice whose change is still the one that was measured."""
     kept = {each.id: each for each in load(folder) if each.measured is not None}
     advice = tuple(
         dataclasses.replace(each, measured=kept[each.id].measured)
@@ -70,7 +70,7 @@ def load(folder: Path) -> tuple[Verified, ...]:
 
 
 def save(folder: Path, verified: Verified) -> None:
-    """Write one change's result whole or not at all, in place of an earlier one of the same id.
+    """Write one change's result atomically, in place of an earlier one of the same id.
 
     Raises:
         OSError: the folder cannot be written.

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from golden_sentences import Check
 from real import started
 
 from loaderprof.capture import stack_sampler
 from loaderprof.capture.samplers import WatchedJob
-from loaderprof.capture.stack_sampler import StackSampler, find_py_spy
+from loaderprof.capture.stack_sampler import RayTasks, StackSampler, StackWindow, find_py_spy
 from loaderprof.commands import env
 
 # Says "ready", then spins in `busy` below a worker loop until its standard input closes.
@@ -67,7 +69,7 @@ _worker_loop()
     ],
 )
 def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[str], count: int) -> None:
-    window = stack_sampler._Window()
+    window = StackWindow()
     window.add(10, line + "\n")
     ((pid, name, numbers, samples),) = window.stacks
     assert (pid, name, samples) == (10, thread, count)
@@ -76,13 +78,13 @@ def test_a_line_of_py_spy_is_taken_apart(line: str, thread: str, frames: list[st
 
 @pytest.mark.parametrize("line", ["", "nonsense", "thread (10): MainThread 5", "f (/t.py:2)"])
 def test_lines_that_hold_no_stack_are_passed_over(line: str) -> None:
-    window = stack_sampler._Window()
+    window = StackWindow()
     window.add(10, line)
     assert window.stacks == []
 
 
 def test_what_a_forked_worker_inherited_and_what_is_ours_is_dropped() -> None:
-    window = stack_sampler._Window()
+    window = StackWindow()
     ours = "fetch (/x/loaderprof/capture/hooks/install.py:1)"
     window.add(
         10, f"thread (10): MainThread;<module> (/t.py:1);_worker_loop (/torch/worker.py:1);{ours};get (/t.py:9) 4\n"
@@ -97,7 +99,7 @@ def test_what_a_forked_worker_inherited_and_what_is_ours_is_dropped() -> None:
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackSampler]:
-    if env._stacks() != "py-spy may read stacks":
+    if env.stack_access() != "py-spy may read stacks":
         pytest.skip("py-spy may not read stacks here")
     monkeypatch.setattr(stack_sampler, "FIRST_WINDOW_AFTER_S", 0)
     sampler = StackSampler()
@@ -139,24 +141,43 @@ def test_stacks_of_a_real_process_are_seen(spy: StackSampler, tmp_path: Path) ->
     assert spy.cpu_s > 0
     assert spy.missing is None
     # The next window has to wait until the job has used enough CPU to pay for it.
-    assert spy._due(job) == []
+    assert spy.due(job) == []
     job.cpu_s = 1e6
-    assert spy._due(job) == []  # and now it is gone
+    assert spy.due(job) == []  # and now it is gone
     assert child.returncode == 0
 
 
-def test_a_window_under_way_ends_with_the_sampler(spy: StackSampler, tmp_path: Path) -> None:
+def py_spies() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if each.name() == "py-spy"]
+
+
+def test_a_window_under_way_ends_with_the_sampler(
+    spy: StackSampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_sampler.tempfile, "tempdir", str(tmp_path))
+    sampler = StackSampler()
     with started(CHILD) as (child, _):
         (tmp_path / f"host-{child.pid}-1.lpj").touch()
         job = WatchedJob(child.pid, tmp_path)
         job.writers()
-        assert spy.sample(job) is None
-        ((process, _output),) = spy._running
-        folder = Path(spy._folder.name)
-        spy.close()
-        assert process.returncode is not None
-        assert not folder.exists()
+        assert sampler.sample(job) is None
+        assert len(py_spies()) == len(list(tmp_path.glob("loaderprof-*"))) == 1
+        sampler.close()
+        assert not py_spies()
+        assert not list(tmp_path.glob("loaderprof-*"))
         assert child.poll() is None
+
+
+class FakeSpy:
+    """A py-spy that was started, and is all that a sampler sees of it."""
+
+    stderr = None
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> None: ...
 
 
 def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +191,16 @@ def test_a_main_process_and_a_few_of_its_workers_are_looked_at(monkeypatch: pyte
     job = WatchedJob(1, None)
     fakes = [Fake(1, 0), Fake(10, 1), Fake(20, 1), *(Fake(pid, 10) for pid in range(11, 20)), Fake(21, 20)]
     monkeypatch.setattr(job, "processes", lambda: fakes)
-    sampler = StackSampler()
-    writers = [10, 20, 11, 12, 21, 999]
-    assert sampler._choose(job, writers) == [10, 11, 12, 13, 14]
-    sampler._windows = 1
-    assert sampler._choose(job, writers) == [20, 21]
-    assert sampler._choose(job, []) == [1, 10, 20]
+    monkeypatch.setattr(stack_sampler.subprocess, "Popen", FakeSpy)
+    job.first_batch_at, job.cpu_s = 0.0, 1e6  # a window is always due
+    sampler, writers = StackSampler(), [10, 20, 11, 12, 21, 999]
+    monkeypatch.setattr(job, "writers", lambda: writers)
+    monkeypatch.setattr(job, "has_batches", lambda _: True)
+    assert sampler.due(job) == [10, 11, 12, 13, 14]
+    sampler.start([10])
+    assert sampler.due(job) == [20, 21]
+    writers.clear()
+    assert sampler.due(job) == [1, 10, 20]
     sampler.close()
 
 
@@ -184,82 +209,80 @@ def test_a_window_before_the_first_batch_is_followed_by_one_after_it(monkeypatch
     job.first_batch_at = 0.0
     monkeypatch.setattr(stack_sampler.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(job, "has_batches", lambda _: batches[0])
-    monkeypatch.setattr(sampler, "_choose", lambda *_: [1])
-    monkeypatch.setattr(stack_sampler.subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(job, "processes", lambda: [psutil.Process(1)])
+    monkeypatch.setattr(stack_sampler.subprocess, "Popen", FakeSpy)
     sampler.cpu_s = 1.0  # the budget allows nothing more
     due = []
     for second in range(8):
         now[0], batches[0] = 10.0 + second, second >= 3
-        due.append(sampler._due(job))
-        sampler._start(due[-1])
+        due.append(sampler.due(job))
+        sampler.start(due[-1])
     # One at once, and one two seconds after the first batch.
     assert due == [[1], [], [], [], [], [1], [], []]
-    sampler._running = []
     sampler.close()
 
 
 def test_processes_of_ray_are_looked_at_once_one_is_at_its_second_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = StackSampler()
+    tasks = RayTasks()
     titles = {10: "ray::IDLE", 11: "ray::IDLE", 12: "ray::_StatsActor", 13: "raylet"}
     monkeypatch.setattr(stack_sampler, "_title", lambda pid: titles[pid])
     alive: Any = {pid: pid for pid in titles}
-    assert sampler._of_ray(alive) == []
+    assert tasks.processes(alive) == []
     titles[11] = "ray::ReadRange"
-    assert sampler._of_ray(alive) == []
+    assert tasks.processes(alive) == []
     # It imports what the next kind of task needs.
     titles[11] = "ray::MapBatches(parse)"
-    assert sampler._of_ray(alive) == []
+    assert tasks.processes(alive) == []
     titles[11] = "ray::IDLE"
-    assert sampler._of_ray(alive) == []
+    assert tasks.processes(alive) == []
     titles[11] = "ray::MapBatches(parse)"
-    assert sampler._of_ray(alive) == [11, 10]
-    sampler.close()
+    assert tasks.processes(alive) == [11, 10]
 
 
 def test_one_long_task_of_ray_is_looked_at_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, now = StackSampler(), [100.0]
+    tasks, now = RayTasks(), [100.0]
     monkeypatch.setattr(stack_sampler, "_title", lambda _: "ray::MapBatches(parse)")
     monkeypatch.setattr(stack_sampler.time, "monotonic", lambda: now[0])
     alive: Any = {10: 10}
-    assert sampler._of_ray(alive) == []
+    assert tasks.processes(alive) == []
     now[0] += stack_sampler.RAY_SET_UP_S
-    assert sampler._of_ray(alive) == [10]
-    sampler.close()
+    assert tasks.processes(alive) == [10]
 
 
-def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_py_spy_stacks_are_not_measured(monkeypatch: pytest.MonkeyPatch, said: Check) -> None:
     monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: None)
     sampler = StackSampler()
-    assert sampler.missing == "not measured: py-spy is not installed"
+    said("no py-spy", str(sampler.missing))
     assert sampler.sample(WatchedJob(os.getpid(), None)) is None
     sampler.close()
 
 
-def test_a_refusal_is_reported_with_what_to_type(
-    spy: StackSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_refusal_is_reported_with_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Check) -> None:
     fake = tmp_path / "py-spy"
     fake.write_text(
         "#!/bin/sh\necho 'Error: Permission Denied: Try running again with elevated permissions' >&2\nexit 1\n"
     )
     fake.chmod(0o755)
-    spy._program = str(fake)
+    monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: str(fake))
+    sampler = StackSampler()
     job = WatchedJob(os.getpid(), tmp_path)
     job.first_batch_at = 0.0
-    assert spy.sample(job) is None
     until = time.monotonic() + 30
-    while spy._running and time.monotonic() < until:
-        assert spy.sample(job) is None
-    assert spy.missing is not None
-    assert "refused" in spy.missing
-    assert "loaderprof env" in spy.missing
+    while sampler.missing is None and time.monotonic() < until:
+        assert sampler.sample(job) is None
+    said("py-spy is refused", str(sampler.missing))
+    sampler.close()
 
 
-def test_a_py_spy_that_cannot_be_started_is_reported(spy: StackSampler, tmp_path: Path) -> None:
-    spy._program = str(tmp_path / "nowhere")
-    spy._start([os.getpid()])
-    assert spy.missing == "not measured: py-spy cannot be started: No such file or directory"
-    assert spy._running == []
+def test_a_py_spy_that_cannot_be_started_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Check
+) -> None:
+    monkeypatch.setattr(stack_sampler, "find_py_spy", lambda: str(tmp_path / "nowhere"))
+    sampler = StackSampler()
+    sampler.start([os.getpid()])
+    said("py-spy cannot be started", str(sampler.missing))
+    assert not py_spies()
+    sampler.close()
 
 
 def test_py_spy_is_the_one_beside_this_python() -> None:

@@ -15,7 +15,7 @@ from made import Fetch, Made, Plan, one_loop
 
 from loaderprof.cli import main
 from loaderprof.commands import compare
-from loaderprof.commands.compare import Comparison, Measure
+from loaderprof.report.comparison import Comparison, Measure, render
 
 FETCH = Fetch(cpu=0.01, blocked=0.19, collate=0.002, operators=[("builtins.open", 0.19, 0.005)], deep_every=5)
 JITTER = np.random.default_rng(0).gamma(20, 1 / 20, 1000)
@@ -47,7 +47,7 @@ def test_two_runs_of_one_job_differ_in_nothing_significant(tmp_path: Path, said:
     assert comparison.settings == ()
     assert comparison.speed.ratio is not None
     assert not comparison.speed.ratio.significant
-    text = compare.render(comparison)
+    text = render(comparison)
     said("two runs of one job", text)
     line = next(line for line in text.splitlines() if line.startswith("  speed"))
     assert "~" in line
@@ -64,7 +64,7 @@ def test_a_faster_run_is_told_with_what_was_set_and_what_got_faster(tmp_path: Pa
     assert speed.ratio.low < 2.0 < speed.ratio.high
     assert wait.ratio is not None
     assert wait.ratio.value == pytest.approx(0.03 / 0.13)
-    said("a faster run", compare.render(comparison))
+    said("a faster run", render(comparison))
 
 
 def test_a_stage_that_took_twice_as_long(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_short_run_has_numbers_but_no_interval(tmp_path: Path, said: Check) ->
     assert comparison.speed.after is not None
     assert comparison.speed.ratio is None
     assert comparison.notes
-    said("a short run", compare.render(comparison))
+    said("a short run", render(comparison))
 
 
 def test_steps_are_counted_where_the_size_of_a_batch_is_unknown(tmp_path: Path) -> None:

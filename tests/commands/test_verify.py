@@ -18,15 +18,14 @@ import psutil
 import pytest
 import real
 from golden_sentences import Check
-from made import Fetch, Made, Plan, one_loop
 
 from loaderprof.cli import main
 from loaderprof.commands import verify
 from loaderprof.conclude import findings_of
-from loaderprof.errors import LoaderprofError, UsageError
+from loaderprof.errors import UsageError
 from loaderprof.findings import Advice, Costs, Expected, Findings, Measured
 from loaderprof.measure import rerun, verified
-from loaderprof.measure.rerun import LoaderTarget, Pace, TrialError
+from loaderprof.measure.rerun import Pace, TrialError
 from loaderprof.measure.verified import Verified
 from loaderprof.recording import reader
 from loaderprof.recording.meta import JobFacts
@@ -36,7 +35,6 @@ WORKERS = Advice("num-workers", "Raise", "", None, {"num_workers": 4}, {}, EXPEC
 PREFETCH = replace(WORKERS, id="prefetch-factor", change={"prefetch_factor": 4})
 CACHE = replace(WORKERS, id="cache-in-memory", change={"kind": "cache"})
 BOTH = replace(WORKERS, id="num-workers+prefetch-factor", change={"num_workers": 4, "prefetch_factor": 4})
-TARGET = LoaderTarget("loader", "/home/me/train.py:50")
 
 
 def copy(folder: Path, tmp_path: Path) -> Path:
@@ -193,11 +191,11 @@ def test_one_pair_is_told_without_an_interval_and_not_shown_as_measured(
 def test_words(said: Check) -> None:
     plan = verify.Plan("num-workers", {"num_workers": 4}, Expected(1.9, 1.7, 2.1, None), 3, 60.0)
     pairs = [(100.0, 181.0), (100.0, 183.0), (100.0, 185.0)]
-    text = verify.told(plan, pairs)
+    text = verify.result_line(plan, pairs)
     said("faster", text)
     assert all(words in text for words in ("num_workers=4", "1.83 ± 0.05", "1.9 ± 0.2", "3 pairs"))
     same = [(100.0, 99.0), (100.0, 101.0), (100.0, 100.0)]
-    text = verify.told(replace(plan, expected=None), same)
+    text = verify.result_line(replace(plan, expected=None), same)
     said("no difference", text)
     assert "1.00 ±" in text
 
@@ -250,87 +248,8 @@ def test_a_refused_change_starts_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert not (folder / "verify.log").exists()
 
 
-def recorded(tmp_path: Path, **meta: Any) -> reader.Recording:
-    (tmp_path / "train.py").write_text("")
-    usual = {"cwd": str(tmp_path), "job": {"launcher": False, "settings": {}}, "exit_code": 0}
-    return one_loop(tmp_path / "seen", Plan(), **{**usual, **meta})
-
-
-@pytest.mark.parametrize(
-    ("typed", "launcher", "command"),
-    [
-        (["train.py", "-m", "x"], False, [sys.executable, "train.py", "-m", "x"]),
-        (["-m", "package.train", "--lr", "1"], False, [sys.executable, "-m", "package.train", "--lr", "1"]),
-        (
-            [sys.executable, "-m", "torch.distributed.run", "train.py"],
-            True,
-            [sys.executable, "-m", "torch.distributed.run", "train.py"],
-        ),
-    ],
-)
-def test_a_job_is_run_again_as_it_was_typed(
-    tmp_path: Path, typed: list[str], launcher: bool, command: list[str]
-) -> None:
-    job = {"launcher": launcher, "settings": {"num_workers": 1}}
-    again = rerun.recorded_job(recorded(tmp_path, command=typed, job=job))
-    assert (list(again.command), again.cwd, again.settings) == (command, tmp_path, {"num_workers": 1})
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [
-        {"job": None},
-        {"command": ["train.py", "--token", "***"]},
-        {"command": ["gone.py"]},
-        {"cwd": "/no/such/folder"},
-    ],
-    ids=str,
-)
-def test_a_job_that_cannot_run_again(tmp_path: Path, said: Check, meta: dict[str, Any]) -> None:
-    before = Path.cwd()
-    with pytest.raises(LoaderprofError) as error:
-        rerun.recorded_job(recorded(tmp_path, **{"command": ["train.py"], **meta}))
-    said(f"recorded with {meta}", f"{error.value.message}\n{error.value.hint}")
-    assert Path.cwd() == before
-
-
 def test_run_records_how_it_was_started(tmp_path: Path) -> None:
     assert reader.read(real.recording()).meta.job == JobFacts(launcher=False)
-
-
-def test_the_steady_pace_leaves_the_start_out(tmp_path: Path) -> None:
-    seen = one_loop(tmp_path / "seen", Plan(wait=0.01, step=0.01, startup=3.0))
-    assert rerun.pace(seen, TARGET, {}) == Pace(steady=pytest.approx(800), epochs=None)
-
-
-def test_whole_epochs_hold_their_borders(tmp_path: Path) -> None:
-    plan = Plan(wait=0.01, step=0.01, startup=0.5, shutdown=0.3, gap=7.0, epochs=3, workers=2, fetch=Fetch(cpu=0.01))
-    pace = rerun.pace(one_loop(tmp_path / "seen", plan), TARGET, {})
-    assert pace.steady == pytest.approx(800)
-    assert pace.epochs == pytest.approx(80 * 16 / (80 * 0.02 + 0.5 + 0.3))
-
-
-def test_ranks_add_up(tmp_path: Path) -> None:
-    made = Made(tmp_path / "seen")
-    ended = [made.loop(made.process(environment={"RANK": rank}), Plan(wait=0.01)) for rank in ("0", "1")]
-    made.finish(max(ended))
-    assert rerun.pace(made.read(), TARGET, {}).steady == pytest.approx(1600)
-
-
-def test_too_few_steps_are_no_pace(tmp_path: Path) -> None:
-    assert rerun.pace(one_loop(tmp_path / "seen", Plan(batches=12)), TARGET, {}) == Pace(None, None)
-
-
-def test_a_change_that_did_not_arrive_is_no_measurement(tmp_path: Path) -> None:
-    seen = one_loop(tmp_path / "seen", Plan(workers=2))
-    rerun.pace(seen, TARGET, {"num_workers": 2, "loader.prefetch_factor": 2})
-    with pytest.raises(TrialError, match="num_workers=4 did not reach the loader loader"):
-        rerun.pace(seen, TARGET, {"num_workers": 4})
-
-
-def test_a_run_that_never_used_the_loader_is_no_measurement(tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="took no batch from other"):
-        rerun.pace(one_loop(tmp_path / "seen", Plan()), LoaderTarget("other", None), {})
 
 
 @pytest.mark.parametrize(("change", "code"), [("persistent_workers=true", 1), ("num_workers=2", 0)])

@@ -99,4 +99,4 @@ def test_too_few_steps_or_no_time_at_all_give_no_ratio() -> None:
     ],
 )
 def test_words(ratio: Ratio, text: str) -> None:
-    assert ratio.told() == text
+    assert ratio.text() == text

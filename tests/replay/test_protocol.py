@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import time
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -460,27 +461,36 @@ BATCHES, EPOCHS, STEP_S, FETCH_S = 30, 2, 0.008, 0.024
 
 
 class Sleeper:
-    """A dataset whose only cost is sleep: one sample is one batch."""
+    """A dataset whose only cost is sleep: one sample is one batch. It notes when each sleep began and how long it took."""
 
     def __init__(self, sleeps_s: list[float]) -> None:
         self.sleeps_s = sleeps_s
+        # Shared with forked workers. A row an epoch: a sleep takes longer than it was asked to on a busy machine.
+        shape = (EPOCHS, len(sleeps_s))
+        self.began, self.took = (np.frombuffer(mmap.mmap(-1, 8 * EPOCHS * len(sleeps_s))).reshape(shape) for _ in "12")
 
     def __len__(self) -> int:
         return len(self.sleeps_s)
 
     def __getitem__(self, index: int) -> int:
+        begun = time.perf_counter()
         time.sleep(self.sleeps_s[index])
+        epoch = np.count_nonzero(self.took[:, index])
+        self.began[epoch, index], self.took[epoch, index] = begun, time.perf_counter() - begun
         return index
 
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """What a real run took, in seconds."""
+    """What a real run took, in seconds: fetches by sampler order, steps in the order taken, all epochs in a row."""
 
     total_s: float
     steady_step_s: float
     start_s: float
     stop_s: float
+    boot_s: float
+    fetch_s: Any
+    step_s: Any
 
 
 def real(sleeps_s: list[float], how: Settings) -> Real:
@@ -490,8 +500,9 @@ def real(sleeps_s: list[float], how: Settings) -> Real:
     keywords: dict[str, Any] = {"prefetch_factor": how.prefetch_factor} if how.num_workers else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*worker processes in total.*")
+        sleeper = Sleeper(sleeps_s)
         loader: DataLoader[int] = DataLoader(
-            Sleeper(sleeps_s),  # type: ignore[arg-type]
+            sleeper,  # type: ignore[arg-type]
             num_workers=how.num_workers,
             in_order=how.in_order,
             persistent_workers=how.persistent_workers,
@@ -501,35 +512,53 @@ def real(sleeps_s: list[float], how: Settings) -> Real:
         begun = time.perf_counter()
         epochs = [one_epoch(loader, how) for _ in range(EPOCHS)]
         total_s = time.perf_counter() - begun
-    return Real(total_s, *np.median(epochs, axis=0))
+    # The first worker boots while the others are started.
+    forked_s = begun + epochs[0].start_s / max(1, how.num_workers)
+    return Real(
+        total_s,
+        *np.median([(each.steady_step_s, each.start_s, each.stop_s) for each in epochs], axis=0),
+        boot_s=max(0.0, float(sleeper.began[0].min()) - forked_s),
+        fetch_s=sleeper.took.ravel(),
+        step_s=np.concatenate([each.steps_s for each in epochs]),
+    )
 
 
-def one_epoch(loader: Any, how: Settings) -> tuple[float, float, float]:
-    """(Steady step, start, stop) seconds of an epoch, with the replay's definition of steady."""
+class EpochTimes(NamedTuple):
+    """What an epoch took, in seconds, with the replay's definition of steady."""
+
+    steady_step_s: float
+    start_s: float
+    stop_s: float
+    steps_s: list[float]
+
+
+def one_epoch(loader: Any, how: Settings) -> EpochTimes:
     begun = time.perf_counter()
     batches = iter(loader)
     start_s = time.perf_counter() - begun
-    ends = []
+    ends, steps_s = [], []
     while next(batches, None) is not None:
+        taken = time.perf_counter()
         time.sleep(STEP_S)
         ends.append(time.perf_counter())
+        steps_s.append(ends[-1] - taken)
     stop_s = time.perf_counter() - ends[-1]
     skip = how.num_workers * how.prefetch_factor or 1
-    return (ends[-1] - ends[skip - 1]) / (len(ends) - skip), start_s, stop_s
+    return EpochTimes((ends[-1] - ends[skip - 1]) / (len(ends) - skip), start_s, stop_s, steps_s)
 
 
 def assert_replayed(sleeps_s: list[float], how: Settings, within: float = 0.15) -> None:
-    """The replay must come near the real run; once more where a neighbour on the machine disturbed it."""
+    """The replay must come near the real run, given what its sleeps took; again where the hand-overs were disturbed."""
     for _ in range(3):
         seen = real(sleeps_s, how)
         workers = max(1, how.num_workers)
-        # What torch spends on an empty batch: about 0.3 ms on either side, 8 ms for a worker to wake up.
+        # What torch spends on an empty batch: about 0.3 ms on either side.
         of = costs(
-            np.array(sleeps_s) + 0.0003,
-            STEP_S + 0.0002,
+            seen.fetch_s + 0.0003,
+            seen.step_s + 0.0002,
             receive_cpu_s=0.0006,
             worker_start_s=seen.start_s / workers,
-            worker_boot_s=0.008,
+            worker_boot_s=seen.boot_s,
             worker_stop_s=seen.stop_s / workers,
         )
         predicted = replay(of, how, cores=AMPLE_CORES, batches_per_epoch=len(sleeps_s), epochs=EPOCHS)

@@ -20,9 +20,9 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def facts(kind: type, state: Dict[Any, Any]) -> Dict[str, Any]:
-    """Return the setting that limits what is kept, its bytes, those of all shards, and the places that are read by turns.
+    """Return the setting that limits a dataset's cache, its bytes, those of all shards, and how many positions are interleaved.
 
-    What is not known is left out.
+    Facts that are not known are left out.
 
     Args:
         kind: the dataset's class.
@@ -47,7 +47,7 @@ def _limited(knob: str, limit: Any, stored: Optional[int]) -> Dict[str, Any]:
 
 
 def _canonical_nodes(state: Dict[Any, Any]) -> float:
-    """Return how many stretches of a mosaicml-streaming dataset each machine goes through by turns."""
+    """Return how many positions of a mosaicml-streaming dataset each machine reads in an interleaved way."""
     asked = state.get("num_canonical_nodes")
     if type(asked) is not int or asked <= 0:
         return _CANONICAL_NODES.get(str(state.get("shuffle_algo")), 1)

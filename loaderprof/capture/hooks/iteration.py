@@ -264,7 +264,8 @@ class Iteration:
                     self.wait_ns,
                 )
                 self.t_stamped, self.between = self.t_first, self.count
-                self._clear()
+            # Also a sum that was opened but got no batch, because its first request met the end of the epoch.
+            self._clear()
         except Exception as error:
             stand_aside(error)
 

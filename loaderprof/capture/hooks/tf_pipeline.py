@@ -1,10 +1,10 @@
-"""tf.data pipelines: what a loop waits for them, and TensorFlow's own account of each of their operations.
+"""tf.data pipelines: how long a loop waits for them, and what TensorFlow's own model says of their operations.
 
 An eager loop takes batches by `next()`, and is stamped like any watched loop. Keras' `fit`, and custom loops that hand an
-iterator to a `tf.function`, take them inside a graph, where Python sees nothing. There TensorFlow's model of the pipeline
-(the one that AUTOTUNE works with) tells how long the job was away between two batches; what is left of the wall time it
-waited. The same model tells what each operation of the pipeline has cost. It is read some times a second, between two
-batches; nothing is added to a graph or a pipeline.
+iterator to a `tf.function`, take them inside a graph, where Python cannot observe them. There TensorFlow's model of the
+pipeline, which AUTOTUNE works with, reports how long the job was away between two batches; the rest of the wall time it
+waited. The same model reports the cost of each operation. It is read a few times a second, between two batches; nothing
+is added to a graph or a pipeline.
 
 Standard library only, Python >= 3.8; of TensorFlow only what the job has imported.
 """

@@ -44,13 +44,14 @@ class WorkerEntry:
         try:
             process.off = process.off or process.resting
             if not process.off:
-                _arm_worker(*_loop_arguments(self.original, args, kwargs))
+                _arm_worker(*loop_arguments(self.original, args, kwargs))
         except Exception as error:
             stand_aside(error)
         return self.original(*args, **kwargs)
 
 
-def _loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, int]:
+def loop_arguments(original: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, int]:
+    """Return the dataset, collate function, data queue and number of a worker, from the arguments of torch's loop."""
     names = original.__code__.co_varnames[: original.__code__.co_argcount]
     given = dict(zip(names, args), **kwargs)
     # From torch 2.15 on the worker takes its dataset out of a list.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_sentences import Check
 from made import Fetch, Made, Plan, one_loop
 from truths import DECODING, advice_of, findings_named, light
 
@@ -14,13 +15,13 @@ from loaderprof.conclude import findings_of
 from loaderprof.findings import Advice
 
 
-def test_more_workers_gain_what_they_make(tmp_path: Path) -> None:
+def test_more_workers_gain_what_they_make(tmp_path: Path, said: Check) -> None:
     plan = Plan(workers=1, wait=0.04, step=0.01, fetch=DECODING)
     advice = advice_of(findings_of(one_loop(tmp_path / "r", plan)))["num-workers"]
     # 50 ms of making for each 10 ms of step keep five workers busy.
     assert advice.change == {"num_workers": 5}
     assert advice.current == {"num_workers": 1}
-    assert advice.action == "Raise num_workers from 1 to 5"
+    said("num-workers", advice.action)
     assert advice.expected.speedup == pytest.approx(5, rel=0.12)
     assert advice.costs.cores == 4
     assert advice.where == "/home/me/train.py:50"

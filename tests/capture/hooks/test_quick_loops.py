@@ -13,6 +13,9 @@ from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.timeline import build
 from loaderprof.recording import reader
 
+# Batches are summed where stamping takes more than 3 % of one (`STAMP_NS`, `STAMP_MOST`): below 5 ms, and surely below this.
+QUICK_S = 0.004
+
 SCRIPT = """
 import sys, time
 import torch
@@ -62,9 +65,11 @@ def ran(
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path, workers: int) -> None:
     loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers, 900)
-    stamped = loop.count == 1
     assert loop.batches == 2700
     assert [epoch.batches for epoch in loop.epochs] == [900] * 3
+    if seconds > 2700 * QUICK_S:
+        pytest.skip(f"on this busy machine a batch took {seconds / 2700 * 1e3:.1f} ms, which is not quick")
+    stamped = loop.count == 1
     assert stamped.sum() < 2700 / 2
     # The beginning of a loader is stamped, and a little of each later epoch.
     assert stamped[:60].all()

@@ -29,8 +29,12 @@ def plain(number: int) -> float:
         (plain, {"GeneratorDataset"}, True),
     ],
 )
-def test_what_may_be_random_is_known(
-    monkeypatch: pytest.MonkeyPatch, function: Any, types: set[str], random_: bool
-) -> None:
-    monkeypatch.setattr(tf_facts, "_types", lambda _: types)
-    assert tf_facts.is_random(SimpleNamespace(_func=function)) == random_
+def test_what_may_be_random_is_known(function: Any, types: set[str], random_: bool) -> None:
+    # In the shape of tensorflow's function: one operation in its own graph, the others in a function that it calls.
+    first, *others = ([SimpleNamespace(type=each)] for each in sorted(types))
+    called = {
+        str(each): SimpleNamespace(graph=SimpleNamespace(get_operations=lambda each=each: each)) for each in others
+    }
+    graph = SimpleNamespace(get_operations=lambda: first, _functions=called)
+    wrapped = SimpleNamespace(_func=function, function=SimpleNamespace(graph=graph))
+    assert tf_facts.is_random(wrapped) == random_
