@@ -47,7 +47,7 @@ class TuneProgress:
 
     def tick(self) -> None:
         """Show where the search is."""
-        text = f"{time.monotonic() - self.began:.0f} s: {self.stage}"
+        text = f"{formatting.duration(time.monotonic() - self.began)}: {self.stage}"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}"[: tune_table.WIDTH + 8])
             sys.stderr.flush()

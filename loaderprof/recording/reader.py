@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.errors import RecordingError
 from loaderprof.recording import journal as layout
 from loaderprof.recording import stacks, tables, validate
@@ -144,7 +145,9 @@ def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None
         kept for line in read_lines(path / HOST, MAX_LINES_BYTES) if (kept := validate.host_line(line)) is not None
     ]
     if recording.journal_bytes >= MAX_JOURNALS_BYTES:
-        recording.notes.append(f"the journals hold more than {MAX_JOURNALS_BYTES >> 30} GiB; the rest was left out")
+        recording.notes.append(
+            f"the journals hold more than {formatting.size(MAX_JOURNALS_BYTES)}; the rest was left out"
+        )
     # The names of files are part of some.
     recording.notes[:] = map(validate.printable, recording.notes)
     recording.tables = tables.joined(parts)

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.errors import LoaderprofError, OutputError, RecordingError
 from loaderprof.recording import files
 
@@ -86,7 +87,9 @@ def check(url: str, *, force: bool) -> None:
             command, capture_output=True, text=True, timeout=ANSWER_S, check=False, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        raise OutputError(f"{shown(url)} did not answer within {ANSWER_S:.0f} s", "is its address right?") from None
+        raise OutputError(
+            f"{shown(url)} did not answer within {formatting.duration(ANSWER_S)}", "is its address right?"
+        ) from None
     if done.returncode:
         with suppress(ValueError, KeyError, IndexError):
             told = json.loads(done.stdout.splitlines()[-1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.machine import used_s
 from loaderprof.analyze.stages import stage_of_stack
@@ -106,7 +107,7 @@ def _note(loop: Loop, number: int) -> str:
     made = loop.made
     parts = {"CPU": made.cpu[number], "blocked": made.blocked[number], "waiting for a core": made.runq[number]}
     word, seconds = max(parts.items(), key=lambda item: item[1])
-    return f"{seconds / max(made.wall[number], 1e-9):.0%} {word}"
+    return f"{formatting.percent(seconds / max(made.wall[number], 1e-9), whole=True)} {word}"
 
 
 def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:

@@ -71,4 +71,4 @@ def test_a_cheaper_sampler_gains_half_of_its_cost_to_all_of_it(tmp_path: Path) -
 def test_a_sampler_that_draws_too_much_at_once_is_to_draw_less() -> None:
     advice = advice_of(findings_named("sampler"))["cheaper-sampler"]
     assert "only the indices" in advice.action
-    assert advice.why == "MySampler takes 0.3 s at the start of every epoch, before the first batch."
+    assert advice.why == "MySampler takes 300 ms at the start of every epoch, before the first batch."

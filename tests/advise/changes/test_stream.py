@@ -80,11 +80,11 @@ def streamed(
 
 def test_a_cache_that_drops_what_is_read_again_is_to_be_raised(tmp_path: Path) -> None:
     advice = streamed(tmp_path / "r", 24.0)["larger-cache"]
-    assert advice.action == "Raise cache_limit from 12 MiB to 35.2 MiB"
+    assert advice.action == "Raise cache_limit from 13 MB to 37 MB"
     assert advice.change["cache_limit"] == round(1.1 * 32 * MIB)
     assert advice.expected.speedup is None
-    fetched = float(advice.why.split("fetched ")[1].split(" MiB")[0])
-    assert fetched == pytest.approx(24.0, rel=0.1)
+    fetched = float(advice.why.split("fetched ")[1].split(" MB")[0])
+    assert fetched == pytest.approx(24.0 * MIB / 1e6, rel=0.1)
 
 
 def test_a_cache_too_small_for_the_places_that_are_read_by_turns(tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_a_cache_too_small_for_the_places_that_are_read_by_turns(tmp_path: Path)
     advice = streamed(tmp_path / "many", 24.0, {**CACHED, "canonical_nodes": 16.0})["fewer-canonical-nodes"]
     assert "16 times fewer" in advice.action
     assert "16 places" in advice.why
-    assert "12 MiB" in advice.why
+    assert "13 MB" in advice.why
     assert advice.expected.speedup is None
 
 
 def test_a_cache_of_a_dataset_whose_size_is_not_known(tmp_path: Path) -> None:
     facts = {"iterable": True, "cache_knob": "max_cache_size", "cache_bytes": 12 * MIB}
     advice = streamed(tmp_path / "r", 24.0, facts)["larger-cache"]
-    assert advice.action == "Raise max_cache_size above 12 MiB"
+    assert advice.action == "Raise max_cache_size above 13 MB"
 
 
 @pytest.mark.parametrize(
