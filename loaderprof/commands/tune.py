@@ -123,7 +123,7 @@ class Search:
             if settings in self.board.failed:
                 continue
             before = self.progress.stage
-            self.progress.stage = f"{before}: {tune_table.told(settings)}"
+            self.progress.stage = f"{before}: {tune_table.trial_in_words(settings)}"
             try:
                 self.board.rounds[-1][settings] = self.bench.measure(settings, length)
             except RefusedError:
