@@ -228,8 +228,8 @@ class Risk:
 class StepPhases:
     """What a step consists of: seconds a step, means of `steps` that were measured, by the device's clock or the host's.
 
-    `forward` is all that leads to a backward pass, with copies that are not told apart (`copy_s` None); `rest` is what is
-    left of the step, the device's waiting for the host included.
+    `forward` is all that leads to a backward pass, copies included where they were not measured by themselves
+    (`copy_s` None); `rest` is what is left of the step, the device's waiting for the host included.
     """
 
     clock: Literal["device", "host"]

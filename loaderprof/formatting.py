@@ -25,7 +25,7 @@ def _short(text: str) -> str:
 
 
 def scale(seconds: float) -> tuple[float, str]:
-    """Return the factor and the unit in which a time of this size, and its parts, are told."""
+    """Return the factor and the unit in which a time of this size, and its parts, are shown."""
     if seconds < 0.9995:
         return 1000.0, "ms"
     return 1.0, "s"
@@ -53,11 +53,13 @@ def part_of(part_s: float | None, whole_s: float | None) -> str:
     return f"{number(part_s * factor)} of {number(whole_s * factor)} {unit}"
 
 
-def percent(share: float | None) -> str:
-    """Return a share of one as a percentage: 61 %, 0.4 %, <0.1 %."""
+def percent(share: float | None, *, whole: bool = False) -> str:
+    """Return a share of one as a percentage: 61 %, 0.4 %, <0.1 %; `whole`, for estimates in sentences: 0 %."""
     if share is None or not math.isfinite(share):
         return NOT_MEASURED
     points = share * 100
+    if whole:
+        return f"{points:,.0f} %"
     if 0 < points < 0.05:
         return "<0.1 %"
     return f"{points:,.0f} %" if abs(points) >= 9.95 else f"{_short(f'{points:.1f}')} %"

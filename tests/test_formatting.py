@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import loaderprof
 from loaderprof import formatting
 from loaderprof.findings import Advice, Costs, Expected
 from loaderprof.report import sentences
@@ -42,6 +46,14 @@ def test_duration(seconds: float | None, text: str) -> None:
 )
 def test_percent(share: float | None, text: str) -> None:
     assert formatting.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "not measured"), (0.0, "0 %"), (0.004, "0 %"), (0.046, "5 %"), (0.615, "62 %"), (12.0, "1,200 %")],
+)
+def test_percent_in_whole_points(share: float | None, text: str) -> None:
+    assert formatting.percent(share, whole=True) == text
 
 
 @pytest.mark.parametrize(
@@ -108,3 +120,28 @@ def test_a_set_says_what_no_change_above_it_says() -> None:
     assert [sentences.action(each, told) for each in told] == ["Do A", "Do B", "", "Do C"]
     assert sentences.shown(told, 1) == (told[0], told[3])
     assert sentences.numbering((change("x+y", "Do X; Do Y"),)) == {"x+y": "1"}
+
+
+PACKAGE = Path(loaderprof.__file__).parent
+# A value formatted in place with a percent sign or a unit behind it, and binary units.
+IN_PLACE = re.compile(r":[^{}\"' ]*%\}|\} ?%|\} (?:ms|s|min|kB|MB|GB|TB)\b|\b[KMG]iB\b")
+ALLOWED = {
+    # A tick of an axis shows the place where it is: 0 s, 12.5 s. `duration` would round it and change the unit at zero.
+    "report/plots.py": 2 * ['axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")'],
+    # CSS, not read by anyone.
+    "report/notebook.py": ['f"width:{100 * piece.seconds / total:.2f}%;background:{look};color:#fff;overflow:hidden;"'],
+}
+
+
+def test_numbers_with_units_are_formatted_in_one_place() -> None:
+    found: dict[str, list[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path != PACKAGE / "formatting.py":
+            lines = [line.strip() for line in path.read_text().splitlines() if IN_PLACE.search(line)]
+            found |= {path.relative_to(PACKAGE).as_posix(): lines} if lines else {}
+    assert found == ALLOWED
+
+
+@pytest.mark.parametrize("line", ['f"{share:.0%} of"', 'f"{n:.3g} MiB"', 'f"{1e3 * s:.3g} ms"', 'f"{points:.0f} %"'])
+def test_a_number_formatted_in_place_is_noticed(line: str) -> None:
+    assert IN_PLACE.search(line)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.analyze.breakdown import fetch_frame, sources_of
 from loaderprof.analyze.loop_side import host_place, shown_place
 from loaderprof.analyze.stages import WORK, split_frame, stage_of_stack
@@ -49,7 +50,7 @@ class Share:
 
     def text(self) -> str:
         """Return the share and its error in words."""
-        return f"{self.value:.0%} ± {max(1, math.ceil(100 * self.error - 0.5))} points"
+        return f"{formatting.percent(self.value, whole=True)} ± {max(1, math.ceil(100 * self.error - 0.5))} points"
 
 
 @dataclass(frozen=True, slots=True)

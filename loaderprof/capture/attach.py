@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from loaderprof import formatting
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.capture.running_job import (
     AttachError,
@@ -76,7 +77,9 @@ def attach(
     session.meta.update(_facts(target, main, duration_s))
     files.write_meta(folder, session.meta)  # who is watched, for whoever reads the recording before its end
     names = ", ".join(map(str, target.mains[:4])) + (", ..." if len(target.mains) > 4 else "")
-    sys.stderr.write(f"loaderprof: watching process {names} for {duration_s:g} s; Ctrl-C ends it early\n")
+    sys.stderr.write(
+        f"loaderprof: watching process {names} for {formatting.duration(duration_s)}; Ctrl-C ends it early\n"
+    )
     with view(_stem(command), folder) if view else nullcontext():
         _watch(session, stacks, target, duration_s)
     session.finish(None, None)

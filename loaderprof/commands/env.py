@@ -11,6 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from loaderprof import formatting
 from loaderprof._version import __version__
 from loaderprof.capture.cpu_budget import cpu_budget
 from loaderprof.capture.gpus import GpuSampler
@@ -92,7 +93,7 @@ def _shm() -> str:
         usage = shutil.disk_usage("/dev/shm")
     except OSError:
         return "not measured: there is none"
-    return f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free"
+    return f"{formatting.size(usage.free)} of {formatting.size(usage.total)} free"
 
 
 def _open_files() -> str:

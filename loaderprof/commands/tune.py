@@ -72,7 +72,7 @@ class TuneProgress:
 
     def tick(self) -> None:
         """Show the elapsed time and the stage of the search."""
-        text = f"{time.monotonic() - self.began:.0f} s: {self.stage}"
+        text = f"{formatting.duration(time.monotonic() - self.began)}: {self.stage}"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}"[: tune_table.WIDTH + 8])
             sys.stderr.flush()
@@ -148,7 +148,7 @@ class Search:
             if settings in self.board.failed:
                 continue
             before = self.progress.stage
-            self.progress.stage = f"{before}: {tune_table.told(settings)}"
+            self.progress.stage = f"{before}: {tune_table.trial_in_words(settings)}"
             try:
                 self.board.rounds[-1][settings] = self.bench.measure(settings, length)
             except RefusedError:

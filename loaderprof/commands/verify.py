@@ -124,7 +124,7 @@ class VerifyProgress:
 
     def show(self, pair: int, label: str, elapsed_s: float) -> None:
         """Show which run is in progress."""
-        text = f"pair {pair} of {self.plan.pairs}, {label}: {elapsed_s:.0f} s of at most {self.plan.limit_s:g} s"
+        text = f"pair {pair} of {self.plan.pairs}, {label}: {formatting.duration(elapsed_s)} of at most {formatting.duration(self.plan.limit_s)}"
         if self.shown and text != self.last:
             sys.stderr.write(f"\r\x1b[K  {text}")
             sys.stderr.flush()
@@ -206,7 +206,7 @@ def result_line(plan: Plan, pairs: Sequence[tuple[float, float]]) -> str:
 def _announced(job: RecordedJob, plan: Plan) -> str:
     command = formatting.clean(shlex.join(job.command))
     often = "at most " if plan.pairs > 2 else ""
-    return f"running {command} in {formatting.clean(str(job.cwd))}, {often}{2 * plan.pairs} times, at most {plan.limit_s:g} s each"
+    return f"running {command} in {formatting.clean(str(job.cwd))}, {often}{2 * plan.pairs} times, at most {formatting.duration(plan.limit_s)} each"
 
 
 def _more(pairs: Sequence[tuple[float, float]]) -> str:
@@ -320,7 +320,7 @@ def _pair(
     if before.steady is None or after.steady is None or any(key in rerun.AT_BORDERS for key in plan.change):
         what = "two whole epochs" if any(key in rerun.AT_BORDERS for key in plan.change) else f"{rerun.MIN_STEPS} steps"
         raise rerun.TrialError(
-            f"{plan.limit_s:g} s of the job, or all of it, do not hold {what}",
+            f"{formatting.duration(plan.limit_s)} of the job, or all of it, do not hold {what}",
             f"give it longer: --seconds {plan.limit_s * 4:g}",
         )
     return before.steady, after.steady

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.analyze.stages import WORK
 from loaderprof.diagnose.verdict import MODEL_ERROR, primary
 from loaderprof.findings import Stage
@@ -44,7 +45,7 @@ def doubts_about_replay(error: float | None, others: float) -> tuple[str, ...]:
     """
     if error is None or abs(error) <= REPRODUCED:
         return ()
-    off = f"the replay of the run as it was is {abs(error):.0%} {'slower' if error > 0 else 'quicker'} than the run"
+    off = f"the replay of the run as it was is {formatting.percent(abs(error), whole=True)} {'slower' if error > 0 else 'quicker'} than the run"
     why = f", in which other programs kept {others:.1f} cores busy" if others > NOTICED else ""
     then = "it cannot predict changes well" if abs(error) > MODEL_ERROR else "predictions may be off by as much"
     return (f"{off}{why}: {then}",)

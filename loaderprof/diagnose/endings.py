@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.recording.reader import Recording
 
 _SENTENCES = {
@@ -52,5 +53,5 @@ def explained(recording: Recording) -> str | None:
     shm = recording.host[-1].get("shm", {}).get("total") if recording.host else None
     return _SENTENCES[error].format(
         files=f" (its limit is {limit:g})" if limit is not None and limit > 0 else "",
-        shm=f" ({shm / (1 << 20):,.0f} MiB)" if shm else "",
+        shm=f" ({formatting.size(shm)})" if shm else "",
     )

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from loaderprof import findings as results
+from loaderprof import formatting
 from loaderprof.analyze.machine import DISTURBANCE
 from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.samples import WAITING, Seen, Share, look, share, waiting, watched_mains
@@ -235,10 +236,10 @@ def evidence(seen: Seen, stage: Stage, gain: float, wait: Share) -> tuple[Eviden
         text = f"the {seen.workers} workers wait for the loop {idle.text()} of their time"
         facts.append(Evidence(text, round(idle.value, 4), "share", None))
     if stage in ("read", "contention") and seen.account is not None:
-        text = f"its makers wait for a core {seen.account.runq:.0%} of their time"
+        text = f"its makers wait for a core {formatting.percent(seen.account.runq, whole=True)} of their time"
         facts.append(Evidence(text, round(seen.account.runq, 4), "share", CONTENTION_SHARE))
     if stage != "none":
-        text = f"without it the job would be about {gain:.2f}x as fast"
+        text = f"without it the job would be about {formatting.ratio(gain)} as fast"
         facts.append(Evidence(text, round(gain, 3), "ratio", 1 + MIN_GAIN))
     return tuple(facts)
 

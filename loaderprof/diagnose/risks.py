@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.analyze.loop import Loop
 from loaderprof.findings import Risk
 from loaderprof.recording.reader import Recording
@@ -66,7 +67,7 @@ def _in_flight(recording: Recording, loops: Sequence[Loop]) -> Iterator[Risk]:
         yield Risk("shared-memory", text, in_flight, "bytes", shm)
     memory = _number(host.get("memory"), "available")
     if memory is not None and in_flight > MEMORY_SHARE * memory:
-        text = f"{batches} batches in flight take {_gib(in_flight)} where {_gib(memory)} of memory are available"
+        text = f"{batches} batches in flight take {formatting.size(in_flight)} where {formatting.size(memory)} of memory are available"
         yield Risk("memory", text, in_flight, "bytes", memory)
 
 
@@ -130,7 +131,3 @@ def _outstanding(loops: Sequence[Loop]) -> int:
 def _number(counters: Any, name: str) -> float | None:
     value = counters.get(name) if isinstance(counters, dict) else None
     return float(value) if isinstance(value, int | float) else None
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -18,8 +18,8 @@ class LoaderprofCallback(TrainerCallback):  # type: ignore[misc]
     """Profiles `train()` in the first of its processes; others are seen under `loaderprof run`, which records all ranks.
 
     With each of the trainer's own logs go `loaderprof/wait_time_s`, `loaderprof/load_time_s` and the other names of
-    `Profile.metrics()`, to `report_to`, the progress bar and the log history. Of a training that ends by an exception,
-    which callbacks are not told, `loaderprof report DIR` makes the report.
+    `Profile.metrics()`, to `report_to`, the progress bar and the log history. Callbacks are not called
+    when training ends by an exception; then `loaderprof report DIR` makes the report.
 
     Args:
         folder: where to keep the recording, or a URL; None: `profile-MMDD-HHMM` in the current folder.
@@ -37,13 +37,14 @@ class LoaderprofCallback(TrainerCallback):  # type: ignore[misc]
         return self._fit.findings
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - their signature
-        """Come before the callbacks of `report_to`, which send a log away as it is when their turn comes.
+        """Move before the callbacks of `report_to`, which send a log as it is when they are called.
 
-        Users' callbacks are put after them, and are not told where the list of all is: it is the caller's.
+        The trainer puts users' callbacks after those, and passes no list of all callbacks: it is taken from the caller's
+        frame.
         """
         handler = sys._getframe(1).f_locals.get("self")
         if isinstance(handler, CallbackHandler) and self in handler.callbacks:
-            # The caller goes through the list by number: those moved up by one have had their turn.
+            # The caller iterates over this list by index: the callbacks that move up by one were called already.
             handler.callbacks.remove(self)
             handler.callbacks.insert(0, self)
 

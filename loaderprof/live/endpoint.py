@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-# A client that says nothing keeps others waiting for so long.
+# Seconds for which a client that sends nothing may keep others waiting.
 PATIENCE_S = 5.0
 
 
@@ -86,7 +86,7 @@ class Endpoint(socketserver.TCPServer):
         return metrics.render_glance(glance)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Keep quiet of clients that went away: standard error is the job's."""
+        """Log nothing about clients that went away: standard error belongs to the job."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,6 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_GET(self) -> None:
+        """Answer `/metrics` with the metrics as of now, anything else with 404."""
         if self.path.split("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND)
             return
@@ -105,4 +106,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet, as above."""
+        """Log no requests, for the same reason."""

@@ -15,7 +15,7 @@ from loaderprof.recording.meta import updated
 
 
 class Stacks:
-    """The same of a job that is watched from outside: shares of the stack samples in its recording so far.
+    """Looks at a job that is attached to, by the shares of the stack samples in its recording so far.
 
     Args:
         folder: the recording that is being made.

@@ -1,6 +1,6 @@
 """The status line of `loaderprof run`: on the last row of the terminal, while the job runs, written by the supervisor.
 
-The job shares the terminal, and nobody can tell when it will write next. So the last row is taken out of what scrolls,
+The job shares the terminal, and it is not known when it will write next. So the last row is taken out of what scrolls,
 as apt does for its progress: whatever the job writes scrolls above, and the line never stands among its output. Only
 where stderr is a terminal in whose foreground we are; elsewhere not a byte is written.
 """
@@ -34,7 +34,7 @@ _ROOM, _SAVE, _RESTORE, _PLAIN, _ERASE = "\x1bD\x1bM", "\x1b7", "\x1b8", "\x1b[0
 
 
 def wanted(stream: IO[str] | None) -> bool:
-    """Tell whether a status line can stand on a stream: a terminal that knows how to move its cursor."""
+    """Return whether a status line can stand on a stream: a terminal that knows how to move its cursor."""
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     except ValueError:  # closed
@@ -104,7 +104,7 @@ class StatusLine:
         if rows < MIN_ROWS or columns < MIN_COLUMNS or os.tcgetpgrp(self._terminal) != os.getpgrp():
             return
         old = f"\x1b[{self._row};1H{_ERASE}" if self._row not in (0, rows) else ""
-        # One write, so that nothing of the job's comes between. The margins are set each time: a resize, or a program
+        # One write, so that no output of the job comes in between. The margins are set each time: a resize, or a program
         # that had the whole screen, undoes them. First a row is freed below the cursor, which may be on the last one.
         self._write(
             f"{_ROOM}{_SAVE}{old}\x1b[1;{rows - 1}r\x1b[{rows};1H{_PLAIN}{_ERASE}{text[: columns - 1]}{_RESTORE}"

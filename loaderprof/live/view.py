@@ -65,18 +65,18 @@ class Output:
 
     def __init__(self) -> None:
         self.master, self.job_end = os.openpty()
-        tty.setraw(self.job_end)  # the real terminal does what is to be done to lines
+        tty.setraw(self.job_end)  # line endings are translated by the real terminal
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - open until the view is closed
         self._tail = b""
         self.fit()
 
     def fit(self) -> None:
-        """Have the size of the real terminal."""
+        """Give the pseudo-terminal the size of the real one."""
         size = fcntl.ioctl(sys.stderr.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
 
     def started(self) -> None:
-        """Let go of the job's end once the job has it."""
+        """Close our copy of the job's end once the job has inherited it."""
         os.close(self.job_end)
         self.job_end = -1
 
@@ -194,7 +194,7 @@ class View:
                 self._serve()
 
     def _serve(self) -> None:
-        """Draw, take keys and pass output on, until told to end."""
+        """Draw, take keys and pass output on, until the view is closed."""
         due, writing = 0.0, self._output is not None
         while self._usual is not None or writing:
             sources = [self._wake]
@@ -211,7 +211,7 @@ class View:
             if self._keys in ready and self._usual is not None:
                 with suppress(BlockingIOError):
                     keys = os.read(self._keys, 64)
-                    self._press(keys.decode("ascii", "replace") or "q")  # nothing: the terminal has hung up
+                    self._press(keys.decode("ascii", "replace") or "q")  # an empty read: the terminal has hung up
                 due = 0.0
             if self._usual is not None and time.monotonic() >= due:
                 self._draw(looks=due > 0 or not self._waits)

@@ -9,6 +9,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.advise.changes.settings import version
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.timeline import build
@@ -65,7 +66,7 @@ class Runs:
         rate = getattr(pace, self._pace)
         if rate is None:
             raise rerun.TrialError(
-                f"{RUN_S:g} s of the job do not hold {rerun.MIN_STEPS} steps",
+                f"{formatting.duration(RUN_S)} of the job do not hold {rerun.MIN_STEPS} steps",
                 "loaderprof run, then loaderprof verify --seconds 60",
             )
         sizes = seen.tables["size"]
@@ -102,7 +103,7 @@ class Runs:
                 raise FailedError(error.message) from None
         rate: float | None = getattr(pace, self._pace)
         if rate is None:
-            raise FailedError(f"a run of {RUN_S * length:.0f} s shows no pace")
+            raise FailedError(f"a run of {formatting.duration(RUN_S * length)} shows no pace")
         return rate
 
     def _run(self, folder: Path, settings: Mapping[str, Any], limit_s: float) -> Recording:

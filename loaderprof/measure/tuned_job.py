@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from loaderprof import formatting
 from loaderprof.capture import launch
 from loaderprof.capture.hooks import tuned_loader
 from loaderprof.measure import trial
@@ -136,9 +137,11 @@ class Steered:
                 began = began or time.monotonic()
                 if time.monotonic() - began > patience_s:
                     self.end()
-                    raise FailedError(f"no window within {patience_s:.0f} s")
+                    raise FailedError(f"no window within {formatting.duration(patience_s)}")
             elif opened is not None and time.monotonic() - opened > WAIT_S:
-                raise RefusedError(f"no loop with gradients went over a torch DataLoader within {WAIT_S:.0f} s")
+                raise RefusedError(
+                    f"no loop with gradients went over a torch DataLoader within {formatting.duration(WAIT_S)}"
+                )
             elif opened is None and any((self.folder / files.JOURNALS).iterdir()):
                 # A process opens its journal when its first loader begins.
                 opened = time.monotonic()

@@ -28,7 +28,7 @@ def is_whole(low: int, high: int) -> Check:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number that can be reckoned with."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18 and math.isfinite(value)
 
 

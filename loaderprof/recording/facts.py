@@ -47,8 +47,8 @@ class LoaderFacts:
         transforms: the names of what is applied to each sample, with commas between them.
         cache_knob: the setting that bounds what a streamed dataset keeps on local disk; `cache_bytes`: that bound.
         stored_bytes: of all shards as they lie on local disk.
-        canonical_nodes: places of a streamed dataset that each machine reads by turns.
-        watched: it is no DataLoader; its batches are made by means that are not seen.
+        canonical_nodes: positions of a streamed dataset that each machine reads interleaved.
+        watched: it is no DataLoader; how its batches are produced is not known.
         prefetch_batches: of Ray Data: batches fetched ahead of the loop; `local_shuffle_buffer_size`: its samples.
         pipeline: of tf.data: the operations from the output to the source, as JSON.
         tensorflow: its version.

@@ -45,7 +45,7 @@ OWN = (
     JOURNALS,
     NODES,
 )
-# Stands in the stacks for our own frame around an iterable that is watched.
+# The name in stacks for our own frame around a watched iterable.
 WATCHED_FRAME = "next (<watched>)"
 
 
@@ -64,7 +64,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 def read_lines(path: Path, most: int) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a file that holds one a line; of a larger one than `most` bytes those of its beginning.
 
-    What is none is passed over, and so is a file that cannot be read.
+    Lines that are no objects are passed over, as is a file that cannot be read.
     """
     try:
         raw = read_bounded(path, most)
@@ -74,7 +74,7 @@ def read_lines(path: Path, most: int) -> Iterator[dict[str, Any]]:
         try:
             value = json.loads(line) if line else None
         except (ValueError, RecursionError):
-            continue  # the torn last line of a killed supervisor
+            continue  # the last line of a supervisor that was killed while writing it
         if isinstance(value, dict):
             yield value
 

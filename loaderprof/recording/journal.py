@@ -26,7 +26,7 @@ RECORD_BYTES = 128
 SEGMENT_RECORDS = 256
 # A month-long run must not fill the disk: past this, hooks write one record for many batches.
 MAX_RECORDS = 1024 * SEGMENT_RECORDS
-# Where all is to be kept: a gigabyte.
+# The limit under `--keep`: a gigabyte.
 MAX_KEPT_RECORDS = 32 * MAX_RECORDS
 _BODY = struct.Struct("<xBHI15q")
 _TEXT_HEAD = struct.Struct("<xBHIqq")
@@ -77,7 +77,7 @@ FIELDS = {
     WORKER: ("worker", "t_entered", "t_ready", "iterator", "pid"),
     DEVICE: ("iterator", "device", "starved_ns", "busy_ns"),
     # What a measured step was, from getting a batch to asking again. device: by whose clock, -1 the host's. How often it
-    # went backward, stepped an optimizer, copied by a function that is known to. `flags` 1: bytes are told, of the batch's
+    # went backward, stepped an optimizer, copied by a function that is known to. `flags` 1: bytes are recorded, of the batch's
     # tensors in the host's memory, and of those that are pinned.
     PHASES: (
         "iterator", "t_taken", "t_asked", "device", "copy_ns", "forward_ns", "backward_ns", "optimizer_ns", "rest_ns",
@@ -154,7 +154,7 @@ class Journal:
         return number
 
     def pressure(self) -> int:
-        """Return how many batches one record should stand for so that the journal stays within its bound."""
+        """Return for how many batches one record should stand, so that the journal stays within its limit."""
         left = max(1e-9, 1.0 - self.written / self._most)
         return int(8 ** min(9, int(1 / left).bit_length() - 1))
 

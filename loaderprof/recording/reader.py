@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.errors import RecordingError
 from loaderprof.recording import journal as layout
 from loaderprof.recording import stacks, tables, validate
@@ -29,7 +30,7 @@ from loaderprof.recording.tables import Clock, Table
 
 # A recording is data from elsewhere: no file of it is read beyond these bounds.
 MAX_JOURNAL_BYTES = layout.HEADER_BYTES + layout.MAX_RECORDS * layout.RECORD_BYTES
-# One of a run that kept all.
+# The bound for a journal that was recorded with `--keep`.
 MAX_KEPT_BYTES = layout.HEADER_BYTES + layout.MAX_KEPT_RECORDS * layout.RECORD_BYTES
 # Of all journals together: links to one file could make any number of them.
 MAX_JOURNALS_BYTES = 4 << 30
@@ -37,7 +38,7 @@ MAX_LINES_BYTES = 256 << 20
 MAX_META_BYTES = 16 << 20
 MAX_JOURNALS = 20_000
 MAX_NODES = 400
-# More are not named one by one.
+# Beyond so many, notes give a number in place of names.
 FEW_NODES = 3
 # The kernel's own bound of process ids; ids of one node lie below it.
 MAX_PID = 1 << 22
@@ -66,7 +67,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class SummedLoop:
-    """What is kept of a loop of a rank whose records were let go: its steady means, seconds a batch; None: not seen."""
+    """What is kept of a loop of a rank whose records were released: steady means, seconds a batch; None: not measured."""
 
     name: str
     where: str | None
@@ -144,8 +145,10 @@ def read(folder: str | os.PathLike[str], whole: Callable[[Process], bool] | None
         kept for line in read_lines(path / HOST, MAX_LINES_BYTES) if (kept := validate.host_line(line)) is not None
     ]
     if recording.journal_bytes >= MAX_JOURNALS_BYTES:
-        recording.notes.append(f"the journals hold more than {MAX_JOURNALS_BYTES >> 30} GiB; the rest was left out")
-    # The names of files are part of some.
+        recording.notes.append(
+            f"the journals hold more than {formatting.size(MAX_JOURNALS_BYTES)}; the rest was left out"
+        )
+    # Some notes contain names of files.
     recording.notes[:] = map(validate.printable, recording.notes)
     recording.tables = tables.joined(parts)
     return recording
@@ -277,7 +280,7 @@ def _read_journal(
 
 
 def _enter(file: Path, recording: Recording, clock: Clock, whole: Callable[[Process], bool] | None) -> bytes:
-    """Enter the process that a journal is of, and return its records where they are to be read; a note says why not."""
+    """Add a journal's process to the recording, and return its records where they are to be read; else a note says why not."""
     if not file.is_file():
         recording.notes.append(f"{file.name} is no file and was left out")
         return b""

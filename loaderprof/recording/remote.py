@@ -22,13 +22,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.errors import LoaderprofError, OutputError, RecordingError
 from loaderprof.recording import files
 
 INSTALL = "pip install 'loaderprof[remote]'"
-# A store that does not answer is tried again and again by its client; nobody waits longer for a job to start.
+# A client retries a store that does not answer without end; the start of a job waits for it no longer than this.
 ANSWER_S = 60.0
-# Folders of these have to be made. On an object store there are none, and making one could make a bucket.
+# Kinds of places where folders have to be created. Object stores have none, and creating one could create a bucket.
 _WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "hdfs", "webhdfs"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # What is read of a recording; nothing else of a store comes onto this machine, whatever its names say.
@@ -38,7 +39,7 @@ _READ = re.compile(
 
 
 def is_url(place: str | os.PathLike[str] | None) -> bool:
-    """Tell whether a place that the user named is a URL, not a folder."""
+    """Return whether a place that the user named is a URL, not a folder."""
     return isinstance(place, str) and _URL.match(place) is not None
 
 
@@ -75,7 +76,7 @@ def on_its_way(stem: str, anew: bool = True) -> Path:
 
 
 def check(url: str, *, force: bool) -> None:
-    """See, before a job starts, that its recording can be written to a URL; with `force` remove the one that is there.
+    """Check, before a job starts, that its recording can be written to a URL; with `force` remove the one that is there.
 
     Raises:
         OutputError: it cannot, or holds something.
@@ -86,11 +87,13 @@ def check(url: str, *, force: bool) -> None:
             command, capture_output=True, text=True, timeout=ANSWER_S, check=False, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        raise OutputError(f"{shown(url)} did not answer within {ANSWER_S:.0f} s", "is its address right?") from None
+        raise OutputError(
+            f"{shown(url)} did not answer within {formatting.duration(ANSWER_S)}", "is its address right?"
+        ) from None
     if done.returncode:
         with suppress(ValueError, KeyError, IndexError):
-            told = json.loads(done.stdout.splitlines()[-1])
-            raise OutputError(told["message"], told["hint"])
+            answer = json.loads(done.stdout.splitlines()[-1])
+            raise OutputError(answer["message"], answer["hint"])
         reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
         raise OutputError(f"{shown(url)} cannot be written: {reason}")
 
@@ -100,7 +103,7 @@ def clear(url: str, *, force: bool) -> None:
     system, root = _system(url)
     with _failing(f"{shown(url)} cannot be written"):
         there = _names(system, root)
-        if there - {files.NODES}:  # other nodes of this job may have been quicker
+        if there - {files.NODES}:  # another node of this job may have created it meanwhile
             if not force:
                 raise OutputError(
                     f"{shown(url)} is not empty", "name another place with -o, or replace the recording with --force"
@@ -197,7 +200,7 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError:
         raise OutputError(f"{shown(url)} needs fsspec, which is not installed", INSTALL) from None
     try:
-        # Listings that are kept would show a place as it was.
+        # Cached listings would be out of date.
         system, root = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         package = re.search(r"nstall '?([\w-]+)", str(error))

@@ -42,7 +42,7 @@ class ThreadUse:
 
 @dataclass(frozen=True, slots=True)
 class LockLooks:
-    """Looks at where one thread sleeps, within one window of stack samples, and in how many of them it slept on a lock."""
+    """How often it was looked, in one window of stack samples, where a thread sleeps, and how often it slept on a lock."""
 
     pid: int
     thread: str
@@ -107,7 +107,7 @@ def lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
     """Yield the entries of `Recording.gil` of a window."""
     try:
         for pid, held in line.get("gil", ()):
-            # Every sample shows the main thread once.
+            # Each sample has exactly one stack of the main thread, so its stacks count the samples.
             taken = sum(int(count) for of, thread, _, count in line["stacks"] if of == pid and thread == "MainThread")
             if 0 <= held < declared.MAX_COUNT and 0 < taken < declared.MAX_COUNT:
                 yield int(pid), int(held), taken
@@ -116,7 +116,7 @@ def lock_samples(line: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
 
 
 def lock_looks(line: dict[str, Any]) -> Iterator[LockLooks]:
-    """Yield where threads were seen to sleep in a window."""
+    """Yield, for each thread of a window, how often it was seen to sleep on a lock."""
     try:
         for pid, thread, looks, asleep in line.get("locks", ()):
             if 0 <= asleep <= looks < declared.MAX_COUNT:

@@ -81,7 +81,7 @@ def joined(parts: Parts) -> dict[str, Table]:
     """Return the tables that the parts make, an empty one for each kind without any; the parts are used up."""
     made = {}
     for name, kind in KINDS.items():
-        # Each kind's pieces are let go before the next kind's are joined.
+        # The parts of each kind are released before those of the next are joined, to bound the memory used.
         pieces = parts.pop(name)
         made[name] = np.concatenate(pieces) if pieces else np.zeros(0, _dtype(kind))
     return made
@@ -93,8 +93,8 @@ def _dtype(kind: int) -> np.dtype[Any]:
 
 
 def _texts(rows: Table) -> dict[int, str]:
-    """Put the texts of one journal together again; a text torn by a kill is left out."""
-    # By place: two threads that met a text at the same moment both wrote it.
+    """Reassemble the texts of one journal; a text cut off when its process was killed is left out."""
+    # By position: two threads that came upon a text at the same moment both wrote it.
     chunks: dict[int, dict[int, bytes]] = {}
     lengths: dict[int, int] = {}
     for row in rows:

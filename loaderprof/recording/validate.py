@@ -88,12 +88,12 @@ def host_line(line: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def is_stack(t_begun: int, t_done: int, rate_hz: float, count: int) -> bool:
-    """Return whether a window of stack samples can be one."""
+    """Return whether a window of stack samples has possible moments, rate and count."""
     return 0 <= t_begun <= t_done < MAX_NS and 0 < rate_hz < 1e6 and 0 < count < MAX_COUNT
 
 
 def possible(kind: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return which rows of one kind hold what capture can have written: moments in order, counts that count."""
+    """Return which rows of one kind capture can have written: moments in order, counts within their bounds."""
     columns = {name: values[:, place] for place, name in enumerate(layout.FIELDS[kind])}
     good = np.ones(len(values), np.bool_)
     for name, column in columns.items():
@@ -110,7 +110,7 @@ def possible(kind: int, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def printable(value: Any) -> Any:
-    """Return texts as any output can show them: a file's name may hold bytes that are no characters."""
+    """Return texts as any output can show them: a file's name may hold bytes that are not valid UTF-8."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list):

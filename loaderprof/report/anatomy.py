@@ -11,7 +11,7 @@ from loaderprof.report.palette import COLOURS, NAMES, STEP_STAGES, WORKER_STAGES
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a stacked bar; waiting is told apart from work by more than its colour."""
+    """A piece of a stacked bar; waiting differs from work by its hatching, not by colour alone."""
 
     name: str
     seconds: float

@@ -30,7 +30,7 @@ Event = dict[str, Any]
 
 
 def render(recording: Recording) -> str:
-    """Return the trace as JSON, one event a line."""
+    """Return the trace as JSON, one event a line; times and durations are in microseconds."""
     timeline = build(recording)
     base, origin = _clock(recording)
     events = [json.dumps(event) for event in trace_events(recording, timeline, origin - base)]
@@ -171,7 +171,7 @@ def _steps(loop: Loop, main: tuple[int, int], clock: _Clock) -> Iterator[Event]:
 def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
     """Yield each batch in the thread lane of the worker that made it; without workers, in the loop's own."""
     made, lanes = loop.made, set()
-    told = "schedstat" not in loop.process.header.unread
+    runq_known = "schedstat" not in loop.process.header.unread
     for row in range(len(made.wall)):
         worker = int(made.worker[row])
         tid = (place * LANES + worker + 1) if worker >= 0 else pid
@@ -181,7 +181,7 @@ def _made(loop: Loop, place: int, pid: int, clock: _Clock) -> Iterator[Event]:
         args = {
             "cpu_ms": _ms(made.cpu[row]),
             "blocked_ms": _ms(made.blocked[row]),
-            "run_queue_ms": _ms(made.runq[row]) if told else None,
+            "run_queue_ms": _ms(made.runq[row]) if runq_known else None,
             "collate_ms": _ms(made.collate[row]),
             "samples": int(made.samples[row]),
             "batch": int(made.task[row]),

@@ -9,7 +9,11 @@ from loaderprof.report.speedscope import process_name, stacks_by_process
 
 
 def render(seen: Recording) -> bytes:
-    """Return stacks as `process;thread;frame;frame count` lines, for flamegraph.pl, inferno and speedscope."""
+    """Return stacks as `process;thread;frame;frame count` lines, for flamegraph.pl, inferno and speedscope.
+
+    Raises:
+        RecordingError: there are none.
+    """
     lines = []
     for pid, samples in stacks_by_process(seen).items():
         process = process_name(seen, pid, samples)

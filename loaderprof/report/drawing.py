@@ -14,7 +14,7 @@ INK, SOFT, LINE, PAPER = "#4b5158", "#80868f", "#c9cdd2", "#fefefc"
 """Middle greys that show on white and on black; in the page they become the theme's own colours."""
 
 WORK, VERIFIED = "#5f7b99", "#3a8f5c"
-"""Neither is a stage's: a worker at work, whatever it does, and a gain that was measured."""
+"""Colours that no stage has: a worker at work, whatever it does, and a gain that was measured."""
 
 WIDE, NARROW = 9.6, 4.4
 """Widths in inches: a page on a desk, and a page on a telephone."""

@@ -34,7 +34,7 @@ SECTIONS = ("timeline", "ranks", "host", "batches", "flame")
 PICTURES = ("anatomy", "speedups", "timeline", "batches", "samples")
 
 LONGEST = 240
-"""Letters of a name or path on the page: a path may be thousands long, and its two ends tell it."""
+"""Letters of a name or path on the page: a path may be thousands long, and its two ends identify it."""
 
 FEW_STEPS = 20
 """Below it a tenth is a step or two, and says nothing."""
@@ -85,7 +85,7 @@ def _values(findings: Findings, merged: Merged) -> dict[str, Any]:
 
 
 def _quantiles(data: PageData) -> str:
-    """Return how far steps differ, from their own times; empty where there are too few to tell."""
+    """Return how far steps differ, from their own times; empty where there are too few steps to say."""
     lasted = array(data.steps.step_s)
     lasted = lasted[np.isfinite(lasted)]
     if len(lasted) < FEW_STEPS:

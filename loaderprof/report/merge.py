@@ -69,7 +69,7 @@ def end_s(data: PageData) -> float:
 
 
 def thinned(columns: Sequence[Array], limit: int) -> npt.NDArray[np.intp]:
-    """Return the places to keep so that each bucket's least and greatest value of every column stays."""
+    """Return the indices to keep so that each bucket's least and greatest value of every column stays."""
     count = len(columns[0])
     if count <= limit:
         return np.arange(count)

@@ -10,7 +10,7 @@ from loaderprof.report import anatomy, sentences
 from loaderprof.report.anatomy import Whole
 
 MAX_ACTIONS = 4
-# Notebooks keep inline styles and drop much else; colours of their own theme show through.
+# Notebooks keep inline styles and remove most other styling; text takes the colours of the notebook's theme.
 _CELL = "text-align:left;padding:2px 12px 2px 0"
 
 

@@ -44,7 +44,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A batch in the worker that made it, and when the loop took it."""
+    """A batch: the worker that produced it, when it began and was done, and when the loop took it."""
 
     worker: int
     start_s: float
@@ -77,7 +77,7 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class SlowSample:
-    """One of the dearest samples: its index in the dataset, what it took on average, how often it was seen, its file."""
+    """One of the slowest samples: its index in the dataset, mean seconds, how often it was timed, its file."""
 
     index: int
     seconds: float
@@ -88,7 +88,7 @@ class SlowSample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples of batches that were timed in depth: how long each took, and the dearest where indices are known."""
+    """The samples of batches that were timed in depth: how long each took, and the slowest where indices are known."""
 
     took_s: Series = ()
     slowest: Sequence[SlowSample] = ()

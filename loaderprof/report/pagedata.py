@@ -1,4 +1,4 @@
-"""Recording -> what the page shows beyond the findings: the main loop's steps, its makers' batches, stacks, the host."""
+"""Recording -> what the page shows beyond the findings: the main loop's steps, the batches of its producers, stacks, the host."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.analyze.loop import Loop
 from loaderprof.analyze.machine import used_s
 from loaderprof.analyze.stages import stage_of_stack
@@ -64,7 +65,7 @@ def _samples(recording: Recording, loop: Loop) -> Samples:
     rows = rows[rows["worker"] >= 0] if loop.num_workers else rows[rows["worker"] < 0]
     took, cpu = rows["wall_ns"] / 1e9, rows["cpu_ns"] / 1e9
     slowest = []
-    for index in np.unique(rows["index"][rows["index"] >= 0]).tolist():  # -1: the dataset was asked for no number
+    for index in np.unique(rows["index"][rows["index"] >= 0]).tolist():  # -1: the sample was not requested by an index
         mine = rows["index"] == index
         files = [recording.texts[number] for number in rows["file"][mine].tolist() if number >= 0]
         slowest.append(
@@ -75,7 +76,7 @@ def _samples(recording: Recording, loop: Loop) -> Samples:
 
 
 def _bars(loop: Loop) -> list[Bar]:
-    """Return each made batch; taken when the loop took the batch of the same task in the same epoch."""
+    """Return each batch that was produced; a fetch and a take belong together by task and epoch."""
     taken: dict[tuple[int, int], float] = {}
     for epoch, position, moment in zip(loop.epoch.tolist(), loop.position.tolist(), loop.taken.tolist(), strict=True):
         taken[epoch, position] = moment
@@ -106,7 +107,7 @@ def _note(loop: Loop, number: int) -> str:
     made = loop.made
     parts = {"CPU": made.cpu[number], "blocked": made.blocked[number], "waiting for a core": made.runq[number]}
     word, seconds = max(parts.items(), key=lambda item: item[1])
-    return f"{seconds / max(made.wall[number], 1e-9):.0%} {word}"
+    return f"{formatting.percent(seconds / max(made.wall[number], 1e-9), whole=True)} {word}"
 
 
 def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:
@@ -117,7 +118,7 @@ def _stacks(recording: Recording, timeline: Timeline) -> list[Stack]:
     for sample in recording.stacks:
         if sample.thread != "MainThread":
             continue
-        # A job that was watched from outside has no journals that tell its workers; their stacks do.
+        # A job that was attached to has no journals that identify its workers; their stacks do.
         worker = sample.pid in workers or "".join(sample.frames[:1]).startswith("_worker_loop (")
         stage = stage_of_stack(sample.frames, sources) if worker or _loads(sample.frames) else "device"
         found.append(

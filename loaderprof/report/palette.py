@@ -1,7 +1,7 @@
 """One colour and one short name for every stage: the terminal, the pictures and the page all take them here.
 
-The stages that stand side by side in a bar take the Okabe-Ito colours, which stay apart for people who do not
-tell red from green; all are middle tones, so that they show on white and on black.
+The stages that stand side by side in a bar take the Okabe-Ito colours, which people with red-green
+colour blindness can distinguish; all are middle tones, so that they show on white and on black.
 """
 
 from __future__ import annotations

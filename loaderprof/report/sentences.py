@@ -95,7 +95,7 @@ def _where(findings: Findings) -> list[str]:
 
 
 def on_gpu(findings: Findings) -> bool:
-    """Tell whether the model ran on a GPU."""
+    """Return whether the model ran on a GPU."""
     device = (findings.run.device or "").lower()
     return device.startswith("cuda") or (bool(findings.run.gpus) and not device.startswith("cpu"))
 
@@ -110,7 +110,7 @@ def cost(findings: Findings) -> str:
     verdict, who = findings.verdict, waiter(findings)
     if verdict.wait_share is None:
         return f"How long the {who} waits for batches was not measured."
-    # The steps between them are no measure of what the borders of epochs cost.
+    # Steps within an epoch do not show what its start and end cost.
     where = "Between the starts of epochs the" if verdict.bottleneck == "startup" else "The"
     line = f"{where} {who} waits {formatting.percent(verdict.wait_share)} of every step"
     if verdict.wait_s is None or verdict.step_s is None:
@@ -120,19 +120,19 @@ def cost(findings: Findings) -> str:
 
 def phases(findings: Findings) -> str:
     """Return what the measured steps consist of, and by whose clock; empty where that was not measured."""
-    told = findings.phases
-    if told is None:
+    phases = findings.phases
+    if phases is None:
         return ""
     seconds = {
-        "copy": told.copy_s,
-        "forward": told.forward_s,
-        "backward": told.backward_s,
-        "optimizer": told.optimizer_s,
-        "rest": told.rest_s,
+        "copy": phases.copy_s,
+        "forward": phases.forward_s,
+        "backward": phases.backward_s,
+        "optimizer": phases.optimizer_s,
+        "rest": phases.rest_s,
     }
     parts = [f"{name} {formatting.duration(value)}" for name, value in seconds.items() if value is not None]
-    clock = "the device's clock" if told.clock == "device" else "the host's clock"
-    return f"{', '.join(parts)} ({formatting.plural(told.steps, 'step')} measured by {clock})"
+    clock = "the device's clock" if phases.clock == "device" else "the host's clock"
+    return f"{', '.join(parts)} ({formatting.plural(phases.steps, 'step')} measured by {clock})"
 
 
 def ceiling(findings: Findings) -> str:
@@ -203,11 +203,11 @@ def late_rank(findings: Findings) -> str:
 
 
 def _in_collective(ranks: Sequence[Rank], late: Rank) -> str:
-    """Return how long another rank waits for the late one in its own step, where all step together; else nothing."""
+    """Return how long another rank waits for the late one in its step, where ranks synchronise; else nothing."""
     steps = [rank.step_s or 0.0 for rank in ranks]
     if max(steps) > TOGETHER * min(steps):
         return ""
-    # The same step takes them the same work: what another rank takes beyond the late one's is waiting for it.
+    # All ranks do the same work in a step: the time by which another rank's is longer, it waits for the late one.
     work = {rank.rank: (rank.step_s or 0.0) - (rank.wait_s or 0.0) for rank in ranks}
     held = max(ranks, key=lambda rank: work[rank.rank])
     waited = work[held.rank] - work[late.rank]
@@ -231,8 +231,8 @@ def loader_waits(findings: Findings) -> list[str]:
 
 
 def numbering(advice: tuple[Advice, ...]) -> dict[str, str]:
-    """Return the number each change goes by: 1, 2, and 1+2 for a set of them, 1+ for one that holds more than is told."""
-    sets = {each.id: parts for each in advice if (parts := _told_parts(each, advice))}
+    """Return the number each change goes by: 1, 2, and 1+2 for a set of them, 1+ for one with changes that are not listed."""
+    sets = {each.id: parts for each in advice if (parts := _listed_parts(each, advice))}
     single = [each.id for each in advice if each.id not in sets]
     numbers = {each: str(place) for place, each in enumerate(single, 1)}
     for id_, parts in sets.items():
@@ -242,16 +242,16 @@ def numbering(advice: tuple[Advice, ...]) -> dict[str, str]:
 
 
 def action(each: Advice, advice: tuple[Advice, ...]) -> str:
-    """Return what to do: of a set, only what is not told above it."""
-    parts = _told_parts(each, advice)
+    """Return what to do: of a set, only what is not listed by itself."""
+    parts = _listed_parts(each, advice)
     if not parts or len(parts) == len(each.id.split("+")):
         return "" if parts else each.action
-    told = {other.action for other in advice if other.id in parts}
-    return JOINED.join(part for part in each.action.split(JOINED) if part not in told)
+    listed = {other.action for other in advice if other.id in parts}
+    return JOINED.join(part for part in each.action.split(JOINED) if part not in listed)
 
 
-def _told_parts(each: Advice, advice: tuple[Advice, ...]) -> list[str]:
-    """Return the changes of a set that are told by themselves; none for a change that is no set."""
+def _listed_parts(each: Advice, advice: tuple[Advice, ...]) -> list[str]:
+    """Return the changes of a set that are also listed one by one; none for a change that is not a set."""
     singles = {other.id for other in advice if "+" not in other.id}
     return [part for part in each.id.split("+") if part in singles] if "+" in each.id else []
 
@@ -260,7 +260,7 @@ def shown(advice: tuple[Advice, ...], most: int) -> tuple[Advice, ...]:
     """Return the changes to show where there is room for `most`, and a set of them, which takes one line."""
     first, rest = advice[:most], advice[most:]
     known = {each.id for each in first}
-    return (*first, *(each for each in rest if (parts := _told_parts(each, advice)) and known.issuperset(parts)))
+    return (*first, *(each for each in rest if (parts := _listed_parts(each, advice)) and known.issuperset(parts)))
 
 
 def price(advice: Advice) -> list[str]:
@@ -287,7 +287,7 @@ def verified(advice: Advice) -> str:
 
 
 def is_setting(advice: Advice) -> bool:
-    """Tell whether `--set` takes the change, so that it can be applied and measured without an edit."""
+    """Return whether `--set` takes the change, so that it can be applied and measured without an edit."""
     return bool(advice.change) and "kind" not in advice.change
 
 

@@ -44,7 +44,11 @@ def process_name(seen: Recording, pid: int, samples: list[StackSamples]) -> str:
 
 
 def render(seen: Recording) -> bytes:
-    """Return stacks as speedscope's own JSON: one profile a process, its threads as root frames, weights in seconds."""
+    """Return stacks as speedscope's own JSON: one profile a process, its threads as root frames, weights in seconds.
+
+    Raises:
+        RecordingError: there are none.
+    """
     numbers: dict[str, int] = {}
     profiles = []
     for pid, samples in stacks_by_process(seen).items():

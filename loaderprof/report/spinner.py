@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-# What takes no longer needs no word.
+# Work that is done within this time shows no message.
 AFTER_S = 0.7
 
 

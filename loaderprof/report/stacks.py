@@ -19,7 +19,7 @@ MAX_FRAMES = 3_000
 """Frames a page holds: the rarest beyond it are added to their callers."""
 
 MAX_STACKS = 20_000
-"""Different stacks that are told apart; the rarest beyond it become one frame."""
+"""How many different stacks are kept; the rarest beyond it are merged into one frame."""
 
 STRETCHES = 60
 """Most stretches of time into which samples are sorted: a selection is that exact."""

@@ -24,7 +24,7 @@ def render(result: Tuned, folder: str) -> str:
     if len(shown) > len(rows):
         lines[-1:] = [f"  {len(shown) - len(rows)} slower ones are in {folder}/tune.json", ""]
     lines += [
-        f"  Failed    {told_of(each.settings)}: {formatting.short(each.failed or '', 100)}"
+        f"  Failed    {in_words(each.settings)}: {formatting.short(each.failed or '', 100)}"
         for each in result.tried
         if each.failed
     ]
@@ -34,12 +34,12 @@ def render(result: Tuned, folder: str) -> str:
     return "\n".join(lines) + f"\n  Kept      {folder}/tune.json     the job's output: {folder}/tune.log\n"
 
 
-def told(settings: Settings) -> str:
-    """Return settings in a few words, for the line of progress."""
-    return told_of({key: getattr(settings, key) for key in settings.__dataclass_fields__})
+def trial_in_words(settings: Settings) -> str:
+    """Return the settings of a trial in a few words, for the line of progress."""
+    return in_words({key: getattr(settings, key) for key in settings.__dataclass_fields__})
 
 
-def told_of(settings: Mapping[str, Any]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
     """Return settings in a few words: `2 workers, prefetch 4, any order`."""
     workers = settings["num_workers"]
     if not workers:
@@ -67,12 +67,12 @@ def _table(result: Tuned, rows: list[Tried]) -> list[str]:
         mark = "now" if each.settings == result.present else ""
         if each.settings == best:
             mark = "best, now" if mark else "best"
-        lines.append(f"  {told_of(each.settings):38}  {_rate(each):>16}  {each.windows:>7}  {mark}".rstrip())
+        lines.append(f"  {in_words(each.settings):38}  {_rate(each):>16}  {each.windows:>7}  {mark}".rstrip())
     return lines
 
 
 def _measured_as(best: Mapping[str, Any], rows: Sequence[Tried]) -> Mapping[str, Any]:
-    """Return the settings of the best one's row: that workers are kept may have been added afterwards."""
+    """Return the settings of the best one's row: persistent workers may have been added to them after the search."""
     if any(each.settings == best for each in rows):
         return best
     return {**best, "persistent_workers": False}

@@ -56,9 +56,9 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("more", "cause", "words"),
     [
-        ({"stack": SOCKET}, "remote-latency", "100% of their reading is in sockets"),
-        ({"stack": PIPE, "asked_bytes": 16 * 4096}, "piped-command", "100% of their reading waits for a command"),
-        ({"stack": BOTO}, "remote-latency", "100% of their reading is in sockets"),
+        ({"stack": SOCKET}, "remote-latency", "100 % of their reading is in sockets"),
+        ({"stack": PIPE, "asked_bytes": 16 * 4096}, "piped-command", "100 % of their reading waits for a command"),
+        ({"stack": BOTO}, "remote-latency", "100 % of their reading is in sockets"),
         (
             {"kinds": {"/data/a.bin": "nfs4"}, "files": {"/data/a.bin": 5}, "asked_bytes": MIB},
             "network-file-system",
@@ -72,15 +72,15 @@ MIB = 1 << 20
         (
             {"device_bytes": 5 * MIB, "opens": False},
             "mapped-file",
-            "0 KiB a batch are asked for, 5.12e+03 KiB come from a disk",
+            "0 B a batch are asked for, 5.2 MB come from a disk",
         ),
-        ({"asked_bytes": 16 * 4096}, "small-files", "16 files of 4 KiB are opened a batch"),
+        ({"asked_bytes": 16 * 4096}, "small-files", "16 files of 4.1 kB are opened a batch"),
         ({"asked_bytes": 16 * MIB, "device_bytes": 16 * MIB}, "disk-read", "come from a disk"),
-        ({"asked_bytes": 16 * MIB, "cpu": 0.045, "blocked": 0.005}, "cached-read", "0 KiB come from a disk"),
+        ({"asked_bytes": 16 * MIB, "cpu": 0.045, "blocked": 0.005}, "cached-read", "0 B come from a disk"),
         (
             {"files": {"/data/all.bin": 900 * MIB}, "opens": False},
             "single-file",
-            "all is read from /data/all.bin, 900 MiB",
+            "all is read from /data/all.bin, 0.94 GB",
         ),
         (
             {"kinds": {"/data/a.bin": "ext4"}, "facts": {"path": "/data/a.bin"}, "asked_bytes": 16 * MIB},

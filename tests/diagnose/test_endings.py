@@ -66,7 +66,7 @@ def test_a_full_shared_memory_is_explained(tmp_path: Path) -> None:
         pytest.skip("no right to mount a /dev/shm of its own")
     code, said, why = ended(tmp_path, "large-batches", small)
     assert code == 1
-    assert "/dev/shm was full (8 MiB)" in str(why)
+    assert "/dev/shm was full (8.4 MB)" in str(why)
     assert "No space left on device" in said
 
 

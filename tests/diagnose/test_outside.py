@@ -91,15 +91,15 @@ def test_decode_in_the_workers_is_what_a_waiting_loop_waits_for(tmp_path: Path, 
     assert gains == {"decode": 2.5, "read": pytest.approx(1 / (1 - 0.25), abs=0.001)}
     texts = [fact.text for fact in found.causes[0].evidence]
     said("evidence of decode in workers", "\n".join(texts))
-    assert "60% ± 3 points" in texts[0]
-    assert "4% ± 1 points" in texts[2]
+    assert "60 % ± 3 points" in texts[0]
+    assert "4 % ± 1 points" in texts[2]
 
 
 def test_workers_that_read_without_running_wait_for_their_reads(tmp_path: Path, said: Check) -> None:
     found = concluded(tmp_path / "r", {"wait": 500, "device": 500}, {"read": 900, "idle": 100})
     assert (found.verdict.bottleneck, found.verdict.cause) == ("read", "waiting-read")
     said("evidence of waiting reads", "\n".join(fact.text for fact in found.causes[0].evidence))
-    assert any("for a core 10% " in fact.text for fact in found.causes[0].evidence)
+    assert any("for a core 10 % " in fact.text for fact in found.causes[0].evidence)
 
 
 def test_shares_weigh_workers_by_their_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.diagnose.loop_context import LoopContext
@@ -70,7 +71,7 @@ def cheaper_function(context: LoopContext, base: LoopModel, _: RunFacts) -> Iter
         yield Change(
             id=guide.id,
             action=f"Make {piece.name} cheaper: half its cost",
-            why=f"It is {cost / total:.0%} of making a batch; the gain is what half its cost would bring.",
+            why=f"It is {formatting.percent(cost / total, whole=True)} of making a batch; the gain is what half its cost would bring.",
             where=piece.where,
             change={"kind": "code", "operator": piece.name},
             current={"s_per_batch": round(cost, 6)},

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.causes.device import MOSTLY_FLOATS
 from loaderprof.diagnose.loop_context import LoopContext, of_tensors, small_files
@@ -75,7 +76,7 @@ def cached_samples(context: LoopContext, base: LoopModel, facts: RunFacts) -> It
     yield Change(
         id=CACHE_IN_MEMORY.id,
         action="Cache samples in memory, before what is random: gains from the second epoch on",
-        why=f"Reading and decoding are {share:.0%} of making a batch, and {fit}.",
+        why=f"Reading and decoding are {formatting.percent(share, whole=True)} of making a batch, and {fit}.",
         where=context.named("decode") or context.named("read") or None,
         change={"kind": "cache", "place": "memory"},
         current={"cache": None},
@@ -95,7 +96,7 @@ def _on_disk(context: LoopContext, base: LoopModel, decoded: LoopModel, needed: 
     return Change(
         id=CACHE_ON_DISK.id,
         action="Store samples decoded, as arrays in one file that is mapped: gains from the second epoch on",
-        why=f"Decoding is {context.share('decode') or 0.0:.0%} of making a batch, and {needed / (1 << 30):.3g} GiB of samples do "
+        why=f"Decoding is {formatting.percent(context.share('decode') or 0.0, whole=True)} of making a batch, and {formatting.size(needed)} of samples do "
         "not fit in memory.",
         where=context.named("decode") or context.named("read") or None,
         change={"kind": "cache", "place": "disk"},
@@ -160,7 +161,7 @@ def uint8_batches(context: LoopContext, base: LoopModel, facts: RunFacts) -> Ite
     yield Change(
         id=UINT8_BATCHES.id,
         action="Send images as uint8, and make them floats after the copy to the device",
-        why=f"A batch is {bytes_ / (1 << 20):.3g} MiB of floats, made from bytes in the workers and handed over as four times "
+        why=f"A batch is {formatting.size(bytes_)} of floats, made from bytes in the workers and handed over as four times "
         "as many.",
         where=making[0].where,
         change={"kind": "code", "batches": "uint8"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, Decoders, RunFacts, rule
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
@@ -50,8 +51,8 @@ def faster_decoder(context: LoopContext, base: LoopModel, facts: RunFacts) -> It
         ratios = (max(1.0, ratio / DOUBT), ratio, ratio * DOUBT)
         action = f"Decode {_NAMES.get(name, f'with {name}')}"
         why = (
-            f"On {tried.files} of this job's files it took {tried.cpu_s[name] * 1e3:.3g} ms an image, "
-            f"PIL {tried.cpu_s['PIL'] * 1e3:.3g} ms."
+            f"On {tried.files} of this job's files it took {formatting.duration(tried.cpu_s[name])} an image, "
+            f"PIL {formatting.duration(tried.cpu_s['PIL'])}."
         )
     worst, likely, best = (faster(base, context.parts, "decode", ratio) for ratio in ratios)
     yield Change(

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.loop_context import MANY_TENSORS, LoopContext, many_tensors, piped, piped_arrays, sampler_of
 from loaderprof.diagnose.verdict import MIN_GAIN
@@ -69,7 +70,7 @@ def shared_memory(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterato
     change = Change(
         id=SHARED_MEMORY.id,
         action=action,
-        why=f"{(context.pickled_bytes or 0.0) / (1 << 20):.3g} MiB of every batch are pickled, written to a pipe, read and unpickled.",
+        why=f"{formatting.size(context.pickled_bytes or 0.0)} of every batch are pickled, written to a pipe, read and unpickled.",
         where=context.loop.facts.where,
         change={"kind": "code", "batches": "tensors"},
         current={"batches": "arrays" if arrays else "objects"},
@@ -181,12 +182,10 @@ def cheaper_sampler(context: LoopContext, base: LoopModel, _: RunFacts) -> Itera
     name = sampler.rsplit(".", 1)[-1]
     if index * base.batches_per_epoch >= costs.epoch_gap_s:
         what, code = "the indices of an epoch at once", _AT_ONCE
-        why = (
-            f"{name} takes {index * 1e3:.2g} ms a batch of the training process itself, which workers cannot take over."
-        )
+        why = f"{name} takes {formatting.duration(index)} a batch of the training process itself, which workers cannot take over."
     else:
         what, code = "only the indices that an epoch takes", _FEWER
-        why = f"{name} takes {costs.epoch_gap_s:.2g} s at the start of every epoch, before the first batch."
+        why = f"{name} takes {formatting.duration(costs.epoch_gap_s)} at the start of every epoch, before the first batch."
     yield Change(
         id=CHEAPER_SAMPLER.id,
         action=f"Make the sampler cheaper: draw {what}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.loop_context import LoopContext, pageable
 from loaderprof.diagnose.verdict import MIN_GAIN
@@ -39,8 +40,8 @@ def pin_memory(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterat
     likely, floor, ceiling = pinned, None, None
     if pageable(context) and copy is not None and base.costs.device_step_s is not None:
         least = context.parts.copies.least_s if context.parts.copies is not None else None
-        why = f"Copying a batch from pageable memory takes {copy * 1e3:.3g} ms of a step"
-        why += f"; the link would take {least * 1e3:.3g} ms." if least is not None else "."
+        why = f"Copying a batch from pageable memory takes {formatting.duration(copy)} of a step"
+        why += f"; the link would take {formatting.duration(least)}." if least is not None else "."
         if least is not None:
             likely = _copying(pinned, copy, min(copy, least / PINNED_OF_LINK))
         floor = base.pace_s() / pinned.pace_s()
@@ -91,7 +92,7 @@ def overlapped_copy(context: LoopContext, base: LoopModel, _: RunFacts) -> Itera
     yield Change(
         id=OVERLAPPED_COPY.id,
         action=OVERLAPPED_COPY.action,
-        why=f"The copy is {(context.parts.copy_s or 0.0) * 1e3:.3g} ms of a step, in which the device does nothing else.",
+        why=f"The copy is {formatting.duration(context.parts.copy_s or 0.0)} of a step, in which the device does nothing else.",
         where=context.loop.facts.where,
         change={"kind": "code", "copy": "overlapped"},
         current={"copy": "in the step"},
@@ -125,7 +126,7 @@ def gpu_decode(context: LoopContext, base: LoopModel, facts: RunFacts) -> Iterat
     yield Change(
         id=GPU_DECODE.id,
         action="Decode images on the GPU, which has time to spare (torchvision.io.decode_jpeg, or DALI)",
-        why=f"Decoding limits the job, and the device has nothing to do {idle * 1e3:.3g} ms of every step; what it would take "
+        why=f"Decoding limits the job, and the device has nothing to do {formatting.duration(idle)} of every step; what it would take "
         "to decode was not measured.",
         where=context.named("decode") or None,
         change={"kind": "decoder", "decoder": "gpu"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.analyze.pools import LOCKED_SHARE, MOSTLY_COMPUTING, MOSTLY_WAITING, Pool
 from loaderprof.diagnose.loop_context import LoopContext
@@ -65,7 +66,7 @@ def processes(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
         alone,
         id=THREADS_AND_PROCESSES.id,
         action="Keep the threads for what they wait for, and compute in processes",
-        why=f"{why} They also wait for reads {pool.waiting:.0%} of their work, which threads do well.",
+        why=f"{why} They also wait for reads {formatting.percent(pool.waiting, whole=True)} of their work, which threads do well.",
         change={"kind": "code", "makers": "threads and processes"},
         costs=replace(alone.costs, effort="a few lines; what tasks take and return must pickle"),
         code=f"downloads, compute = ThreadPoolExecutor({pool.producers}), ProcessPoolExecutor({round(cores)})\n"
@@ -103,7 +104,7 @@ def more_requests(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterato
     yield Change(
         id=guide.id,
         action=action,
-        why=f"{pool.words()} wait for reads {pool.waiting:.0%} of their work; {so}",
+        why=f"{pool.words()} wait for reads {formatting.percent(pool.waiting, whole=True)} of their work; {so}",
         where=_most_expensive(context, reading=True),
         change={"kind": "code", "makers": "threads", "requests": count},
         current={"makers": pool.kind, "requests": pool.producers},
@@ -125,7 +126,7 @@ def threads_beside_processes(context: LoopContext, base: LoopModel, facts: RunFa
     yield Change(
         id=THREADS_AND_PROCESSES.id,
         action=f"Download in {count} threads, and compute in the processes",
-        why=f"{pool.words()} wait for reads {pool.waiting:.0%} of their work; in that time they could compute.",
+        why=f"{pool.words()} wait for reads {formatting.percent(pool.waiting, whole=True)} of their work; in that time they could compute.",
         where=_most_expensive(context, reading=True),
         change={"kind": "code", "makers": "threads and processes"},
         current={"makers": "processes"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
@@ -37,7 +38,7 @@ def ray_tasks(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
     yield Change(
         id=RAY_TASKS.id,
         action=f"Let {count} tasks of map_batches run at once, in place of {pool.producers}",
-        why=f"The loop waits for {pool.words()} of Ray, {pool.busy / pool.producers:.0%} of the time at work.",
+        why=f"The loop waits for {pool.words()} of Ray, {formatting.percent(pool.busy / pool.producers, whole=True)} of the time at work.",
         where=pool.work[0].where if pool.work else None,
         change={"kind": "code", "tasks": count},
         current={"tasks": pool.producers},

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.loop_context import LoopContext, of_tensors
 from loaderprof.findings import Costs
@@ -131,7 +132,7 @@ def keep_open(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[Ch
     yield Change(
         id=KEEP_OPEN.id,
         action="Open the archive or database file once in each worker, not for every sample",
-        why=f"Opening it, with its index, is {share:.0%} of making a batch.",
+        why=f"Opening it, with its index, is {formatting.percent(share, whole=True)} of making a batch.",
         where=line,
         change={"kind": "code"},
         model=with_costs(

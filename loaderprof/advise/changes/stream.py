@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loaderprof import formatting
 from loaderprof.advise.change import Change, ChangeGuide, RunFacts, rule
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Costs
@@ -78,14 +79,14 @@ def shard_cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
     if fetched < MIN_FETCHED * (stored or limit) or wait < MIN_WAITING * (wait + step):
         return
     needed = int(ROOM * stored) if stored else None
-    held = f" of {_size(stored)}" if stored else ""
-    disk = f", and {_size(needed - limit)} of local disk" if needed else ", and local disk"
+    held = f" of {formatting.size(stored)}" if stored else ""
+    disk = f", and {formatting.size(needed - limit)} of local disk" if needed else ", and local disk"
     yield Change(
         id=LARGER_CACHE.id,
-        action=f"Raise {knob} from {_size(limit)} to {_size(needed)}"
+        action=f"Raise {knob} from {formatting.size(limit)} to {formatting.size(needed)}"
         if needed
-        else f"Raise {knob} above {_size(limit)}",
-        why=f"Workers fetched {_size(fetched)} of shards anew in each epoch after the first: {_size(limit)}{held} are kept.",
+        else f"Raise {knob} above {formatting.size(limit)}",
+        why=f"Workers fetched {formatting.size(fetched)} of shards anew in each epoch after the first: {formatting.size(limit)}{held} are kept.",
         where=facts.where,
         change={"kind": "code", **({knob: needed} if needed else {})},
         current={knob: limit},
@@ -98,7 +99,7 @@ def shard_cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
         yield Change(
             id=FEWER_CANONICAL_NODES.id,
             action=f"Lower num_canonical_nodes to the number of machines: {places:g} times fewer",
-            why=f"Each machine reads {places:g} places of the dataset by turns, whose shards do not lie in {_size(limit)} all at once.",
+            why=f"Each machine reads {places:g} places of the dataset by turns, whose shards do not lie in {formatting.size(limit)} all at once.",
             where=facts.where,
             change={"kind": "code"},
             current={"canonical_nodes_per_machine": places},
@@ -106,7 +107,3 @@ def shard_cache(context: LoopContext, base: LoopModel, _: RunFacts) -> Iterator[
             costs=Costs(0.0, 0, "one argument; samples from fewer places stand side by side"),
             code=FEWER_CANONICAL_NODES.code,
         )
-
-
-def _size(bytes_: float) -> str:
-    return f"{bytes_ / 2**30:.3g} GiB" if bytes_ >= 2**30 else f"{bytes_ / 2**20:.3g} MiB"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loaderprof import formatting
 from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, Node, Operation, Pipeline
 from loaderprof.findings import JOINED, Advice, Costs, Expected, Stage
 from loaderprof.replay.tfdata import PipelineModel, expected
@@ -107,10 +108,10 @@ def _parallel(model: PipelineModel) -> Iterator[_Offer]:
     change: dict[str, Any] = {"tf.num_parallel_calls": WAITING_CALLS if waits else AUTOTUNE}
     code = f"dataset = dataset.{_method(most_expensive)}(..., num_parallel_calls={shown})"
     now = max(1, most_expensive.parallelism)
-    why = f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch, {now} call{'s' if now > 1 else ''} at a time"
+    why = f"{most_expensive.label} takes {formatting.duration(most_expensive.work_s)} a batch, {now} call{'s' if now > 1 else ''} at a time"
     if waits:
         # However many calls are asked for, TensorFlow's own pool runs as many as there are cores.
-        why += f", and is blocked {model.blocked:.0%} of it"
+        why += f", and is blocked {formatting.percent(model.blocked, whole=True)} of it"
         change["tf.private_threadpool_size"] = WAITING_CALLS
         code += (
             f"\noptions = tf.data.Options()\noptions.threading.private_threadpool_size = {WAITING_CALLS}\n"
@@ -160,7 +161,7 @@ def _prefetch(pipeline: Pipeline, model: PipelineModel) -> Iterator[_Offer]:
         Advice(
             id="prefetch",
             action="End the pipeline with prefetch(tf.data.AUTOTUNE)",
-            why=f"{asked_s * 1e3:.3g} ms of each batch are made only once the loop asks for it",
+            why=f"{formatting.duration(asked_s)} of each batch are made only once the loop asks for it",
             where=last[-1].where or _first_line(pipeline),
             change={"tf.prefetch": AUTOTUNE},
             current={"prefetch": None},
@@ -189,7 +190,7 @@ def _cache(pipeline: Pipeline, model: PipelineModel, facts: PipelineFacts) -> It
         Advice(
             id="cache",
             action=f"Cache after {label}: gains from the second epoch on",
-            why=f"{label} and what is before it give the same in every epoch, and take {spared * 1e3:.3g} ms a batch",
+            why=f"{label} and what is before it give the same in every epoch, and take {formatting.duration(spared)} a batch",
             where=model.nodes[at].where,
             change={"tf.cache": True},
             current={"cache": False},
@@ -229,7 +230,7 @@ def _cheaper(model: PipelineModel) -> Iterator[_Offer]:
         Advice(
             id="cheaper-function",
             action=f"Make {most_expensive.label} cheaper: half its cost",
-            why=f"{most_expensive.label} takes {most_expensive.work_s * 1e3:.3g} ms a batch",
+            why=f"{most_expensive.label} takes {formatting.duration(most_expensive.work_s)} a batch",
             where=most_expensive.where,
             change={"kind": "code"},
             current={},

@@ -5,6 +5,7 @@ A cause refines the stage that limits the job. What belongs to a single cause st
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.analyze.stages import LOADER
 from loaderprof.diagnose.causes import (
     contention,
@@ -85,5 +86,5 @@ def examine(context: LoopContext, cause: CauseRule, others: tuple[Stage, ...]) -
 
 def _found(cause: CauseRule, context: LoopContext) -> Cause:
     gain = context.gains[cause.stage]
-    faster = Evidence(f"without it the job would be {gain:.2f}x as fast", gain, "ratio", 1 + MIN_GAIN)
+    faster = Evidence(f"without it the job would be {formatting.ratio(gain)} as fast", gain, "ratio", 1 + MIN_GAIN)
     return cause.found(gain, (faster, *cause.evidence.facts(context)))

@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from loaderprof import formatting
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.diagnose.verdict import MIN_GAIN
 from loaderprof.findings import Cause, Evidence, Stage
 
 # How the guide begins what speaks for a stage that was found by removing it from the replay.
-GAIN = f"the replay of the run without it is at least {MIN_GAIN * 100:g} % faster"
+GAIN = f"the replay of the run without it is at least {formatting.percent(MIN_GAIN)} faster"
 
 
 def always(_: LoopContext) -> bool:
@@ -44,6 +45,11 @@ def uses(pattern: str, stage: Stage) -> Callable[[LoopContext], bool]:
 def no_facts(_: LoopContext) -> list[Evidence]:
     """Return no evidence beyond the gain."""
     return []
+
+
+def share_fact(sentence: str, share: float, threshold: float | None = None) -> Evidence:
+    """Return a share of one as evidence: `{}` in its sentence becomes the share in whole percents."""
+    return Evidence(sentence.replace("{}", formatting.percent(share, whole=True)), share, "share", threshold)
 
 
 def title_alone(cause: CauseRule, _: LoopContext) -> str:
@@ -123,7 +129,7 @@ class CauseRule:
 
     def ruled_out(self, gain: float, about: str = "") -> Cause:
         """Return that it does not limit the job, by what removing it would gain; `about`: a word before an estimate."""
-        text = f"without it the job would gain {about}{max(0.0, gain - 1):.0%}"
+        text = f"without it the job would gain {about}{formatting.percent(max(0.0, gain - 1), whole=True)}"
         fact = Evidence(text, round(gain - 1, 4), "share", MIN_GAIN)
         return Cause(self.id, "ruled_out", self.stage, (fact,), None, self.title)
 

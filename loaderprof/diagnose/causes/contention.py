@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loaderprof.analyze.pieces import MANY_THREADS
 from loaderprof.analyze.pools import HELD, LOCKED_SHARE
-from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always
+from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always, share_fact
 from loaderprof.diagnose.causes.making import pool_at_work
 from loaderprof.diagnose.causes.prefetch_queue import device_idle, none_ready
 from loaderprof.diagnose.loop_context import LoopContext
@@ -18,14 +18,13 @@ def _facts(context: LoopContext) -> list[Evidence]:
     parts, pool = context.parts, context.parts.pool
     facts = pool_at_work(context)
     if pool is not None and pool.held is not None:
-        facts.append(Evidence(f"the interpreter's lock is held {pool.held:.0%} of the time", pool.held, "share", HELD))
+        facts.append(share_fact("the interpreter's lock is held {} of the time", pool.held, HELD))
     if pool is not None:
-        text = f"they wait for it {pool.locked:.0%} of their work"
-        facts.append(Evidence(text, pool.locked, "share", LOCKED_SHARE))
+        facts.append(share_fact("they wait for it {} of their work", pool.locked, LOCKED_SHARE))
     facts += [*none_ready(context.loop), *device_idle(context)]
     if parts.runq_s is not None and parts.wall_s and pool is None:
         waiting = parts.runq_s / parts.wall_s
-        facts.append(Evidence(f"workers wait {waiting:.0%} of their time for a core", waiting, "share", CORE_WAIT))
+        facts.append(share_fact("workers wait {} of their time for a core", waiting, CORE_WAIT))
     return facts
 
 

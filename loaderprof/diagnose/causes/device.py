@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.analyze.loop import Seconds
-from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always
-from loaderprof.diagnose.causes.handover import binary_size
+from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always, share_fact
 from loaderprof.diagnose.causes.prefetch_queue import batch_ready, none_ready
 from loaderprof.diagnose.loop_context import MOSTLY_PINNED, LoopContext, pageable, step_s
 from loaderprof.diagnose.verdict import STEP_BOUND
@@ -28,21 +28,19 @@ def _of_copies(context: LoopContext) -> list[Evidence]:
     """Return how a batch gets to the device, as far as it was measured."""
     facts, copies, copy_s = none_ready(context.loop), context.parts.copies, context.parts.copy_s
     if copy_s is not None:
-        facts.append(Evidence(f"{copy_s * 1e3:.3g} ms of a step", copy_s, "s", None))
+        facts.append(Evidence(f"{formatting.duration(copy_s)} of a step", copy_s, "s", None))
     if copies is None or copies.bytes_ is None:
         return facts
     if copy_s:
         speed = copies.bytes_ / copy_s
-        text = f"{binary_size(copies.bytes_)} a batch at {speed / 1e9:.3g} GB/s"
+        text = f"{formatting.size(copies.bytes_)} a batch at {formatting.size(speed)}/s"
         facts.append(Evidence(text, speed, "bytes/s", copies.bytes_ / copies.least_s if copies.least_s else None))
     if copies.least_s is not None:
-        facts.append(Evidence(f"the link would take {copies.least_s * 1e3:.3g} ms", copies.least_s, "s", None))
+        facts.append(Evidence(f"the link would take {formatting.duration(copies.least_s)}", copies.least_s, "s", None))
     if copies.pinned is not None:
-        text = f"{copies.pinned:.0%} of its bytes are in pinned memory"
-        facts.append(Evidence(text, copies.pinned, "share", MOSTLY_PINNED))
+        facts.append(share_fact("{} of its bytes are in pinned memory", copies.pinned, MOSTLY_PINNED))
     if context.float_share is not None:
-        text = f"{context.float_share:.0%} of them are floats"
-        facts.append(Evidence(text, context.float_share, "share", MOSTLY_FLOATS))
+        facts.append(share_fact("{} of them are floats", context.float_share, MOSTLY_FLOATS))
     return facts
 
 
@@ -54,18 +52,17 @@ def _of_device(context: LoopContext) -> list[Evidence]:
     used, launching = _utilisation(context), _step_share(context, context.loop.step_cpu)
     waits = _step_share(context, context.loop.step_runq)
     if used is not None:
-        facts.append(Evidence(f"a kernel runs {used:.0f} % of the time", used, "percent", MANY_KERNELS_PERCENT))
+        text = f"a kernel runs {formatting.percent(used / 100, whole=True)} of the time"
+        facts.append(Evidence(text, used, "percent", MANY_KERNELS_PERCENT))
         if used < MANY_KERNELS_PERCENT:
-            text = f"the thread that launches kernels is at work {launching:.0%} of the step"
-            facts.append(Evidence(text, launching, "share", LAUNCHING))
+            facts.append(share_fact("the thread that launches kernels is at work {} of the step", launching, LAUNCHING))
     if waits >= KEPT_WAITING:
-        facts.append(Evidence(f"it waits {waits:.0%} of the step for a core", waits, "share", KEPT_WAITING))
+        facts.append(share_fact("it waits {} of the step for a core", waits, KEPT_WAITING))
     for gpu in context.gpus:
         if gpu.memory_used_bytes is not None and gpu.memory_total_bytes:
             full = gpu.memory_used_bytes / gpu.memory_total_bytes
             then = "no larger batch fits" if full >= MEMORY_FULL else "a larger batch may fit"
-            text = f"GPU {gpu.index} has {full:.0%} of its memory in use: {then}"
-            facts.append(Evidence(text, full, "share", MEMORY_FULL))
+            facts.append(share_fact(f"GPU {gpu.index} has {{}} of its memory in use: {then}", full, MEMORY_FULL))
         if gpu.throttled:
             facts.append(Evidence(f"GPU {gpu.index} is kept slow by {', '.join(gpu.throttled)}", None, "", None))
     return facts

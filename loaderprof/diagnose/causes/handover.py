@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always
 from loaderprof.diagnose.causes.prefetch_queue import batch_ready, device_idle
 from loaderprof.diagnose.loop_context import MANY_TENSORS, PIPE_BYTES, LoopContext, many_tensors, piped, piped_arrays
@@ -17,23 +18,18 @@ def _facts(context: LoopContext) -> list[Evidence]:
     facts = [*batch_ready(context.loop, NOT_THE_MAKING), *device_idle(context)]
     size, tensors, pickled = context.batch_bytes, context.batch_tensors, context.pickled_bytes
     if pickled is not None and piped(context):
-        text = f"{binary_size(pickled)} of every batch pass through a pipe, not through shared memory"
+        text = f"{formatting.size(pickled)} of every batch pass through a pipe, not through shared memory"
         facts.append(Evidence(text, pickled, "bytes", float(PIPE_BYTES)))
     if size is not None and tensors is not None:
         noun = "tensor or array" if tensors == 1 else "tensors or arrays"
-        text = f"a batch holds {binary_size(size)} in {tensors:.0f} {noun}"
+        text = f"a batch holds {formatting.size(size)} in {tensors:.0f} {noun}"
         if not tensors:
             text = f"a batch holds {context.batch_leaves or 0.0:.0f} objects, none of them a tensor or array"
         facts.append(Evidence(text, tensors, "tensors", float(MANY_TENSORS)))
     for seconds, what in ((context.parts.pickle_s, "to pickle"), (context.parts.receive_s, "to receive")):
         if seconds is not None:
-            facts.append(Evidence(f"{seconds * 1e3:.2g} ms a batch {what}", seconds, "s", None))
+            facts.append(Evidence(f"{formatting.duration(seconds)} a batch {what}", seconds, "s", None))
     return facts
-
-
-def binary_size(bytes_: float) -> str:
-    """Return the size of a batch: `1.5 MiB`."""
-    return f"{bytes_ / (1 << 20):.3g} MiB" if bytes_ >= 1 << 20 else f"{bytes_ / 1024:.3g} KiB"
 
 
 def _from_workers(cause: CauseRule, context: LoopContext) -> str:

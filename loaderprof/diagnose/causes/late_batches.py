@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from loaderprof import formatting
 from loaderprof.analyze.breakdown import usual_wait_s
 from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always
 from loaderprof.diagnose.causes.prefetch_queue import device_idle, none_ready
@@ -30,7 +31,7 @@ def _restarts(context: LoopContext) -> bool:
 def _over_epochs(cause: CauseRule, context: LoopContext) -> str:
     epochs = context.loop.epochs
     lost = sum(_border_s(context, number) for number in range(len(epochs)))
-    return f"{cause.title} of {context.loop.name}: {lost:.1f} s over {len(epochs)} epochs"
+    return f"{cause.title} of {context.loop.name}: {formatting.duration(lost)} over {len(epochs)} epochs"
 
 
 def _border_s(context: LoopContext, number: int) -> float:
@@ -42,7 +43,7 @@ def _border_s(context: LoopContext, number: int) -> float:
 
 
 def _first_batch(cause: CauseRule, context: LoopContext) -> str:
-    return f"{cause.title} of {context.loop.name} takes {context.loop.epochs[0].first_batch_s:.1f} s"
+    return f"{cause.title} of {context.loop.name} takes {formatting.duration(context.loop.epochs[0].first_batch_s)}"
 
 
 def _slow_batches(_: CauseRule, context: LoopContext) -> str:
@@ -51,7 +52,7 @@ def _slow_batches(_: CauseRule, context: LoopContext) -> str:
     slow = wall[wall > STRAGGLER_RATIO * usual]
     slow_s = float(slow.mean()) if len(slow) else usual
     order = " and the loader keeps order" if loop.facts.in_order is not False and loop.num_workers else ""
-    return f"A few batches of {loop.name} take {slow_s:.2g} s where most take {usual:.2g} s{order}"
+    return f"A few batches of {loop.name} take {formatting.duration(slow_s)} where most take {formatting.duration(usual)}{order}"
 
 
 CAUSES: tuple[CauseRule, ...] = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always
+from loaderprof import formatting
+from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always, share_fact
 from loaderprof.diagnose.causes.handover import NOT_THE_MAKING
 from loaderprof.diagnose.causes.prefetch_queue import batch_ready, device_idle
 from loaderprof.diagnose.loop_context import LoopContext, sampler_of, step_s
@@ -16,15 +17,15 @@ def _of_sampler(context: LoopContext) -> list[Evidence]:
     facts = [*batch_ready(context.loop, NOT_THE_MAKING), *device_idle(context)]
     index_s = context.parts.index_s
     if index_s is not None:
-        facts.append(Evidence(f"{index_s * 1e3:.2g} ms a batch in the sampler", index_s, "s", None))
+        facts.append(Evidence(f"{formatting.duration(index_s)} a batch in the sampler", index_s, "s", None))
     return facts
 
 
 def _of_host(context: LoopContext) -> list[Evidence]:
     facts, parts = batch_ready(context.loop), context.parts
     if parts.host_share is not None:
-        text = f"{parts.host_share:.0%} of {parts.step_samples} stack samples of the step are the loop's own Python"
-        facts.append(Evidence(text, parts.host_share, "share", None))
+        text = f"{{}} of {parts.step_samples} stack samples of the step are the loop's own Python"
+        facts.append(share_fact(text, parts.host_share))
     return facts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always, uses
+from loaderprof.diagnose.causes.cause import GAIN, CauseRule, Guide, StageEvidence, always, share_fact, uses
 from loaderprof.diagnose.causes.prefetch_queue import device_idle, none_ready
 from loaderprof.diagnose.loop_context import LoopContext
 from loaderprof.findings import Evidence, Stage
@@ -32,12 +32,12 @@ def production_share(stage: Stage, context: LoopContext) -> list[Evidence]:
         return []
     if parts.pool is not None:
         made = f"{parts.pool.samples} stack samples of {parts.pool.words()}"
-        return [Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None)]
+        return [share_fact(f"{{}} of a batch's making ({made})", share)]
     made = f"{parts.measured} batches measured, {parts.timed_batches} timed in depth"
-    facts = [Evidence(f"{share:.0%} of a batch's making ({made})", share, "share", None)]
+    facts = [share_fact(f"{{}} of a batch's making ({made})", share)]
     if parts.by_stack:
         seen = parts.by_stack.get(stage, 0) / max(1, sum(parts.by_stack.values()))
-        facts.append(Evidence(f"{seen:.0%} of {parts.stack_samples} stack samples of its makers", seen, "share", None))
+        facts.append(share_fact(f"{{}} of {parts.stack_samples} stack samples of its makers", seen))
     return facts
 
 

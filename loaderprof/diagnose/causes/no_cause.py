@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.diagnose.causes.cause import CauseRule, Guide, StageEvidence, never
 from loaderprof.diagnose.verdict import MIN_GAIN, MIN_STEPS
 
 NOTHING_TO_CHANGE = "The loader keeps up. Nothing to change here."
-NONE = StageEvidence(f"no stage of the loader whose removal gains {MIN_GAIN * 100:g} %")
+NONE = StageEvidence(f"no stage of the loader whose removal gains {formatting.percent(MIN_GAIN)}")
 UNKNOWN = StageEvidence("nothing: that is why there is no verdict")
 
 

@@ -6,7 +6,9 @@ same, the hand-over or the loop's own thread is what takes long.
 
 from __future__ import annotations
 
+from loaderprof import formatting
 from loaderprof.analyze.loop import Loop
+from loaderprof.diagnose.causes.cause import share_fact
 from loaderprof.diagnose.loop_context import MOSTLY, LoopContext, step_s
 from loaderprof.findings import Evidence
 
@@ -17,7 +19,7 @@ def batch_ready(loop: Loop, so: str = "") -> list[Evidence]:
     if empty is None or 1.0 - empty < MOSTLY:
         return []
     ready = 1.0 - empty
-    return [Evidence(f"a batch was already made at {ready:.0%} of the steps{so}", ready, "share", MOSTLY)]
+    return [share_fact(f"a batch was already made at {{}} of the steps{so}", ready, MOSTLY)]
 
 
 def none_ready(loop: Loop, beyond: float = MOSTLY) -> list[Evidence]:
@@ -25,7 +27,7 @@ def none_ready(loop: Loop, beyond: float = MOSTLY) -> list[Evidence]:
     empty = _empty_share(loop)
     if empty is None or empty <= beyond:
         return []
-    return [Evidence(f"no batch was ready at {empty:.0%} of the steps", empty, "share", None)]
+    return [share_fact("no batch was ready at {} of the steps", empty)]
 
 
 def device_idle(context: LoopContext) -> list[Evidence]:
@@ -34,7 +36,7 @@ def device_idle(context: LoopContext) -> list[Evidence]:
     if not len(starved) or not step_s(context):
         return []
     idle_s = float(starved.mean())
-    text = f"the device has nothing to do {idle_s * 1e3:.3g} ms of every step, by its own clock"
+    text = f"the device has nothing to do {formatting.duration(idle_s)} of every step, by its own clock"
     return [Evidence(text, idle_s, "s", None)]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from loaderprof import formatting
 from loaderprof.analyze.pools import MOSTLY_WAITING
 from loaderprof.analyze.reads import Reads
-from loaderprof.diagnose.causes.cause import CauseRule, Guide, StageEvidence, always, uses
+from loaderprof.diagnose.causes.cause import CauseRule, Guide, StageEvidence, always, share_fact, uses
 from loaderprof.diagnose.causes.making import PRODUCING, in_producers, pool_at_work, production_share
 from loaderprof.diagnose.causes.prefetch_queue import device_idle, none_ready
 from loaderprof.diagnose.loop_context import MANY_FILES, LoopContext, how_read, of_tensors, small_files
@@ -42,11 +43,11 @@ def _facts(context: LoopContext) -> list[Evidence]:
     facts = production_share("read", context)
     if facts and parts.blocked_s is not None and parts.wall_s and parts.pool is None:
         blocked = blocked_share(context)
-        facts.append(Evidence(f"makers are blocked {blocked:.0%} of their time", blocked, "share", MOSTLY_BLOCKED))
+        facts.append(share_fact("makers are blocked {} of their time", blocked, MOSTLY_BLOCKED))
     facts += [*_of_bytes(how_read(context)), *pool_at_work(context)]
     if parts.pool is not None:
         waiting = parts.pool.waiting
-        facts.append(Evidence(f"they wait for reads {waiting:.0%} of their work", waiting, "share", MOSTLY_WAITING))
+        facts.append(share_fact("they wait for reads {} of their work", waiting, MOSTLY_WAITING))
     return [*facts, *none_ready(context.loop), *device_idle(context)]
 
 
@@ -55,22 +56,23 @@ def _of_bytes(reads: Reads) -> list[Evidence]:
     facts = []
     for share, where in ((reads.command, "waits for a command"), (reads.remote, "is in sockets")):
         if share:
-            facts.append(Evidence(f"{share:.0%} of their reading {where}", share, "share", MOSTLY_REMOTE))
+            facts.append(share_fact(f"{{}} of their reading {where}", share, MOSTLY_REMOTE))
     if reads.file_system is not None:
         facts.append(Evidence(f"the data lies on {reads.file_system} ({reads.path})", None, reads.file_system, None))
     if reads.opened:
         size = reads.bytes_per_file
-        each = f" of {size / 1024:.3g} KiB" if size is not None else ""
+        each = f" of {formatting.size(size)}" if size is not None else ""
         facts.append(Evidence(f"{reads.opened:.0f} files{each} are opened a batch", reads.opened, "files", MANY_FILES))
     if reads.asked_bytes is not None and reads.device_bytes is not None:
-        asked, device = reads.asked_bytes / 1024, reads.device_bytes / 1024
-        text = f"{asked:.3g} KiB a batch are asked for, {device:.3g} KiB come from a disk"
+        asked, device = formatting.size(reads.asked_bytes), formatting.size(reads.device_bytes)
+        text = f"{asked} a batch are asked for, {device} come from a disk"
         facts.append(Evidence(text, reads.device_bytes, "bytes", None))
     if reads.faults:
-        facts.append(Evidence(f"{reads.faults:.3g} page faults a batch wait for a disk", reads.faults, "faults", None))
+        text = f"{formatting.number(reads.faults)} page faults a batch wait for a disk"
+        facts.append(Evidence(text, reads.faults, "faults", None))
     if reads.held_open == 1 and reads.largest is not None and not reads.opened:
         path, size = reads.largest
-        facts.append(Evidence(f"all is read from {path}, {size / (1 << 20):.0f} MiB", float(size), "bytes", None))
+        facts.append(Evidence(f"all is read from {path}, {formatting.size(size)}", float(size), "bytes", None))
     return facts
 
 
@@ -316,7 +318,7 @@ CAUSES: tuple[CauseRule, ...] = (
         headline=in_producers,
         guide=Guide(
             means="The makers of batches wait for most of the time of a read: for a network file system, another process, or a lock.",
-            identified_by=f"makers are blocked over {MOSTLY_BLOCKED * 100:g} % of their time, and neither a network library nor the disk is seen",
+            identified_by=f"makers are blocked over {formatting.percent(MOSTLY_BLOCKED)} of their time, and neither a network library nor the disk is seen",
             changes=(*_READ, "larger-cache", "fewer-canonical-nodes"),
             do=("Look at what the report's dearest read calls, and whether others use the same server.",),
         ),

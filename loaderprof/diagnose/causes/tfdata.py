@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from loaderprof import formatting
 from loaderprof.analyze.stages import LOADER
 from loaderprof.analyze.tfdata import MOSTLY_BLOCKED, STAGES, Node, Pipeline
 from loaderprof.diagnose.causes.catalogue import BY_ID, CATALOGUE, WORTH_NAMING
@@ -73,18 +74,19 @@ def examine(pipeline: Pipeline, gains: dict[Stage, float], judgement: Judgement)
 
 
 def _evidence(stage: Stage, pipeline: Pipeline, gain: float) -> tuple[Evidence, ...]:
-    facts = [Evidence(f"without it the job would be {gain:.2f}x as fast", round(gain, 3), "ratio", 1 + MIN_GAIN)]
+    text = f"without it the job would be {formatting.ratio(gain)} as fast"
+    facts = [Evidence(text, round(gain, 3), "ratio", 1 + MIN_GAIN)]
     node = _most_expensive(pipeline, stage)
     if node is None:
         return tuple(facts)
     work = sum(each.work_s for each in pipeline.nodes)
     share = sum(each.work_s for each in pipeline.nodes if each.stage == stage) / work
-    text = f"{share:.0%} of a batch's making ({pipeline.batches} batches measured)"
+    text = f"{formatting.percent(share, whole=True)} of a batch's making ({pipeline.batches} batches measured)"
     facts.append(Evidence(text, round(share, 4), "share", None))
     calls = node.parallelism if node.ahead and node.parallelism else 1
     facts.append(Evidence(f"{node.label} ran {calls} call{'s' if calls > 1 else ''} at a time", float(calls), "", None))
     if stage == "read" and pipeline.blocked is not None:
-        text = f"its functions are blocked {pipeline.blocked:.0%} of their time"
+        text = f"its functions are blocked {formatting.percent(pipeline.blocked, whole=True)} of their time"
         facts.append(Evidence(text, round(pipeline.blocked, 4), "share", MOSTLY_BLOCKED))
     return tuple(facts)
 

@@ -84,8 +84,8 @@ def test_a_cache_that_drops_what_is_read_again_is_to_be_raised(tmp_path: Path, s
     said("larger-cache", advice.action)
     assert advice.change["cache_limit"] == round(1.1 * 32 * MIB)
     assert advice.expected.speedup is None
-    fetched = float(advice.why.split("fetched ")[1].split(" MiB")[0])
-    assert fetched == pytest.approx(24.0, rel=0.1)
+    fetched = float(advice.why.split("fetched ")[1].split(" MB")[0])
+    assert fetched == pytest.approx(24.0 * MIB / 1e6, rel=0.1)
 
 
 def test_a_cache_too_small_for_the_places_that_are_interleaved(tmp_path: Path, said: Check) -> None:
