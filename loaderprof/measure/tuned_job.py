@@ -1,4 +1,4 @@
-"""A job whose training loader changes its settings at our word: the supervisor's side of `capture.windows`.
+"""A job whose training loader changes its settings at our word: the supervisor's side of `capture.hooks.tuned_loader`.
 
 The job runs as in `trial`: in a session of its own, its output in a log. When it ends before all windows were
 measured it is started again. Must not import torch.
