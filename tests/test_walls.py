@@ -46,6 +46,8 @@ LAYERS = (
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What was seen and what is thought of it meet only in the recording.
 THINKS = ("analyze", "replay", "diagnose", "advise")
+CONCLUDES = (*THINKS, "conclude", "conclude_tf", "findings", "recording", "formatting", "errors", "report")
+SITECUSTOMIZE = PACKAGE / "capture/inject/sitecustomize.py"
 # What hooks patch they may import where the job has loaded it.
 PATCHED = {"torch", "tensorflow"}
 HEAVY = {"torch", "psutil", "pynvml", "torchvision", "tensorflow"}
@@ -96,7 +98,8 @@ def room_of(module: str) -> str:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_one_way(module: str) -> None:
     room = room_of(module)
-    for needed in ours(MODULES[module], lazy=True) - {module, "loaderprof"}:
+    # A name that the package itself hands out (`from loaderprof import read`) is in the last room.
+    for needed in ours(MODULES[module], lazy=True) - {module}:
         other = room_of(needed)
         assert other == room or LEVEL[other] < LEVEL[room], f"{module} imports {needed}"
 
@@ -120,10 +123,11 @@ def test_no_module_needs_itself() -> None:
     assert done == set(graph)
 
 
-@pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name) in (*THINKS, "report")))
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name) in CONCLUDES))
 def test_thinking_and_reporting_import_nothing_of_the_job(module: str) -> None:
     everything = {name.split(".")[0] for name in imported(MODULES[module], lazy=True)}
     assert not everything & HEAVY
+    assert "importlib" not in everything, "an import that no wall sees"
     assert not any(room_of(name).startswith("capture") for name in ours(MODULES[module], lazy=True))
 
 
@@ -137,6 +141,14 @@ def test_hooks_import_the_standard_library_only(module: str) -> None:
     needed = set(imported(MODULES[module], lazy=True))
     assert {name for name in needed if name.startswith("loaderprof")} <= IN_JOB
     assert {name.split(".")[0] for name in needed} - {"loaderprof", *PATCHED} <= set(sys.stdlib_module_names)
+    # What a hook patches it imports only when it is called: a job without torch must not get it from us.
+    assert not {name.split(".")[0] for name in imported(MODULES[module], lazy=False)} & PATCHED
+
+
+def test_what_is_injected_imports_the_standard_library_and_the_hooks_only() -> None:
+    needed = set(imported(SITECUSTOMIZE, lazy=True))
+    assert {name for name in needed if name.startswith("loaderprof")} <= IN_JOB
+    assert {name.split(".")[0] for name in needed} - {"loaderprof"} <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if room_of(name) not in ("report", "live")))
@@ -166,7 +178,7 @@ def test_nothing_prints(path: Path) -> None:
 
 
 def test_what_every_worker_imports_runs_on_python_3_8() -> None:
-    for path in (*(MODULES[module] for module in IN_JOB), PACKAGE / "capture/inject/sitecustomize.py"):
+    for path in (*(MODULES[module] for module in IN_JOB), SITECUSTOMIZE):
         ast.parse(path.read_text(), feature_version=(3, 8))
 
 
