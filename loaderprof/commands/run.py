@@ -209,9 +209,9 @@ def _run_recorded(wanted: RunOptions, command: Sequence[str], session: Session, 
 
 def _report(folder: Path, shown: str, html: bool, whole: bool) -> None:
     """Conclude and report; whatever fails here must not hide the job's own end."""
-    from loaderprof.finish import finish
-
     try:
+        from loaderprof.finish import finish
+
         finish(folder, html=html, shown=shown, whole=whole)
     except LoaderprofError as error:
         sys.stderr.write(f"loaderprof: {error.message}\n")
