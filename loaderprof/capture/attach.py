@@ -128,7 +128,7 @@ class Visit(StackSampler):
                     child.send_signal(signal.SIGINT)
             time.sleep(0.02)
 
-    def _due(self, job: WatchedJob) -> list[int]:  # noqa: ARG002 - what is looked at was chosen when the visit began
+    def due(self, job: WatchedJob) -> list[int]:  # noqa: ARG002 - what is looked at was chosen when the visit began
         left = self._until - time.monotonic()
         if self._settled or left < 0.5:
             return []

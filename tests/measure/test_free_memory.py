@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from real import started
+
 from loaderprof.measure import free_memory
 
 
@@ -23,5 +25,6 @@ def test_memory_that_control_groups_leave(tmp_path: Path) -> None:
 
 def test_room_of_a_process() -> None:
     assert (free_memory.process_bytes(os.getpid()) or 0) > 1e6
-    assert free_memory.worker_bytes(os.getpid()) is None
+    with started("print('ready')") as (child, _):
+        assert free_memory.worker_bytes(child.pid) is None
     assert free_memory.process_bytes(1 << 30) is None
