@@ -203,6 +203,7 @@ def test_no_limit_asked_for_gives_no_line(folder: Path) -> None:
     assert check.examine(found, CheckLimits()) == ()
 
 
+@pytest.mark.slow
 def test_a_real_run_is_told_with_its_exit_code(tmp_path: Path) -> None:
     done = real.loaderprof(
         "check", str(real.recording()), "--max-wait", "10%", "--min-samples-per-s", "1", cwd=tmp_path

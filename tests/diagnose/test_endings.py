@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,6 @@ EXPLAINED = {
 }
 
 
-@pytest.fixture(scope="module")
-def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[tuple[int, str, str | None]]]:
-    """Jobs of each kind, two at a time: most of it is importing torch."""
-    folders = {kind: tmp_path_factory.mktemp(kind) for kind in (*EXPLAINED, "own")}
-    with ThreadPoolExecutor(2) as pool:
-        return {kind: pool.submit(ended, folder, kind) for kind, folder in folders.items()}
-
-
 def ended(folder: Path, kind: str, place: tuple[str, ...] = ()) -> tuple[int, str, str | None]:
     """Run a job, and return its exit code, what stood on stderr, and why it ended by the findings."""
     command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "seen", str(PROGRAM), kind]
@@ -49,11 +40,15 @@ def ended(folder: Path, kind: str, place: tuple[str, ...] = ()) -> tuple[int, st
     return done.returncode, done.stderr, json.loads((folder / "seen/findings.json").read_text())["run"]["failure"]
 
 
-@pytest.mark.parametrize("kind", EXPLAINED)
-def test_the_error_that_ended_the_job_is_explained(
-    endings: dict[str, Future[tuple[int, str, str | None]]], kind: str
-) -> None:
-    code, said, why = endings[kind].result()
+# Each takes a job that imports torch, some 2 s: the fast suite runs one that ends before its workers and one after.
+FAST = ("unpicklable", "killed-worker")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in EXPLAINED]
+)
+def test_the_error_that_ended_the_job_is_explained(tmp_path: Path, kind: str) -> None:
+    code, said, why = ended(tmp_path, kind)
     assert code == 1
     assert EXPLAINED[kind] in str(why)
     assert f"Ended         {str(why)[:60]}" in said
@@ -91,10 +86,8 @@ def test_a_worker_that_the_kernel_killed_is_explained(tmp_path: Path, few_megaby
     assert "exited unexpectedly" in said or "killed by signal: Killed" in said
 
 
-def test_the_users_own_error_is_left_to_its_traceback(
-    endings: dict[str, Future[tuple[int, str, str | None]]],
-) -> None:
-    code, said, why = endings["own"].result()
+def test_the_users_own_error_is_left_to_its_traceback(tmp_path: Path) -> None:
+    code, said, why = ended(tmp_path, "own")
     assert (code, why) == (1, None)
     assert "ValueError: Can the user explain this?" in said
     assert "Ended" not in said

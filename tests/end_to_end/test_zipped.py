@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from real import loaderprof
 
 import loaderprof as package
@@ -11,6 +12,7 @@ import loaderprof as package
 PROGRAM = Path(__file__).parents[1] / "capture" / "programs" / "zipped.py"
 
 
+@pytest.mark.slow
 def test_the_loader_that_is_waited_for_leads(tmp_path: Path) -> None:
     done = loaderprof("run", "--no-html", "-o", "seen", str(PROGRAM), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -104,8 +104,15 @@ def drag(page: Page, low: float, high: float) -> None:
     page.mouse.up()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1200, "light", marks=pytest.mark.slow),
+        (1200, "dark"),
+    ],
+)
 @pytest.mark.parametrize("name", report_samples.ALL)
 def test_every_run_opens_clean_and_fits(reader: Reader, name: str, width: int, scheme: str) -> None:
     page = reader.open(name, viewport={"width": width, "height": 800}, color_scheme=scheme)

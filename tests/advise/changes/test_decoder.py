@@ -111,6 +111,7 @@ def test_half_size_is_for_jpeg_alone(tmp_path: Path) -> None:
     assert decoders.measure([tmp_path / "gone.png"]) is None
 
 
+@pytest.mark.slow
 def test_a_run_tries_decoders_on_its_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,8 @@ print(kernel.unread(), kernel.thread_usage()(), cpu_budget.cpu_budget().affinity
     assert done.stdout == "['schedstat', 'io'] None None None None\n"
 
 
-@pytest.mark.parametrize("job", [["0", ""], pytest.param(["1", "spawn"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [["0", ""], ["1", "spawn"]])
 def test_a_job_comes_to_its_findings(tmp_path: Path, environment: dict[str, str], job: list[str]) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     command = [sys.executable, "-m", "loaderprof", "run", "--no-html", "-o", "seen", "train.py", *job]

@@ -316,7 +316,7 @@ def kill_all(folder: Path, count: int, seed: int, batches: int = 1500) -> None:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    kill_all(tmp_path, 3, seed=1, batches=500)
+    kill_all(tmp_path, 1, seed=1, batches=500)
 
 
 @pytest.mark.slow
