@@ -56,7 +56,7 @@ def test_a_change_is_measured_told_kept_and_reported(tmp_path: Path) -> None:
     line = r"num_workers=\d+: .*\d\.\d+ (± \d+\.\d+|\(.+\)) times as fast \(predicted \d\.\d+ ± \d\.\d+\), 2 pairs\n"
     assert re.fullmatch(line, done.stdout)
     assert re.fullmatch(
-        r"running \S+ train.py in .+, 4 times, at most 60 s each\n(  The pairs differ .+\n)?", done.stderr
+        r"running \S+ train.py in .+, 4 times, at most 1 min 00 s each\n(  The pairs differ .+\n)?", done.stderr
     )
     assert "pair 1 of" not in done.stderr  # no progress where stderr is no terminal
     assert (folder / "verify.log").read_text().count("trained") == 4
