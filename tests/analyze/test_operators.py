@@ -105,6 +105,7 @@ def test_what_a_line_calls_to_make_it(dotted: str, name: str) -> None:
     assert made_as(dotted) == name
 
 
+@pytest.mark.slow
 def test_two_loaders_of_one_process_keep_their_operators_apart(tmp_path: Path) -> None:
     # Every batch but the first of each epoch is timed in depth.
     environment = {**os.environ, "LOADERPROF_DEPTH_PERIOD_NS": "0"}

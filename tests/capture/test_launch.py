@@ -569,6 +569,7 @@ def test_children_of_the_job(tmp_path: Path, method: str) -> None:
     assert (stdout, stderr, code) == ("[0, 1, 4, 9, 16]\n[0, 1, 4, 9, 16]\n3\n", "", 0)
 
 
+@pytest.mark.slow
 def test_a_data_loader_is_watched_and_does_not_change(tmp_path: Path) -> None:
     pytest.importorskip("loaderprof.capture.hooks.install")
     script = """

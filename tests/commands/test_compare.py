@@ -138,6 +138,7 @@ def test_what_is_no_recording_is_wrong_use(tmp_path: Path, capsys: pytest.Captur
     assert "is no recording" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     folder = str(real.recording())
     done = real.loaderprof("compare", folder, folder, cwd=tmp_path)

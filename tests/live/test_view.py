@@ -182,6 +182,7 @@ def _runs(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_ctrl_c_interrupts_the_job_and_ctrl_z_does_nothing(job: Path, tmux: Tmux) -> None:
     tmux.type(shell_line(job, RUN), "Enter")

@@ -24,6 +24,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_job_past_its_limit_is_ended_with_what_it_started(tmp_path: Path) -> None:
     folder, log = tmp_path / "seen", tmp_path / "log"
     folder.mkdir()

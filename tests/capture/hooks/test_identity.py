@@ -154,6 +154,7 @@ def assert_same(bare: Outcome, hooked: Outcome, least: int) -> None:
     assert_seen(hooked, least)
 
 
+@pytest.mark.slow
 def test_generated_loaders(tmp_path: Path) -> None:
     bare, hooked = pair(tmp_path, GENERATED, "1", "6", **DEEP, **QUICK)
     assert len(bare.sections) == 6

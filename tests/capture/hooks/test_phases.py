@@ -43,6 +43,7 @@ def phases_ms(name: str) -> list[tuple[float, ...]]:
     return [tuple(round(float(row[f"{each}_ns"]) / 1e6, 3) for each in NAMES) for row in rows("phases", name)]
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_a_device_that_it_would_refuse() -> None:
     _, told = ran()
     assert told == {"faults": [], "untouched": True, "cuda": False}

@@ -62,7 +62,8 @@ def ran(
     return build(reader.read(folder / "seen")).loops[0], float(seconds), notes
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
 def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path, workers: int) -> None:
     loop, seconds, notes = ran(tmp_path, 0.0004, 0.0004, workers, 900)
     assert loop.batches == 2700

@@ -92,6 +92,7 @@ def test_without_an_order_each_batch_still_comes_once(log: IO[bytes]) -> None:
     assert columns == [[line.split()[at] for at in (2, 4, 5)] for line in expected]
 
 
+@pytest.mark.slow
 def test_a_window_says_what_was_seen(log: IO[bytes]) -> None:
     with job(log, "plain") as steered:
         steered.measure({}, SHORT, 60.0)
@@ -115,6 +116,7 @@ def test_a_window_says_what_was_seen(log: IO[bytes]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_short_epochs_are_measured_whole(log: IO[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "40")
     with job(log, "short") as steered:
@@ -164,6 +166,7 @@ def test_a_job_that_only_evaluates_is_refused(log: IO[bytes], tmp_path: Path, mo
         steered.measure({}, SHORT, 60.0)
 
 
+@pytest.mark.slow
 def test_another_loader_may_be_meant(log: IO[bytes], tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(
@@ -176,6 +179,7 @@ def test_another_loader_may_be_meant(log: IO[bytes], tmp_path: Path) -> None:
         assert steered.facts["facts"]["assigned"] == "second"
 
 
+@pytest.mark.slow
 def test_settings_under_which_the_job_fails_are_told_and_the_next_ones_tried(log: IO[bytes]) -> None:
     with job(log, "plain", "no_workers_here") as steered:
         steered.measure({}, SHORT, 60.0)
