@@ -113,9 +113,9 @@ def test_what_is_wrong_is_told_in_one_sentence(
         (place / "r" / files.FINDINGS).write_text("")  # which `report` would write
         cli.main(["report", "r", "--json"])
         capsys.readouterr()
-    told, remedy = refused(capsys, place, *arguments)
+    message, remedy = refused(capsys, place, *arguments)
     # Python's own list of choices changes its form between versions; and long names are long.
-    text = re.sub(r"\(choose from .*\)", "(choose from ...)", f"{told}\n{remedy}")
+    text = re.sub(r"\(choose from .*\)", "(choose from ...)", f"{message}\n{remedy}")
     said(*(re.sub(r"(.)\1{99,}", r"\1...", each) for each in (" ".join(arguments), text)))
 
 
@@ -133,8 +133,8 @@ def test_a_newer_or_damaged_recording_is_refused(
     capsys: pytest.CaptureFixture[str], place: Path, said: Check, verb: list[str], name: str, text: str
 ) -> None:
     (place / "r" / name).write_text(text)
-    told, remedy = refused(capsys, place, verb[0], "r", *verb[1:])
-    said(f"{verb[0]}, {name}: {text.splitlines()[0]}", f"{told}\n{remedy}")
+    message, remedy = refused(capsys, place, verb[0], "r", *verb[1:])
+    said(f"{verb[0]}, {name}: {text.splitlines()[0]}", f"{message}\n{remedy}")
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,10 +115,10 @@ def test_a_set_says_what_no_change_above_it_says() -> None:
     def change(id_: str, action: str) -> Advice:
         return Advice(id_, action, "Because.", None, {"kind": "code"}, {}, Expected(2.0, 1.5, 2.5, None), Costs())
 
-    told = (change("a", "Do A"), change("b", "Do B"), change("a+b", "Do A; Do B"), change("a+c", "Do A; Do C"))
-    assert sentences.numbering(told) == {"a": "1", "b": "2", "a+b": "1+2", "a+c": "1+"}
-    assert [sentences.action(each, told) for each in told] == ["Do A", "Do B", "", "Do C"]
-    assert sentences.shown(told, 1) == (told[0], told[3])
+    message = (change("a", "Do A"), change("b", "Do B"), change("a+b", "Do A; Do B"), change("a+c", "Do A; Do C"))
+    assert sentences.numbering(message) == {"a": "1", "b": "2", "a+b": "1+2", "a+c": "1+"}
+    assert [sentences.action(each, message) for each in message] == ["Do A", "Do B", "", "Do C"]
+    assert sentences.shown(message, 1) == (message[0], message[3])
     assert sentences.numbering((change("x+y", "Do X; Do Y"),)) == {"x+y": "1"}
 
 

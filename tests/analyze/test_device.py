@@ -110,8 +110,8 @@ def test_phases_are_means_of_the_measured_steps(tmp_path: Path) -> None:
     phases = findings_of(seen).phases
     assert phases is not None
     assert (phases.clock, phases.steps) == ("device", 120)
-    told = (phases.copy_s, phases.forward_s, phases.backward_s, phases.optimizer_s, phases.rest_s)
-    assert told == pytest.approx((0.002, 0.0054, 0.009, 0.0018, 0.0018))
+    message = (phases.copy_s, phases.forward_s, phases.backward_s, phases.optimizer_s, phases.rest_s)
+    assert message == pytest.approx((0.002, 0.0054, 0.009, 0.0018, 0.0018))
 
 
 def test_what_was_not_marked_is_not_zero(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_a_job_without_a_device_or_a_backward_pass_has_neither(tmp_path: Path) -
 def test_pageable_copies_are_the_limit_and_pinning_them_has_a_number(tmp_path: Path, said: Check) -> None:
     found = findings_of(made_on_a_gpu(tmp_path / "r", copy=0.008, pinned=0.0))
     assert (found.verdict.bottleneck, found.verdict.cause) == ("copy", "pageable-copy")
-    told = texts(found, "pageable-copy")
+    message = texts(found, "pageable-copy")
     # 64 MiB in 8 ms; a link of generation 4 and 16 lanes takes 31.5 GB/s.
-    said("pageable copies", told)
-    assert all(number in told for number in ("67 MB", "8.4 GB/s", "2.1 ms", "0 % "))
+    said("pageable copies", message)
+    assert all(number in message for number in ("67 MB", "8.4 GB/s", "2.1 ms", "0 % "))
     (pin,) = (each for each in found.advice if each.id == "pin-memory")
     assert pin.expected.speedup is not None
     # 20 ms of which 5.3 go; and at most all 8.
@@ -178,9 +178,9 @@ def test_an_unmarked_copy_is_told_by_stacks_where_the_host_waits_for_it_alone(tm
     def copies(name: str, pinned: float, lines: dict[int, int]) -> device.Copies:
         seen = made_on_a_gpu(tmp_path / name, pinned=pinned, lines=lines)
         (loop,) = build(seen).loops
-        told = device.copies_of(seen, loop, sources)
-        assert told is not None
-        return told
+        message = device.copies_of(seen, loop, sources)
+        assert message is not None
+        return message
 
     pageable = copies("pageable", 0.0, {5: 40, 6: 40, 7: 20})
     assert pageable.host_s == pytest.approx(0.4 * 0.02)
@@ -208,10 +208,10 @@ def test_a_busy_thread_beside_an_idle_gpu_cannot_feed_it(tmp_path: Path, utilisa
 
 def test_a_full_or_throttled_gpu_is_told(tmp_path: Path, said: Check) -> None:
     found = findings_of(made_on_a_gpu(tmp_path / "r", gpu={"memory_used": 76 << 30, "throttle_reasons": 0x04 | 0x01}))
-    told = texts(found, "compute-bound")
-    said("a full and throttled GPU", told)
-    assert "95 % " in told
-    assert "power cap" in told
+    message = texts(found, "compute-bound")
+    said("a full and throttled GPU", message)
+    assert "95 % " in message
+    assert "power cap" in message
 
 
 def test_what_the_device_felt_bounds_what_the_loop_waited(tmp_path: Path, said: Check) -> None:

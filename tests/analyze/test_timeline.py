@@ -101,10 +101,10 @@ def test_any_epochs_come_back_as_they_went(
         ]
     assert loop.wait.tolist() == pytest.approx(waits)
     assert loop.step.tolist() == pytest.approx(steps, nan_ok=True)
-    told = [
+    message = [
         (each.begun, each.ready, each.ended, each.shutdown_s, each.batches, each.first_batch_s) for each in loop.epochs
     ]
-    assert told == [pytest.approx(each) for each in epochs]
+    assert message == [pytest.approx(each) for each in epochs]
     assert [each.index_s for each in loop.epochs] == pytest.approx([startup / 2 for _, _, startup, *_ in passes])
     assert [each.restarted for each in loop.epochs] == [False] + [kept] * (len(passes) - 1)
     pairs = [(epoch, place) for epoch, (batches, *_) in enumerate(passes) for place in range(len(batches))]

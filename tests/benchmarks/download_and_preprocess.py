@@ -41,10 +41,10 @@ def main() -> int:
             complete = complete and "each once: True" in said
             for each in found["advice"]:
                 expected = each["expected"]
-                told = f"{expected['speedup']:.2f} ({expected['low']:.2f} to {expected['high']:.2f})"
+                message = f"{expected['speedup']:.2f} ({expected['low']:.2f} to {expected['high']:.2f})"
                 seconds = float(re.search(r"([\d.]+) s$", said)[1])  # type: ignore[index]
                 would = f", what it would be: {seconds / expected['speedup']:.1f} s" if each["id"] == BEST else ""
-                print(f"    {each['action']}: {told}{would}", flush=True)
+                print(f"    {each['action']}: {message}{would}", flush=True)
     return 0 if complete else 1
 
 

@@ -191,7 +191,7 @@ FOLDER_DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (led_away, n
 
 
 def damage(recording: Path, rng: random.Random) -> str:
-    told = []
+    message = []
     for _ in range(rng.randint(1, 6)):
         there = sorted(path for path in recording.rglob("*") if not path.is_symlink())
         whole, folders = [path for path in there if path.is_file()], [path for path in there if path.is_dir()]
@@ -203,10 +203,10 @@ def damage(recording: Path, rng: random.Random) -> str:
             way = rng.choice(ways)
             with contextlib.suppress(FileExistsError, IsADirectoryError, NotADirectoryError):
                 way(path, rng)
-            told.append(f"{way.__name__} {path.relative_to(recording)!s:.60}")
+            message.append(f"{way.__name__} {path.relative_to(recording)!s:.60}")
         if not any(path.is_file() for path in recording.rglob("*")):
             break
-    return ", ".join(told).encode("ascii", "backslashreplace").decode()
+    return ", ".join(message).encode("ascii", "backslashreplace").decode()
 
 
 def with_nodes(recording: Path, rng: random.Random) -> None:
@@ -274,13 +274,13 @@ def round_of(seed: int) -> str | None:
         (Path(name) / "out").mkdir()
         if seed % 2:
             with_nodes(recording, rng)
-        told = damage(recording, rng)
+        message = damage(recording, rng)
         wrong = read(recording, whole, Path(name) / "out")
         if {each.name for each in Path(name).iterdir()} != {"recording", "mine", "out"}:
             wrong = wrong or "something was written beside the recording"
         if (Path(name) / "mine").read_text() != PREFIX:
             wrong = wrong or "a file outside of the recording was written"
-    return f"seed {seed} ({told}): {wrong}" if wrong else None
+    return f"seed {seed} ({message}): {wrong}" if wrong else None
 
 
 def work(first: int, step: int, until: float, rounds: int | None, answers: multiprocessing.SimpleQueue[object]) -> None:

@@ -46,7 +46,7 @@ def train(batches: int = 300) -> None:
         optimizer.zero_grad()
 
 
-def told(title: str) -> None:
+def message(title: str) -> None:
     print(title)
     total, measured = 0.0, len(spent["loaderprof.capture.hooks.phases.ask"])
     for name, seen in spent.items():
@@ -72,12 +72,12 @@ def main() -> None:
             clocked(owner, name)
         usual, phases.PHASES_BUDGET = phases.PHASES_BUDGET, 1e9
         train()
-        told("every step measured, by the host's clock")
+        message("every step measured, by the host's clock")
         device = Device()
         device.initialised = True
         torch.stand_in, steps.BACKENDS = device, ("stand_in",)
         train()
-        told("every step measured, by the events of a stand-in")
+        message("every step measured, by the events of a stand-in")
         phases.PHASES_BUDGET, device.initialised = usual, False
         train()
         measured = len(spent["loaderprof.capture.hooks.phases.ask"])

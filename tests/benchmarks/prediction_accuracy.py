@@ -153,11 +153,11 @@ def predicted(name: str, folder: Path, seen: Measured) -> list[Point]:
     for (kind, settings, speed), each in zip(seen.settings, expected, strict=True):
         if each is None or each.speedup is None or each.low is None or each.high is None:
             raise RuntimeError(f"{name}, {settings}: nothing is predicted")
-        found.append(Point(name, kind, told(settings), each.speedup, each.low, each.high, speed))
+        found.append(Point(name, kind, sentence(settings), each.speedup, each.low, each.high, speed))
     return found
 
 
-def told(settings: Settings) -> str:
+def sentence(settings: Settings) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 

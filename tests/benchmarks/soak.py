@@ -94,8 +94,10 @@ def main() -> int:
             if len(sizes) == 3:
                 rows.append((now, sizes))
                 if len(rows) % 2 == 0:
-                    told = "   ".join(f"{key} {size.mib:6.1f} MiB {size.files:3} files" for key, size in sizes.items())
-                    print(f"{now / 60:5.1f} min   {told}   recording {folder_mib(recording):.1f} MiB", flush=True)
+                    message = "   ".join(
+                        f"{key} {size.mib:6.1f} MiB {size.files:3} files" for key, size in sizes.items()
+                    )
+                    print(f"{now / 60:5.1f} min   {message}   recording {folder_mib(recording):.1f} MiB", flush=True)
         code, _ = profiled.wait(), alone.wait()
     half = [sizes for now, sizes in rows if now > seconds / 2]
     if len(half) < 4:

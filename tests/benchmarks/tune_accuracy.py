@@ -145,7 +145,7 @@ def score(number: int, whole: list[Settings], kept: Path | None, rounds: int) ->
     return Score(PIPELINES[number].name, choice, best, regret, tune_s, len(whole) * one_s, len(allowed) * one_s)
 
 
-def told(settings: Settings) -> str:
+def sentence(settings: Settings) -> str:
     flags = " persistent" * settings.persistent_workers + " any order" * (not settings.in_order)
     return f"{settings.num_workers} x {settings.prefetch_factor}{flags}" if settings.num_workers else "0"
 
@@ -157,7 +157,7 @@ def chosen(part: str) -> Iterator[int]:
 def page(scores: list[Score]) -> str:
     """Return the table as a page."""
     rows = [
-        f"| {one.case} | {told(one.choice)} | {told(one.best)} | {one.regret:.1%} | {one.tune_s:.0f} s | {one.tune_s / one.grid_s:.0%} | "
+        f"| {one.case} | {sentence(one.choice)} | {sentence(one.best)} | {one.regret:.1%} | {one.tune_s:.0f} s | {one.tune_s / one.grid_s:.0%} | "
         f"{one.tune_s / one.allowed_s:.0%} |"
         for one in scores
     ]
@@ -208,7 +208,7 @@ def main() -> int:
         scores.append(one)
         times = f"{one.tune_s:5.0f}s {one.grid_s:5.0f}s"
         print(
-            f"{one.case:30} {told(one.choice):24} {told(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}",
+            f"{one.case:30} {sentence(one.choice):24} {sentence(one.best):24} {one.regret:7.1%} {times} {'' if one.passed else 'MISSED'}",
             flush=True,
         )
         if asked.write:

@@ -76,10 +76,10 @@ def test_settings_of_ones_own_are_predicted_and_measured(tmp_path: Path) -> None
     done = real.loaderprof("verify", str(folder), *typed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     line = r"num_workers=2, prefetch_factor=4: (\d\.\d+) times as fast \(predicted (\d\.\d+) .+\), 1 pair; one pair has no .+\n"
-    told = re.fullmatch(line, done.stdout)
-    assert told, done.stdout
+    in_words = re.fullmatch(line, done.stdout)
+    assert in_words, done.stdout
     # Twice as many wait for their samples at once.
-    assert min(map(float, told.groups())) > 1.1
+    assert min(map(float, in_words.groups())) > 1.1
 
 
 @pytest.mark.slow

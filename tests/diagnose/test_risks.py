@@ -89,8 +89,8 @@ def test_what_is_no_risk_is_not_listed(tmp_path: Path, more: dict[str, Any]) -> 
 
 
 def test_a_quota_that_the_script_cannot_see_is_named(tmp_path: Path, said: Check) -> None:
-    told = {"cpu_budget": {"cores": 2.0, "cgroup_quota": 2.0, "logical": 64}}
-    found = risks(tmp_path, meta=told)["workers-over-budget"]
+    message = {"cpu_budget": {"cores": 2.0, "cgroup_quota": 2.0, "logical": 64}}
+    found = risks(tmp_path, meta=message)["workers-over-budget"]
     assert (found.value, found.limit) == (4, 2)
     said("workers over a quota", found.text)
     assert "64" in found.text

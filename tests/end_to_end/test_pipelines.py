@@ -65,18 +65,18 @@ def test_what_holds_up_a_pipeline_and_what_to_change(
     ran = run(tmp_path, case)
     verdict = ran.findings["verdict"]
     causes = [each["id"] for each in ran.findings["causes"] if each["status"] == "found"]
-    told, advised = (verdict["bottleneck"], verdict["cause"]), [each["id"] for each in ran.findings["advice"]]
-    right, advised_so = told == (bottleneck, cause), advice is None or advice in advised
+    message, advised = (verdict["bottleneck"], verdict["cause"]), [each["id"] for each in ran.findings["advice"]]
+    right, advised_so = message == (bottleneck, cause), advice is None or advice in advised
     # What other programs disturb may be told otherwise, but never with confidence.
     excused = ran.others_cores > BUSY_CORES and (right or verdict["confidence"] != "high")
     if excused and not (right and advised_so):
-        pytest.skip(f"other programs kept {ran.others_cores:.1f} cores busy: {told}, {advised}")
+        pytest.skip(f"other programs kept {ran.others_cores:.1f} cores busy: {message}, {advised}")
     # Taking the parsing away gains as much as taking the lock away: the label in tests/cases/pools.py allows both.
-    if case == "threads_that_parse" and told[0] == "decode":
+    if case == "threads_that_parse" and message[0] == "decode":
         assert verdict["cause"] == "record-parsing"
         assert cause in causes
     else:
-        assert told == (bottleneck, cause)
+        assert message == (bottleneck, cause)
         assert who in verdict["headline"]
     assert advice is None or advice in advised
     assert "num-workers" not in advised

@@ -88,13 +88,13 @@ def test_copies_are_those_of_the_profilers_timeline(tmp_path: Path, kind: str) -
     ]
     table = loaderprof.read(tmp_path / "seen").tables["phases"]
     assert len(table) >= 20
-    told = float(np.median(table["copy_ns"])) / 1e3
+    message = float(np.median(table["copy_ns"])) / 1e3
     lasted = sum(each["dur"] for each in copied) / 200
     if kind == "pinned":
-        assert told == pytest.approx(lasted, rel=0.05)
+        assert message == pytest.approx(lasted, rel=0.05)
     else:
         # Between the pieces of a pageable copy the device waits for the host.
-        assert told >= 0.95 * lasted
+        assert message >= 0.95 * lasted
     pinned = table["pinned_bytes"].sum() / table["bytes"].sum()
     assert pinned == (1.0 if kind == "pinned" else 0.0)
 
@@ -106,10 +106,10 @@ def test_phases_are_those_of_the_profilers_kernels(tmp_path: Path) -> None:
     kernels = kernels_of(tmp_path / "trace.json")
     table = loaderprof.read(tmp_path / "seen").tables["phases"]
     busy_us = sum(ended - begun for begun, ended in kernels) / 200
-    told = {name: float(table[f"{name}_ns"].mean()) / 1e3 for name in ("forward", "backward", "optimizer", "rest")}
+    message = {name: float(table[f"{name}_ns"].mean()) / 1e3 for name in ("forward", "backward", "optimizer", "rest")}
     # A step that computes all the time: its phases are its kernels, and a backward pass is two products to each forward.
-    assert sum(told.values()) == pytest.approx(busy_us, rel=0.05)
-    assert told["backward"] / told["forward"] == pytest.approx(2.0, rel=0.3)
+    assert sum(message.values()) == pytest.approx(busy_us, rel=0.05)
+    assert message["backward"] / message["forward"] == pytest.approx(2.0, rel=0.3)
 
 
 def test_capture_costs_a_quick_step_little(tmp_path: Path) -> None:

@@ -42,24 +42,24 @@ def check_metrics(logged: dict[str, float]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_fit_is_recorded_and_logged(trainer: str, tmp_path: Path) -> None:
-    told, stderr = run(tmp_path, str(HERE / f"{trainer}_callback.py"))
-    check_metrics(told["logged"])
-    assert told["bottleneck"] == "read"
+    message, stderr = run(tmp_path, str(HERE / f"{trainer}_callback.py"))
+    check_metrics(message["logged"])
+    assert message["bottleneck"] == "read"
     assert findings_of(reader.read(tmp_path / "out")).run.steps == 60
     assert stderr.count("Full report") == 1
     if trainer == "transformers":
-        assert set(told["history"]) >= NAMES
+        assert set(message["history"]) >= NAMES
         # Coming before the reporters calls none of them twice, nor not at all.
-        assert told["begun"] == 1
+        assert message["begun"] == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_under_a_run_the_callback_only_logs(trainer: str, tmp_path: Path) -> None:
     script = str(HERE / f"{trainer}_callback.py")
-    told, stderr = run(tmp_path, "-m", "loaderprof", "run", "--no-html", "-o", "run", script)
-    check_metrics(told["logged"])
-    assert told["bottleneck"] is None
+    message, stderr = run(tmp_path, "-m", "loaderprof", "run", "--no-html", "-o", "run", script)
+    check_metrics(message["logged"])
+    assert message["bottleneck"] is None
     assert [path.name for path in tmp_path.iterdir() if (path / "recording.json").exists()] == ["run"]
     assert stderr.count("Full report") == 1
 
@@ -67,8 +67,8 @@ def test_under_a_run_the_callback_only_logs(trainer: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS[:1])
 def test_of_a_fit_that_fails_there_is_a_report(trainer: str, tmp_path: Path) -> None:
-    told, stderr = run(tmp_path, str(HERE / f"{trainer}_callback.py"), "--fail", fails=True)
-    assert told["bottleneck"] == "read"
+    message, stderr = run(tmp_path, str(HERE / f"{trainer}_callback.py"), "--fail", fails=True)
+    assert message["bottleneck"] == "read"
     assert "RuntimeError: the model is at fault" in stderr
 
 

@@ -71,12 +71,12 @@ def main() -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     found = callback.findings
-    told = {name for entry in trainer.state.log_history for name in entry}
+    message = {name for entry in trainer.state.log_history for name in entry}
     print(
         json.dumps(
             {
                 "logged": Reporter.sent,
-                "history": sorted(told),
+                "history": sorted(message),
                 "begun": Reporter.begun,
                 "bottleneck": found and found.verdict.bottleneck,
             }

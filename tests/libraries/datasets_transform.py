@@ -10,8 +10,8 @@ tokenizer = make_tokenizer()
 
 
 def tokenize(rows):
-    told = tokenizer(rows["text"], padding="max_length", truncation=True, max_length=256)  # the limit
-    return {"input_ids": torch.tensor(told["input_ids"]), "label": rows["label"]}
+    message = tokenizer(rows["text"], padding="max_length", truncation=True, max_length=256)  # the limit
+    return {"input_ids": torch.tensor(message["input_ids"]), "label": rows["label"]}
 
 
 def main() -> None:

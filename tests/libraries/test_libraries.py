@@ -176,6 +176,6 @@ def test_stage_operator_and_line(name: str, tmp_path: Path) -> None:
     if expected.second:
         assert expected.second in others[0]["name"], seen
         assert is_near(others[0]["where"], script, "# the second"), seen
-    told = " ".join(each["action"] for each in found["advice"])
-    assert expected.knob in told, told
+    message = " ".join(each["action"] for each in found["advice"])
+    assert expected.knob in message, message
     assert printed == started([sys.executable, str(script)], tmp_path)

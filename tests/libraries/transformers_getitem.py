@@ -15,10 +15,10 @@ class Texts(Dataset):
 
     def __getitem__(self, index):
         text = self.texts[index].lower()
-        told = self.tokenizer(
+        message = self.tokenizer(
             text, truncation=True, max_length=128, padding="max_length", return_tensors="pt"
         )  # the limit
-        return {name: values.squeeze(0) for name, values in told.items()}
+        return {name: values.squeeze(0) for name, values in message.items()}
 
 
 def main() -> None:

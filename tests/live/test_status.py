@@ -78,10 +78,10 @@ def test_what_the_job_writes_is_left_whole(job: Path, terminal: Callable[..., Te
     assert b"Bottleneck" in after or b"Verdict" in after
     # What is left when the lines are taken out is the job's output, line by line, and what the terminal echoed.
     lines = DRAWN.sub(b"", before).decode().replace("\r\n", "\n").split("\n")
-    told = [line for line in lines if line]
-    assert told[0] == "begins"
-    assert told[-1] == "ends"
-    assert set(told[1:-1]) <= {"an error"} | {f"line {number * 50}" for number in range(len(told))}
+    message = [line for line in lines if line]
+    assert message[0] == "begins"
+    assert message[-1] == "ends"
+    assert set(message[1:-1]) <= {"an error"} | {f"line {number * 50}" for number in range(len(message))}
 
 
 def test_without_a_status_line_nothing_is_drawn(job: Path, terminal: Callable[..., Terminal]) -> None:

@@ -34,14 +34,14 @@ def test_another_loop_over_the_same_data_set_tells_work_from_set_up(tmp_path: Pa
     loops = build(recording).loops
     val = next(loop for loop in loops if loop.name == "val")
     parts = break_down(recording, val)
-    alone, told = fit_model(val, parts, 8.0, None), fit_model(val, parts, 8.0, None, loops)
+    alone, fitted_model = fit_model(val, parts, 8.0, None), fit_model(val, parts, 8.0, None, loops)
     assert alone is not None
-    assert told is not None
+    assert fitted_model is not None
     assert alone.all_first
-    assert not told.all_first
+    assert not fitted_model.all_first
     assert alone.costs.fetch_cpu_s.mean() == pytest.approx(0.2)
-    assert told.costs.fetch_cpu_s.mean() == pytest.approx(0.002)
-    assert told.costs.worker_boot_s == pytest.approx(0.2, rel=0.2)
+    assert fitted_model.costs.fetch_cpu_s.mean() == pytest.approx(0.002)
+    assert fitted_model.costs.worker_boot_s == pytest.approx(0.2, rel=0.2)
 
 
 def test_long_runs_are_replayed_in_short(tmp_path: Path) -> None:

@@ -77,13 +77,13 @@ def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Pa
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
     assert base.costs.answer_cpu_s + base.costs.receive_cpu_s == pytest.approx(0.0065, rel=0.01)
     assert base.batch.tensors is None
-    told = with_lock(held(base, 3, answer_cpu_s=0.006, receive_cpu_s=0.0005))
+    fitted_model = with_lock(held(base, 3, answer_cpu_s=0.006, receive_cpu_s=0.0005))
     work = 3 * ANSWER_PER_TENSOR_S
-    assert told.answer_work_s == pytest.approx(work)
+    assert fitted_model.answer_work_s == pytest.approx(work)
     # Held for as long as the run's answers were, as far as the making of one batch lasts; the rest is round trips more.
-    assert told.costs.answer_cpu_s + told.run().held_s == pytest.approx(0.006, rel=0.1)
-    before = told.run().steady_step_s
-    freed, delivered = remove_stage(told, "collate", parts), remove_stage(told, "handover", parts)
+    assert fitted_model.costs.answer_cpu_s + fitted_model.run().held_s == pytest.approx(0.006, rel=0.1)
+    before = fitted_model.run().steady_step_s
+    freed, delivered = remove_stage(fitted_model, "collate", parts), remove_stage(fitted_model, "handover", parts)
     assert freed is not None
     assert delivered is not None
     # What is left of receiving, and the step.
@@ -91,16 +91,16 @@ def test_answers_that_wait_for_a_workers_lock_go_with_what_holds_it(tmp_path: Pa
     assert delivered.run().steady_step_s == pytest.approx(0.009, rel=0.03)
     assert before > freed.run().steady_step_s * 2
     # Many tensors are answered one by one, whatever the worker does.
-    assert with_lock(replace(base, costs=told.costs, batch=Batch(tensors=120))).costs == told.costs
+    assert with_lock(replace(base, costs=fitted_model.costs, batch=Batch(tensors=120))).costs == fitted_model.costs
     assert with_lock(base) == base
 
 
 def test_an_answer_waits_no_longer_than_for_the_batch_in_the_making(tmp_path: Path) -> None:
     plan = Plan(workers=1, wait=0.0035, receive=0.0005, step=0.0005, fetch=Fetch(cpu=0.004, collate=0.004))
     _, parts, base = modelled(one_loop(tmp_path / "r", plan))
-    told = replace(base, costs=replace(base.costs, held_s=1.0))
+    fitted_model = replace(base, costs=replace(base.costs, held_s=1.0))
     # It meets the next batch as it has just begun; so every other batch is late.
-    assert 0 < told.run().held_s <= 0.004
-    step = remove_stage(told, "device", parts)
+    assert 0 < fitted_model.run().held_s <= 0.004
+    step = remove_stage(fitted_model, "device", parts)
     assert step is not None
-    assert step.run().steady_step_s <= told.run().steady_step_s * 1.01
+    assert step.run().steady_step_s <= fitted_model.run().steady_step_s * 1.01

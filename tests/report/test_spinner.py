@@ -37,11 +37,11 @@ def test_what_is_quick_says_nothing(terminal: Callable[..., Terminal]) -> None:
 
 
 def test_nothing_is_said_or_started_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", told)
+    message = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", message)
     with sign("reading"):
         assert not [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
-    assert told.getvalue() == ""
+    assert message.getvalue() == ""
 
 
 def test_what_fails_on_a_terminal_still_fails(terminal: Callable[..., Terminal]) -> None:

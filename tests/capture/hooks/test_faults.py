@@ -115,8 +115,8 @@ def hooked(both: tuple[dict[str, str], Outcome]) -> Outcome:
 @pytest.mark.parametrize("fault", LINES)
 def test_job_goes_on(bare: dict[str, str], hooked: Outcome, fault: str) -> None:
     assert sections(hooked.stdout)[fault] == bare[fault]
-    told = capture_lines(sections(hooked.stderr)[fault])
-    assert len(told) == LINES[fault], told
+    message = capture_lines(sections(hooked.stderr)[fault])
+    assert len(message) == LINES[fault], message
 
 
 def test_recording_reads(hooked: Outcome) -> None:
@@ -174,9 +174,9 @@ def test_full_disk(bare: dict[str, str], small_disk: Path) -> None:
     assert sections(outcome.stdout) == {"bound": bare["bound"]}
     assert outcome.code == 0
     assert "Traceback" not in outcome.stderr
-    told = [line for line in outcome.stderr.splitlines() if line.startswith("loaderprof:")]
-    assert any("No space left" in line for line in told), outcome.stderr
-    assert len(told) <= 2, told
+    message = [line for line in outcome.stderr.splitlines() if line.startswith("loaderprof:")]
+    assert any("No space left" in line for line in message), outcome.stderr
+    assert len(message) <= 2, message
     loaderprof.read(outcome.folder)
 
 
@@ -267,9 +267,9 @@ class Victim:
         seen = loaderprof.read(self.folder)
         # What the loop had said it took is in the recording, but for the batches that a fast loop sums up.
         assert seen.tables["take"]["count"].sum() >= self.after - 64
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as message:
             assert cli.main(["report", str(self.folder)]) == 0
-        assert told.getvalue() == ""
+        assert message.getvalue() == ""
 
 
 @pytest.mark.slow
@@ -291,12 +291,12 @@ def test_killed_py_spy(tmp_path: Path) -> None:
             each.kill()
         assert psutil.pid_exists(job)
         os.kill(job, signal.SIGTERM)
-        told = process.stderr.read()
+        message = process.stderr.read()
         drain.join()
     assert spies
     assert process.returncode == -signal.SIGTERM
     # A worker of a job that is killed may just have been handing it a descriptor, and says so itself.
-    assert not [line for line in told.splitlines() if line.lstrip().startswith("File ") and "/loaderprof/" in line]
+    assert not [line for line in message.splitlines() if line.lstrip().startswith("File ") and "/loaderprof/" in line]
     assert len(loaderprof.read(victim.folder).tables["take"]) > 10
     assert (victim.folder / "findings.json").is_file()
 

@@ -45,25 +45,25 @@ def phases_ms(name: str) -> list[tuple[float, ...]]:
 
 @pytest.mark.slow
 def test_nothing_is_asked_of_a_device_that_it_would_refuse() -> None:
-    _, told = ran()
-    assert told == {"faults": [], "untouched": True, "cuda": False}
+    _, sentence = ran()
+    assert sentence == {"faults": [], "untouched": True, "cuda": False}
 
 
 def test_on_the_host_phases_last_as_long_as_they_do() -> None:
-    told = rows("phases", "on_the_host")
-    assert len(told) >= 9
-    assert set(told["device"]) == {-1}
+    sentence = rows("phases", "on_the_host")
+    assert len(sentence) >= 9
+    assert set(sentence["device"]) == {-1}
     for each, least in zip(NAMES, (2, 5, 10, 3, 5), strict=True):
         # A busy machine sleeps longer.
-        assert least * 1e6 <= np.median(told[f"{each}_ns"]) < (least + 10) * 1e6
-    added = sum(told[f"{each}_ns"] for each in NAMES)
-    assert np.all(added <= told["t_asked"] - told["t_taken"])
+        assert least * 1e6 <= np.median(sentence[f"{each}_ns"]) < (least + 10) * 1e6
+    added = sum(sentence[f"{each}_ns"] for each in NAMES)
+    assert np.all(added <= sentence["t_asked"] - sentence["t_taken"])
 
 
 def test_phases_by_events_are_those_of_the_device() -> None:
-    told = phases_ms("plain")
-    assert len(told) >= 8
-    assert set(told) == {(2.0, 5.0, 10.0, 3.0, 5.0)}
+    sentence = phases_ms("plain")
+    assert len(sentence) >= 8
+    assert set(sentence) == {(2.0, 5.0, 10.0, 3.0, 5.0)}
     assert set(rows("phases", "plain")["device"]) == {0}
     # The device is behind the loop all the time.
     assert not rows("device", "plain")["starved_ns"][1:].any()
@@ -91,9 +91,9 @@ def test_time_in_which_the_device_had_nothing_to_do_is_starved() -> None:
     ],
 )
 def test_loops_of_every_kind(name: str, expected: set[tuple[float, ...]]) -> None:
-    told = phases_ms(name)
-    assert len(told) >= 3
-    assert {each[:4] for each in told} == expected
+    sentence = phases_ms(name)
+    assert len(sentence) >= 3
+    assert {each[:4] for each in sentence} == expected
 
 
 def test_what_the_device_waits_for_the_host_within_a_step_is_rest() -> None:

@@ -80,8 +80,8 @@ def test_quick_batches_are_summed_and_all_of_their_time_is_known(tmp_path: Path,
     usual = np.median((loop.step / loop.count)[~stamped])
     assert np.median(loop.step[stamped]) == pytest.approx(usual, rel=0.3)
     assert loop.step[stamped].min() > 0.00039
-    told = stamped & np.isfinite(loop.step_cpu) & np.isfinite(loop.step_runq)
-    assert np.median(loop.step_cpu[told]) == pytest.approx(np.median((loop.step - loop.step_runq)[told]), rel=0.3)
+    message = stamped & np.isfinite(loop.step_cpu) & np.isfinite(loop.step_runq)
+    assert np.median(loop.step_cpu[message]) == pytest.approx(np.median((loop.step - loop.step_runq)[message]), rel=0.3)
     assert len(loop.made.wall) > 20
     assert np.median(loop.made.wall) > 0.00039
     assert any("are so quick" in note for note in notes)
