@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
-from rich.console import Console
 from rich.text import Text
 
 from loaderprof import formatting
 from loaderprof.report.palette import COLOURS, NAMES
+from loaderprof.report.terminal import console_of
 
 if TYPE_CHECKING:
     from loaderprof.analyze.glance import Glance
@@ -66,18 +65,7 @@ def render(frame: ScreenFrame, *, width: int, height: int, colour: bool) -> list
 
 
 def _plain(lines: Sequence[Text], width: int, colour: bool) -> list[str]:
-    console = Console(
-        file=io.StringIO(),
-        width=width,
-        force_terminal=colour,
-        color_system="256" if colour else None,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-        _environ={},
-    )
+    console = console_of(width, colour=colour)
     with console.capture() as capture:
         for line in lines:
             line.truncate(width - 1)

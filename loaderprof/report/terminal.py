@@ -42,19 +42,18 @@ INDENT = 2
 _TRAILING = re.compile(r"[ ]+((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
-def render(findings: Findings, *, folder: str, width: int, colour: bool) -> str:
-    """Return the report as text.
+def console_of(width: int, *, colour: bool, height: int | None = None) -> Console:
+    """Return a console that renders the same whatever terminal and environment it runs in.
 
     Args:
-        findings: what was concluded.
-        folder: the recording's folder, as the user would type it.
-        width: columns of the terminal.
-        colour: whether ANSI colours may be used; they say nothing that the words do not.
+        width: columns.
+        colour: whether it may write ANSI colours.
+        height: lines; None: as many as rich takes.
     """
-    console = Console(
+    return Console(
         file=io.StringIO(),
-        width=max(NARROW, min(width, WIDE)),
-        height=100,
+        width=width,
+        height=height,
         force_terminal=colour,
         color_system="256" if colour else None,
         no_color=not colour,
@@ -64,6 +63,18 @@ def render(findings: Findings, *, folder: str, width: int, colour: bool) -> str:
         legacy_windows=False,
         _environ={},
     )
+
+
+def render(findings: Findings, *, folder: str, width: int, colour: bool) -> str:
+    """Return the report as text.
+
+    Args:
+        findings: what was concluded.
+        folder: the recording's folder, as the user would type it.
+        width: columns of the terminal.
+        colour: whether ANSI colours may be used; they say nothing that the words do not.
+    """
+    console = console_of(max(NARROW, min(width, WIDE)), colour=colour, height=100)
     with console.capture() as capture:
         console.print(Group(*_screen(findings, folder, console)), crop=False)
     return "\n".join(_TRAILING.sub(r"\1", line) for line in capture.get().splitlines()) + "\n"
