@@ -93,6 +93,7 @@ def test_a_job_that_fails_with_the_change_is_told_and_not_scored(tmp_path: Path)
     assert not (folder / "verified.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_job_too(tmp_path: Path) -> None:
     folder = copy(real.recording(), tmp_path)
     command = [sys.executable, "-m", "loaderprof", "verify", str(folder), "--change", "num-workers"]

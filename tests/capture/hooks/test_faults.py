@@ -315,8 +315,9 @@ def kill_all(folder: Path, count: int, seed: int, batches: int = 1500) -> None:
         victim.check()
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    kill_all(tmp_path, 1, seed=1, batches=500)
+    kill_all(tmp_path, 3, seed=1)
 
 
 @pytest.mark.slow

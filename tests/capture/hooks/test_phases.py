@@ -49,6 +49,7 @@ def test_nothing_is_asked_of_a_device_that_it_would_refuse() -> None:
     assert sentence == {"faults": [], "untouched": True, "cuda": False}
 
 
+@pytest.mark.slow
 def test_on_the_host_phases_last_as_long_as_they_do() -> None:
     sentence = rows("phases", "on_the_host")
     assert len(sentence) >= 9

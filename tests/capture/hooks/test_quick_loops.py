@@ -100,7 +100,8 @@ def test_what_was_summed_before_an_epoch_is_left_is_that_epochs(tmp_path: Path) 
     assert (np.diff(loop.asked) > 0).all()
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
 def test_all_is_kept_where_that_is_asked(tmp_path: Path, workers: int) -> None:
     loop, _, _ = ran(tmp_path, 0.0004, 0.0004, workers, 300, options="--keep")
     assert loop.batches == 900
