@@ -18,7 +18,7 @@ from loaderprof.recording.declared import MAX_COUNT, MAX_NS, Check, is_moment, i
 from loaderprof.recording.facts import LoaderFacts, ProcessFacts
 from loaderprof.recording.meta import Meta, of_values
 
-_META, _HEADER, _FACTS = (declared.checks(kind) for kind in (Meta, ProcessFacts, LoaderFacts))
+_META, _FACTS = declared.checks(Meta), declared.checks(LoaderFacts)
 # A counter that could not be read once goes back to 0; -1 is a time that was not taken.
 _LOWEST = {"runq_ns": -MAX_NS, "threads_cpu_ns": -1}
 _AMOUNTS = ("rchar", "majflt", "calls", "samples", "tensors", "leaves", "parked")
@@ -51,7 +51,7 @@ def header(raw: bytes) -> ProcessFacts | None:
         values = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    kept = declared.built(ProcessFacts, _known(values, _HEADER) if isinstance(values, dict) else {})
+    kept = declared.built(ProcessFacts, values if isinstance(values, dict) else {})
     return kept if kept.pid is not None and kept.ppid is not None else None
 
 
